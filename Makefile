@@ -1,0 +1,100 @@
+# The only entry. `make help` says what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+.DEFAULT_GOAL := help
+
+# A shell that was open before rustup was installed does not know it yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+CARGO ?= cargo
+DATA ?= .tollgate/demo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+TOLLGATE := $(TARGET)/debug/tollgate
+PACKS := require-header header-hygiene cidr-allow
+SCENARIOS = $(wildcard fixtures/scenarios/*.yaml)
+
+##@ Every day
+
+.PHONY: run
+run: setup build ## Start everything in one process, and print what to try (PORT_BASE=N for other ports)
+	exec $(TOLLGATE) demo --data $(DATA) $(if $(PORT_BASE),--port-base $(PORT_BASE))
+
+.PHONY: test
+test: setup-test ## Run all tests, on a Redis and a PostgreSQL that it starts and stops by itself
+	$(CARGO) build --locked -p cli
+	scripts/services with scripts/test
+
+.PHONY: demo
+demo: setup build ## Run the scenarios of fixtures/scenarios and print what happened
+	$(TOLLGATE) scenario $(or $(SCENARIOS),$(error there is nothing in fixtures/scenarios))
+
+.PHONY: lint
+lint: setup ## Check format and clippy, in the workspace, the packs and their SDK (supply chain: make deny)
+	$(CARGO) fmt --all --check
+	$(CARGO) fmt --all --check --manifest-path policies/Cargo.toml
+	$(CARGO) fmt --check --manifest-path plugins/sdk/Cargo.toml
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --locked --manifest-path policies/Cargo.toml --target-dir policies/target -- -D warnings
+	$(CARGO) clippy --all-targets --manifest-path plugins/sdk/Cargo.toml --target-dir $(TARGET)/sdk -- -D warnings
+
+.PHONY: fmt
+fmt: setup ## Format all Rust code
+	$(CARGO) fmt --all
+	$(CARGO) fmt --all --manifest-path policies/Cargo.toml
+	$(CARGO) fmt --manifest-path plugins/sdk/Cargo.toml
+
+##@ Parts
+
+.PHONY: setup
+setup: ## Install what a build needs and say what was done; quick when all is there
+	@scripts/setup
+
+.PHONY: setup-test
+setup-test: ## The same, with the servers of the tests
+	@scripts/setup test
+
+.PHONY: build
+build: setup ## Build target/debug/tollgate
+	$(CARGO) build --locked -p cli
+
+.PHONY: packs
+packs: setup build ## Build the reference packs from source, as components in target/packs
+	$(CARGO) build --locked --release --target wasm32-unknown-unknown --manifest-path policies/Cargo.toml --target-dir policies/target
+	mkdir -p $(TARGET)/packs
+	for pack in $(PACKS); do $(TOLLGATE) pack build policies/$$pack --out $(TARGET)/packs; done
+
+##@ Takes longer
+
+.PHONY: test-all
+test-all: test deny ## All tests, and the supply chain
+
+.PHONY: bench
+bench: setup ## Measure what a request costs, beside a bare pingora, in one run (ARGS=--help for its options)
+	$(CARGO) build --locked --release -p bench -p cli
+	$(TARGET)/release/bench $(ARGS)
+
+DENY_VERSION := 0.20.2
+DENY := $(TARGET)/tools/bin/cargo-deny
+
+.PHONY: deny
+deny: setup $(DENY) ## Check licences, advisories and duplicates (deny.toml). Not part of lint: it compiles cargo-deny once
+	$(DENY) --locked --all-features check
+	$(DENY) --locked --all-features --manifest-path policies/Cargo.toml check --config deny.toml
+
+$(DENY):
+	@echo 'deny: cargo-deny $(DENY_VERSION) is not there; compiling it, once, takes some minutes'
+	$(CARGO) install --locked --root $(TARGET)/tools --version $(DENY_VERSION) cargo-deny
+
+##@ Aliases
+
+.PHONY: run-api-integration-hub demo-api-integration-hub
+run-api-integration-hub: run ## = run
+demo-api-integration-hub: demo ## = demo
+
+.PHONY: help
+help: ## Print this
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  make %-26s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

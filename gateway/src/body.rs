@@ -1,0 +1,160 @@
+//! A request's body: read lazily, once, under the route's limit and the process' budget.
+//!
+//! Invariant: whoever asks first makes the exchange a buffered one; if nobody asks, the body streams through unseen.
+
+use bytes::{Bytes, BytesMut};
+use model::{ErrorCode, Head, Reject};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Bytes of bodies that all exchanges together may hold.
+pub const BUFFERED_BYTES_MAX: usize = 256 << 20;
+/// The unit in which the budget is counted.
+const BUDGET_UNIT: usize = 4096;
+/// How long a client may take to send a body that is waited for.
+pub const BODY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Where a body comes from.
+pub trait BodySource: Send {
+    /// The next piece; none at the end.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, Reject>> + Send;
+}
+
+/// A body that is all there.
+impl BodySource for Option<Bytes> {
+    async fn next(&mut self) -> Result<Option<Bytes>, Reject> {
+        Ok(self.take())
+    }
+}
+
+/// The bytes that all exchanges together may hold.
+#[derive(Clone, Debug)]
+pub struct Budget(Arc<Semaphore>);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(BUFFERED_BYTES_MAX / BUDGET_UNIT)))
+    }
+}
+
+/// A body that was read, and its share of the budget.
+#[derive(Debug)]
+pub struct Body {
+    bytes: Bytes,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+impl Body {
+    /// The body's bytes.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+/// Reads a body to its end.
+pub async fn collect<B: BodySource>(
+    source: &mut B,
+    limit: usize,
+    budget: &Budget,
+) -> Result<Body, Reject> {
+    let read = tokio::time::timeout(BODY_DEADLINE, read(source, limit, budget));
+    read.await.unwrap_or_else(|_| Err(Reject::new(ErrorCode::RequestTimeout)))
+}
+
+async fn read<B: BodySource>(
+    source: &mut B,
+    limit: usize,
+    budget: &Budget,
+) -> Result<Body, Reject> {
+    let Some(first) = source.next().await? else {
+        return Ok(Body { bytes: Bytes::new(), _share: None });
+    };
+    let mut share = budget.take(first.len())?;
+    if first.len() > limit {
+        return Err(too_large(limit));
+    }
+    let Some(second) = source.next().await? else {
+        return Ok(Body { bytes: first, _share: share });
+    };
+    let mut whole = BytesMut::from(first.as_ref());
+    let mut next = Some(second);
+    while let Some(piece) = next {
+        if whole.len() + piece.len() > limit {
+            return Err(too_large(limit));
+        }
+        if let Some(more) = budget.take(piece.len())? {
+            match share.as_mut() {
+                Some(share) => share.merge(more),
+                None => share = Some(more),
+            }
+        }
+        whole.extend_from_slice(&piece);
+        next = source.next().await?;
+    }
+    Ok(Body { bytes: whole.freeze(), _share: share })
+}
+
+impl Budget {
+    fn take(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Reject> {
+        let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
+        if units == 0 {
+            return Ok(None);
+        }
+        let full = |_| {
+            Reject::new(ErrorCode::Overloaded)
+                .retry_after(1)
+                .because("the budget of buffered bodies is spent")
+        };
+        self.0.clone().try_acquire_many_owned(units).map(Some).map_err(full)
+    }
+}
+
+/// The refusal of a body over the route's limit.
+pub fn too_large(limit: usize) -> Reject {
+    Reject::new(ErrorCode::BodyTooLarge).detail("limit", limit)
+}
+
+/// Refuses a head that announces more than the route takes, before a byte of it is read.
+pub fn check_announced(head: &Head, limit: usize) -> Result<(), Reject> {
+    let announced = head.headers.get(http::header::CONTENT_LENGTH);
+    let length =
+        announced.and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<usize>().ok());
+    if length.is_some_and(|length| length > limit) { Err(too_large(limit)) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Pieces(Vec<&'static [u8]>);
+
+    impl BodySource for Pieces {
+        async fn next(&mut self) -> Result<Option<Bytes>, Reject> {
+            Ok(if self.0.is_empty() { None } else { Some(Bytes::from_static(self.0.remove(0))) })
+        }
+    }
+
+    #[tokio::test]
+    async fn pieces_are_joined_up_to_the_limit() {
+        let budget = Budget::default();
+        let whole = collect(&mut Pieces(vec![b"ab", b"", b"cd"]), 4, &budget).await.unwrap();
+        assert_eq!(whole.bytes().as_ref(), b"abcd");
+        let empty = collect(&mut Pieces(vec![]), 0, &budget).await.unwrap();
+        assert!(empty.bytes().is_empty());
+        for pieces in [vec![&b"abcde"[..]], vec![b"abc", b"de"]] {
+            let reject = collect(&mut Pieces(pieces), 4, &budget).await.unwrap_err();
+            assert_eq!(reject.code, ErrorCode::BodyTooLarge);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_budget_is_given_back_with_the_body() {
+        let budget = Budget(Arc::new(Semaphore::new(2)));
+        let held = collect(&mut Pieces(vec![b"a", b"b"]), 9, &budget).await.unwrap();
+        let reject = collect(&mut Pieces(vec![b"c"]), 9, &budget).await.unwrap_err();
+        assert_eq!(reject.code, ErrorCode::Overloaded);
+        drop(held);
+        assert!(collect(&mut Pieces(vec![b"c"]), 9, &budget).await.is_ok());
+    }
+}

@@ -1,0 +1,244 @@
+//! [`Config`] → [`Snapshot`]. All errors at once, all or nothing; runtime state is looked up by id and reused.
+
+mod issuers;
+mod packs;
+
+pub use issuers::KeySets;
+pub use packs::PackFiles;
+
+use crate::packs::Attachment;
+use crate::route::{Route, RouteTable};
+use crate::snapshot::Snapshot;
+use crate::upstream::Upstream;
+use model::Identity;
+use model::config::{Config, ConfigError};
+use model::document::{self, Document};
+use model::id::{PlanId, ServiceId, TenantId, UpstreamId};
+use model::quota::{self, Kind, Limit};
+use stages::authenticate::api_key::{ApiKey, ApiKeys};
+use stages::authenticate::{Directory, Requirement, Tenant};
+use stages::version::{Service, Version};
+use std::collections::HashMap;
+use std::net::ToSocketAddrs as _;
+use std::sync::Arc;
+
+/// Compiles a checked document. Blocks: files are read and packs compiled.
+pub fn compile(
+    config: &Config,
+    revision: u64,
+    files: &PackFiles,
+    keys: &KeySets,
+) -> Result<Snapshot, Vec<ConfigError>> {
+    let document = config.document();
+    let mut errors = Vec::new();
+    let upstreams = upstreams(document, &mut errors);
+    let services = services(document);
+    let attachments = packs::attachments(document, files, &mut errors);
+    let routes = routes(document, &services, &attachments, &mut errors);
+    let tenants = tenants(document);
+    let issuers = issuers::issuers(document, keys, &mut errors);
+    if !errors.is_empty() {
+        errors.sort();
+        return Err(errors);
+    }
+    let api_keys = api_keys(document, &tenants);
+    let services =
+        document.services.iter().filter_map(|service| services.get(&service.id).cloned());
+    Ok(Snapshot {
+        revision,
+        services: services.collect(),
+        directory: Directory::new(revision, tenants, api_keys, issuers),
+        routes,
+        upstreams,
+    })
+}
+
+fn upstreams(
+    document: &Document,
+    errors: &mut Vec<ConfigError>,
+) -> HashMap<UpstreamId, Arc<Upstream>> {
+    let mut upstreams = HashMap::new();
+    for (index, upstream) in document.upstreams.iter().enumerate() {
+        let mut targets = Vec::new();
+        for (at, target) in upstream.targets.iter().enumerate() {
+            match target.address.to_socket_addrs().map(|mut found| found.next()) {
+                Ok(Some(address)) => targets.push((address, target.weight)),
+                _ => errors.push(ConfigError::new(
+                    format!("/upstreams/{index}/targets/{at}/address"),
+                    format!("`{}` can't be resolved", target.address),
+                )),
+            }
+        }
+        let compiled = Upstream::new(upstream.id.clone(), upstream.timeouts.clone(), targets);
+        upstreams.insert(upstream.id.clone(), Arc::new(compiled));
+    }
+    upstreams
+}
+
+fn services(document: &Document) -> HashMap<ServiceId, Arc<Service>> {
+    let compiled = document.services.iter().map(|service| {
+        let versions: Vec<Arc<Version>> = service.versions.iter().map(version).collect();
+        let default = service.versions.iter().position(|version| version.default);
+        let service = Service {
+            id: service.id.clone(),
+            select: service.select.clone(),
+            default: default.and_then(|index| versions.get(index).cloned()),
+            versions,
+        };
+        (service.id.clone(), Arc::new(service))
+    });
+    compiled.collect()
+}
+
+fn version(version: &document::Version) -> Arc<Version> {
+    let extensions = version.extensions.iter().map(|entry| (entry.tenant.clone(), entry.until));
+    let prefix = version.upstream_prefix.clone();
+    Arc::new(Version {
+        name: version.name.clone(),
+        upstream: version.upstream.clone(),
+        upstream_prefix: prefix.unwrap_or_else(|| format!("/{}", version.name)),
+        state: version.state,
+        deprecated_at: version.deprecated_at,
+        sunset_at: version.sunset_at,
+        successor: version.successor.clone(),
+        docs: version.docs.clone(),
+        extensions: extensions.collect(),
+    })
+}
+
+fn routes(
+    document: &Document,
+    services: &HashMap<ServiceId, Arc<Service>>,
+    attachments: &[(document::Scope, Arc<Attachment>)],
+    errors: &mut Vec<ConfigError>,
+) -> RouteTable {
+    let mut table = RouteTable::default();
+    for (index, route) in document.routes.iter().enumerate() {
+        let service =
+            services.get(&route.service).expect("a checked document has no dangling service");
+        let applies = |scope: &document::Scope| {
+            scope.route.as_ref().is_none_or(|wanted| *wanted == route.id)
+                && scope.service.as_ref().is_none_or(|wanted| *wanted == route.service)
+        };
+        let compiled = Arc::new(Route {
+            id: route.id.clone(),
+            service: service.clone(),
+            requirement: Requirement {
+                any_of: route.authenticate.any_of.clone(),
+                scopes: route.scopes.iter().map(|scope| scope.as_str().into()).collect(),
+            },
+            idempotency: route.idempotency.clone(),
+            body_limit: route.body.limit.bytes(),
+            cost: route.cost,
+            forward_credentials: route.forward_credentials,
+            attachments: attachments
+                .iter()
+                .filter(|(scope, _)| applies(scope))
+                .map(|(_, attachment)| attachment.clone())
+                .collect(),
+        });
+        let methods: Vec<http::Method> =
+            route.r#match.methods.iter().map(|method| (*method).into()).collect();
+        if let Err(conflict) = table.insert(&route.r#match.path, &methods, &compiled) {
+            errors.push(ConfigError::new(
+                format!("/routes/{index}/match/path"),
+                conflict.to_string(),
+            ));
+        }
+    }
+    table
+}
+
+fn limits(plan: &document::Plan) -> Arc<[Arc<Limit>]> {
+    let compiled = plan.limits.iter().filter_map(|limit| {
+        let kind = match (limit.rate, limit.quota, limit.concurrency) {
+            (Some(rate), None, None) => {
+                Kind::Rate { rate, burst: limit.burst.unwrap_or(rate.units()) }
+            }
+            (None, Some(quota), None) => Kind::Quota(quota),
+            (None, None, Some(slots)) => Kind::Concurrency(slots),
+            _ => return None,
+        };
+        let id = limit.id.clone();
+        Some(Arc::new(Limit { id, kind, per: limit.per, on_store_error: limit.on_store_error }))
+    });
+    compiled.collect()
+}
+
+fn tenants(document: &Document) -> HashMap<TenantId, Arc<Tenant>> {
+    let plans: HashMap<&PlanId, _> = document
+        .plans
+        .iter()
+        .map(|plan| {
+            let limits = limits(plan);
+            let policy = quota::fields::policy(limits.iter().map(|limit| &**limit));
+            (&plan.id, (limits, policy))
+        })
+        .collect();
+    let compiled = document.tenants.iter().map(|tenant| {
+        let (limits, policy) =
+            plans.get(&tenant.plan).cloned().expect("a checked document has no dangling plan");
+        let consumers = tenant.consumers.iter().map(|consumer| {
+            let mut scopes: Vec<Arc<str>> =
+                consumer.scopes.iter().map(|scope| scope.as_str().into()).collect();
+            scopes.sort_unstable();
+            scopes.dedup();
+            (consumer.id.clone(), scopes)
+        });
+        let compiled = Tenant {
+            id: tenant.id.clone(),
+            state: tenant.state,
+            limits,
+            policy,
+            timezone: jiff::tz::TimeZone::get(&tenant.timezone)
+                .expect("a checked document names known time zones"),
+            pins: tenant
+                .pins
+                .iter()
+                .map(|(service, version)| (service.clone(), version.as_str().to_owned()))
+                .collect(),
+            consumers: consumers.collect(),
+        };
+        (tenant.id.clone(), Arc::new(compiled))
+    });
+    compiled.collect()
+}
+
+fn api_keys(document: &Document, tenants: &HashMap<TenantId, Arc<Tenant>>) -> ApiKeys {
+    let nothing = Arc::new(serde_json::json!({}));
+    let mut keys = ApiKeys::default();
+    for tenant in &document.tenants {
+        let compiled = tenants.get(&tenant.id).expect("every tenant was compiled");
+        for consumer in &tenant.consumers {
+            for credential in &consumer.credentials {
+                let identity = Arc::new(Identity {
+                    tenant: tenant.id.clone(),
+                    consumer: consumer.id.clone(),
+                    subject: consumer.id.as_str().to_owned(),
+                    credential: credential.id.as_str().to_owned(),
+                    scopes: compiled.consumers.get(&consumer.id).cloned().unwrap_or_default(),
+                    claims: nothing.clone(),
+                });
+                let key = ApiKey {
+                    hash: sha256_of(&credential.api_key.hash),
+                    expires: credential.api_key.expires,
+                    identity,
+                    tenant: compiled.clone(),
+                };
+                keys.insert(&credential.api_key.prefix, key);
+            }
+        }
+    }
+    keys
+}
+
+/// The bytes of `sha256:<hex>`, whose form a checked document has.
+fn sha256_of(text: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    let hex = text.trim_start_matches("sha256:");
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        let digits = hex.get(index * 2..index * 2 + 2).unwrap_or_default();
+        *byte = u8::from_str_radix(digits, 16).unwrap_or_default();
+    }
+    bytes
+}

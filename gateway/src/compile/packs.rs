@@ -1,0 +1,144 @@
+//! Packs: files → compiled packs → packs with their settings, each made once and reused by every revision that needs it.
+
+use crate::packs::Attachment;
+use model::config::{Config, ConfigError};
+use model::document::{self, Document};
+use pack_host::{Host, Limits, Pack, Prepared};
+use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Largest pack file that is read, in bytes.
+const PACK_BYTES_MAX: u64 = 8 << 20;
+
+/// The folder of pack files and what was made of them.
+pub struct PackFiles {
+    folder: PathBuf,
+    host: Arc<Host>,
+    compiled: Mutex<HashMap<String, Arc<Pack>>>,
+    prepared: Mutex<HashMap<(String, String), Arc<Prepared>>>,
+}
+
+impl PackFiles {
+    /// The packs of this folder, each in a file `NAME-VERSION.wasm`.
+    pub fn new(folder: PathBuf, host: Arc<Host>) -> Self {
+        Self { folder, host, compiled: Mutex::default(), prepared: Mutex::default() }
+    }
+
+    fn path(&self, pack: &document::Pack) -> PathBuf {
+        self.folder.join(format!("{}-{}.wasm", pack.id, pack.version))
+    }
+
+    /// What the files of a document's packs look like; changes whenever one of them is replaced.
+    pub fn state(&self, config: &Config) -> u64 {
+        use std::os::unix::fs::MetadataExt as _;
+        let mut hasher = DefaultHasher::new();
+        for pack in &config.document().packs {
+            let seen = std::fs::metadata(self.path(pack)).ok();
+            let seen = seen.map(|file| (file.ino(), file.len(), file.mtime(), file.mtime_nsec()));
+            (pack.id.as_str(), &pack.version, seen).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    fn load(&self, pack: &document::Pack) -> Result<Arc<Pack>, String> {
+        let path = self.path(pack);
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let unreadable =
+            |error: std::io::Error| format!("its file `{name}` can't be read: {error}");
+        if std::fs::metadata(&path).map_err(unreadable)?.len() > PACK_BYTES_MAX {
+            return Err(format!("its file `{name}` is larger than {PACK_BYTES_MAX} bytes"));
+        }
+        let bytes = std::fs::read(&path).map_err(unreadable)?;
+        let digest = format!("sha256:{:x}", Sha256::digest(&bytes));
+        if let Some(wanted) = pack.digest.as_ref().filter(|wanted| **wanted != digest) {
+            return Err(format!("its file `{name}` has the digest {digest}, not {wanted}"));
+        }
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = compiled.get(&digest) {
+            return Ok(known.clone());
+        }
+        let made = Arc::new(
+            self.host
+                .compile(&format!("{}@{}", pack.id, pack.version), &bytes)
+                .map_err(|error| error.to_string())?,
+        );
+        compiled.insert(digest, made.clone());
+        Ok(made)
+    }
+
+    fn prepare(&self, pack: &Pack, settings: &serde_json::Value) -> Result<Arc<Prepared>, String> {
+        let key = (pack.digest().to_owned(), settings.to_string());
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = prepared.get(&key) {
+            return Ok(known.clone());
+        }
+        let made = pack.prepare(settings, Limits::default()).map_err(|error| error.to_string())?;
+        let made = Arc::new(made);
+        prepared.insert(key, made.clone());
+        Ok(made)
+    }
+
+    /// Lets go of what the document doesn't use. Requests in flight keep what they pinned.
+    pub fn keep_only_those_of(&self, config: &Config) {
+        let settings: Vec<String> =
+            config.document().attachments.iter().map(|entry| entry.settings.to_string()).collect();
+        let digests: Vec<String> = config
+            .document()
+            .packs
+            .iter()
+            .filter_map(|pack| self.load(pack).ok())
+            .map(|pack| pack.digest().to_owned())
+            .collect();
+        self.compiled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|digest, _| digests.contains(digest));
+        self.prepared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(digest, text), _| digests.contains(digest) && settings.contains(text));
+    }
+}
+
+/// The attachments of a document in the order in which they decide, each with its scope.
+pub(super) fn attachments(
+    document: &Document,
+    files: &PackFiles,
+    errors: &mut Vec<ConfigError>,
+) -> Vec<(document::Scope, Arc<Attachment>)> {
+    let mut packs = HashMap::new();
+    for (index, pack) in document.packs.iter().enumerate() {
+        match files.load(pack) {
+            Ok(loaded) => {
+                packs.insert(format!("{}@{}", pack.id, pack.version), (pack, loaded));
+            }
+            Err(message) => errors.push(ConfigError::new(format!("/packs/{index}"), message)),
+        }
+    }
+    let mut attachments = Vec::new();
+    for (index, entry) in document.attachments.iter().enumerate() {
+        let Some((pack, loaded)) = packs.get(&entry.pack) else { continue };
+        match files.prepare(loaded, &entry.settings) {
+            Ok(prepared) => {
+                let attachment = Attachment {
+                    id: entry.id.clone(),
+                    pack: pack.id.clone(),
+                    version: pack.version.clone(),
+                    tenant: entry.scope.tenant.clone(),
+                    mode: entry.mode,
+                    on_failure: entry.on_failure,
+                    prepared,
+                };
+                attachments.push((entry.order, entry.scope.clone(), Arc::new(attachment)));
+            }
+            Err(message) => {
+                errors.push(ConfigError::new(format!("/attachments/{index}/settings"), message));
+            }
+        }
+    }
+    attachments.sort_by(|a, b| (a.0, &a.2.id).cmp(&(b.0, &b.2.id)));
+    attachments.into_iter().map(|(_, scope, attachment)| (scope, attachment)).collect()
+}

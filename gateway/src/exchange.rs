@@ -1,0 +1,136 @@
+//! One request and its answer, as the edge carries it from hook to hook.
+//!
+//! Invariant: an exchange that began is reported and settled exactly once: by [`Exchange::end`], or by `Drop` when a
+//! panic or a shutdown cut it off before.
+
+use crate::facts::{Facts, UpstreamFact};
+use crate::gateway::Gateway;
+use crate::pipeline::{Admitted, Held};
+use crate::snapshot::Snapshot;
+use crate::upstream::Upstream;
+use model::quota::{Outcome, Terms};
+use model::{ErrorCode, Head};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+/// How an upstream failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamFailure {
+    /// No connection: provably nothing was sent.
+    Unsent(ErrorCode),
+    /// Something may have been sent.
+    Broken(ErrorCode),
+}
+
+impl UpstreamFailure {
+    /// The public code.
+    pub const fn code(self) -> ErrorCode {
+        match self {
+            Self::Unsent(code) | Self::Broken(code) => code,
+        }
+    }
+}
+
+/// What goes to an upstream: the proofs, and what must be known to send it.
+pub struct Dispatch {
+    /// What was proved.
+    pub admitted: Admitted,
+    /// The head that was proved.
+    pub head: Arc<Head>,
+    /// Trace and request ids.
+    pub trace: crate::trace::Trace,
+    /// Where it goes.
+    pub upstream: Arc<Upstream>,
+    /// How the upstream failed, when it did.
+    pub failure: OnceLock<UpstreamFailure>,
+    /// When it was sent.
+    pub started: Instant,
+}
+
+/// What one pingora session is to us.
+pub enum Role {
+    /// A client's request.
+    Outer(Box<Exchange>),
+    /// The buffered dispatch of one, which reports nothing itself.
+    Inner(Arc<Dispatch>),
+    /// Nothing yet.
+    Fresh,
+}
+
+/// One request and its answer.
+pub struct Exchange {
+    /// The process' runtime state.
+    pub gateway: Arc<Gateway>,
+    /// The pinned revision; none before the first.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// What is known of it.
+    pub facts: Facts,
+    /// What must be settled, and shown in every answer.
+    pub held: Held,
+    /// What streams to the upstream.
+    pub dispatch: Option<Arc<Dispatch>>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Bytes of the request's body that have streamed through.
+    pub streamed: usize,
+    /// Peers that could not be connected to.
+    pub refused_connections: usize,
+    ended: bool,
+}
+
+impl Exchange {
+    /// An exchange that begins.
+    pub fn begin(gateway: Arc<Gateway>, snapshot: Option<Arc<Snapshot>>, facts: Facts) -> Self {
+        gateway.metrics.began();
+        Self {
+            gateway,
+            snapshot,
+            facts,
+            held: Held::default(),
+            dispatch: None,
+            outcome: Outcome::Abandoned,
+            streamed: 0,
+            refused_connections: 0,
+            ended: false,
+        }
+    }
+
+    /// Records the upstream's part.
+    pub fn answered(&mut self, dispatch: &Dispatch, status: Option<u16>) {
+        self.facts.upstream = Some(UpstreamFact {
+            id: dispatch.upstream.id.clone(),
+            status,
+            took: dispatch.started.elapsed(),
+        });
+    }
+
+    /// Settles and reports.
+    pub async fn end(&mut self) {
+        if self.ended {
+            return;
+        }
+        self.ended = true;
+        if let Some(permit) = self.held.permit.take() {
+            let settlement = self.outcome.settlement(Terms::default());
+            let now = self.gateway.clock.micros();
+            if let Err(error) = permit.settle(&self.gateway.counters, settlement, now).await {
+                tracing::warn!(%error, "a permit was left to expire");
+            }
+        }
+        self.gateway.metrics.report(&self.facts);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        if let Some(permit) = self.held.permit.take() {
+            self.gateway.settle_later(permit, self.outcome.settlement(Terms::default()));
+        }
+        self.facts.error.get_or_insert(ErrorCode::Internal);
+        self.facts.cause.get_or_insert_with(|| "the exchange was cut off".to_owned());
+        self.gateway.metrics.report(&self.facts);
+    }
+}

@@ -1,0 +1,193 @@
+//! What is known of one exchange. Stages enrich it through their proofs; [`report`](crate::report) reads it once.
+//!
+//! Invariant: [`Facts::stage`] is the only place that times a stage and records how it ended.
+
+use crate::pipeline::Halt;
+use crate::trace::Trace;
+use jiff::Timestamp;
+use model::document::Mode;
+use model::id::{AttachmentId, ConsumerId, PackId, RouteId, TenantId, UpstreamId, VersionName};
+use model::quota::Reading;
+use model::{ErrorCode, FailureReason};
+use std::time::{Duration, Instant};
+
+/// A native stage (DESIGN: life of a request).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Well-formed head.
+    Gate,
+    /// Which route.
+    Route,
+    /// Who.
+    Authenticate,
+    /// Which version.
+    Version,
+    /// Whether limits allow it.
+    Throttle,
+    /// Whether packs allow it.
+    Decide,
+    /// Whether it is a repeat.
+    Claim,
+    /// The upstream's part.
+    Forward,
+    /// Outcome and charges.
+    Settle,
+}
+
+impl Stage {
+    /// Every stage, in order.
+    pub const ALL: [Self; 9] = [
+        Self::Gate,
+        Self::Route,
+        Self::Authenticate,
+        Self::Version,
+        Self::Throttle,
+        Self::Decide,
+        Self::Claim,
+        Self::Forward,
+        Self::Settle,
+    ];
+
+    /// The name used in metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gate => "gate",
+            Self::Route => "route",
+            Self::Authenticate => "authenticate",
+            Self::Version => "version",
+            Self::Throttle => "throttle",
+            Self::Decide => "decide",
+            Self::Claim => "claim",
+            Self::Forward => "forward",
+            Self::Settle => "settle",
+        }
+    }
+}
+
+/// What one pack said.
+#[derive(Clone, Debug)]
+pub struct PackFact {
+    /// Where it is attached.
+    pub attachment: AttachmentId,
+    /// The pack.
+    pub pack: PackId,
+    /// Its version.
+    pub version: String,
+    /// Whether its decision acted.
+    pub mode: Mode,
+    /// `continue`, `edit` or `deny`; or why it could not decide, with what the log keeps.
+    pub decision: Result<&'static str, (FailureReason, String)>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// The upstream's part.
+#[derive(Clone, Debug)]
+pub struct UpstreamFact {
+    /// Which upstream.
+    pub id: UpstreamId,
+    /// Its status; none when it gave no answer.
+    pub status: Option<u16>,
+    /// From the first byte sent to the head of the answer.
+    pub took: Duration,
+}
+
+/// What is known of one exchange. No secrets, no bodies.
+#[derive(Debug)]
+pub struct Facts {
+    /// Trace and request ids.
+    pub trace: Trace,
+    /// When it began.
+    pub at: Timestamp,
+    /// The revision that it pinned.
+    pub revision: u64,
+    /// The method; empty while no head was read.
+    pub method: String,
+    /// The path, without query.
+    pub path: String,
+    /// Its route.
+    pub route: Option<RouteId>,
+    /// Its tenant.
+    pub tenant: Option<TenantId>,
+    /// Its consumer.
+    pub consumer: Option<ConsumerId>,
+    /// The version that it got.
+    pub version: Option<VersionName>,
+    /// What its limits read.
+    pub readings: Vec<Reading>,
+    /// What packs said.
+    pub packs: Vec<PackFact>,
+    /// How its idempotency key was treated.
+    pub idempotency: Option<&'static str>,
+    /// The upstream's part.
+    pub upstream: Option<UpstreamFact>,
+    /// The status that was sent.
+    pub status: Option<u16>,
+    /// The code of our own answer.
+    pub error: Option<ErrorCode>,
+    /// What only the log keeps of it.
+    pub cause: Option<String>,
+    /// The time of each stage that ran, in order.
+    pub stages: Vec<(Stage, Duration)>,
+    started: Instant,
+}
+
+/// A proof that adds what it proves to the facts.
+pub trait Witness {
+    /// Adds it.
+    fn attest(&self, facts: &mut Facts);
+}
+
+impl Facts {
+    /// The facts of an exchange that begins.
+    pub fn begin(trace: Trace, at: Timestamp, revision: u64) -> Self {
+        Self {
+            trace,
+            at,
+            revision,
+            method: String::new(),
+            path: String::new(),
+            route: None,
+            tenant: None,
+            consumer: None,
+            version: None,
+            readings: Vec::new(),
+            packs: Vec::new(),
+            idempotency: None,
+            upstream: None,
+            status: None,
+            error: None,
+            cause: None,
+            stages: Vec::with_capacity(Stage::ALL.len()),
+            started: Instant::now(),
+        }
+    }
+
+    /// Since the exchange began.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Runs a stage: times it, records a refusal, and lets its proof attest.
+    pub async fn stage<T: Witness, E: Into<Halt>>(
+        &mut self,
+        stage: Stage,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Halt> {
+        let started = Instant::now();
+        let result = work.await.map_err(Into::into);
+        self.stages.push((stage, started.elapsed()));
+        match &result {
+            Ok(proof) => proof.attest(self),
+            Err(Halt::Reject(reject)) => self.refused(reject),
+            Err(Halt::Reply(reply)) => reply.attest(self),
+        }
+        result
+    }
+
+    /// Records our own error answer.
+    pub fn refused(&mut self, reject: &model::Reject) {
+        self.error = Some(reject.code);
+        self.cause.clone_from(&reject.cause);
+    }
+}

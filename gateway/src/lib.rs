@@ -1,0 +1,27 @@
+//! The data plane: pingora at the edge, an ordered list of stages behind it, one snapshot of configuration.
+//!
+//! Start with [`pipeline::admit`]: it is the table of contents.
+
+pub mod body;
+pub mod compile;
+pub mod exchange;
+pub mod facts;
+mod forward;
+pub mod gate;
+pub mod gateway;
+pub mod ledger;
+mod own;
+pub mod packs;
+pub mod pipeline;
+pub mod proxy;
+pub mod report;
+pub mod respond;
+pub mod route;
+pub mod server;
+mod session;
+pub mod snapshot;
+pub mod trace;
+pub mod upstream;
+pub mod watch;
+
+pub use gateway::{Gateway, GatewayError, Settings};

@@ -1,0 +1,103 @@
+//! The gateway's own endpoints, under `/.tollgate/`. Not charged, never forwarded.
+
+use crate::gateway::Gateway;
+use crate::pipeline::Held;
+use crate::respond::Reply;
+use crate::snapshot::Snapshot;
+use http::{HeaderValue, Method, StatusCode, header};
+use model::document::CredentialKind;
+use model::quota::{Counters as _, fields};
+use model::{ErrorCode, Head, Reject};
+use serde_json::{Value, json};
+use stages::authenticate::Requirement;
+use stages::throttle;
+
+/// Where they stand.
+pub(crate) const PREFIX: &str = "/.tollgate/";
+
+/// Answers a request for one of them.
+pub(crate) async fn answer(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    head: &Head,
+    held: &mut Held,
+) -> Result<Reply, Reject> {
+    if head.method != Method::GET && head.method != Method::HEAD {
+        let allow = HeaderValue::from_static("GET, HEAD");
+        return Err(Reject::new(ErrorCode::MethodNotAllowed).header(header::ALLOW, allow));
+    }
+    let path = head.path.trim_start_matches(PREFIX);
+    match path.split_once('/') {
+        Some(("errors", code)) => explain(code),
+        None if path == "errors" => {
+            Ok(Reply::json(StatusCode::OK, &json!({ "items": ErrorCode::table() })))
+        }
+        None if path == "versions" => Ok(Reply::json(StatusCode::OK, &versions(snapshot))),
+        None if path == "usage" => usage(gateway, snapshot, head, held).await,
+        _ => Err(Reject::new(ErrorCode::RouteNotFound)),
+    }
+}
+
+fn explain(code: &str) -> Result<Reply, Reject> {
+    let code = ErrorCode::parse(code)
+        .ok_or_else(|| Reject::new(ErrorCode::NotFound).message("There is no such error code."))?;
+    Ok(Reply::json(StatusCode::OK, &code.describe()))
+}
+
+/// Every service's versions and where they stand in their lives.
+fn versions(snapshot: &Snapshot) -> Value {
+    let services = snapshot.services.iter().map(|service| {
+        let versions: Vec<Value> = service
+            .versions
+            .iter()
+            .map(|version| {
+                let default =
+                    service.default.as_ref().is_some_and(|default| default.name == version.name);
+                json!({
+                    "name": version.name,
+                    "state": version.state,
+                    "default": default,
+                    "deprecated_at": version.deprecated_at,
+                    "sunset_at": version.sunset_at,
+                    "successor": version.successor,
+                    "docs": version.docs,
+                })
+            })
+            .collect();
+        json!({ "service": service.id, "select": service.select, "versions": versions })
+    });
+    json!({ "items": services.collect::<Vec<_>>() })
+}
+
+/// The caller's limits as they stand.
+async fn usage(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    head: &Head,
+    held: &mut Held,
+) -> Result<Reply, Reject> {
+    let anybody = Requirement {
+        any_of: vec![CredentialKind::Jwt, CredentialKind::ApiKey],
+        scopes: Vec::new(),
+    };
+    let now = gateway.clock.now();
+    let caller = snapshot.directory.authenticate(&anybody, &gateway.tokens, head, now).await?;
+    held.caller = Some(caller.clone());
+    let demand = throttle::demand(&caller, head.client, 1, 0, std::time::Duration::ZERO);
+    let readings = gateway.counters.peek(&demand, now.as_microsecond()).await.map_err(|error| {
+        Reject::new(ErrorCode::DependencyUnavailable).retry_after(1).because(error)
+    })?;
+    let limits: Vec<Value> = readings
+        .iter()
+        .map(|reading| {
+            json!({
+                "id": reading.id,
+                "used": reading.used,
+                "limit": reading.limit,
+                "remaining": reading.remaining,
+                "reset": reading.reset_after.map_or(0, fields::whole_seconds),
+            })
+        })
+        .collect();
+    Ok(Reply::json(StatusCode::OK, &json!({ "limits": limits })))
+}

@@ -1,0 +1,277 @@
+//! Admission: the ordered stages, each asking for the proofs of those before it.
+
+use crate::body::{self, Body, BodySource, Budget};
+use crate::facts::{Facts, Stage, Witness};
+use crate::gateway::Gateway;
+use crate::packs::{self, Asked, Decided};
+use crate::respond::Reply;
+use crate::route::Matched;
+use crate::snapshot::Snapshot;
+use crate::trace::Trace;
+use jiff::Timestamp;
+use model::document::IdempotencyMode;
+use model::quota::Reading;
+use model::{Edits, ErrorCode, Head, Reject};
+use stages::authenticate::Caller;
+use stages::claim::{self, Ask, Claim, Judged};
+use stages::throttle::{self, Permit};
+use stages::version::Resolved;
+use std::sync::Arc;
+
+/// Why a request goes no further.
+#[derive(Debug)]
+pub enum Halt {
+    /// Refused.
+    Reject(Box<Reject>),
+    /// Answered without the upstream: a stored answer.
+    Reply(Box<Reply>),
+}
+
+impl From<Reject> for Halt {
+    fn from(reject: Reject) -> Self {
+        Self::Reject(Box::new(reject))
+    }
+}
+
+/// What the stages see of one request.
+pub struct Context<'a, B> {
+    /// The process' runtime state.
+    pub gateway: &'a Gateway,
+    /// The pinned revision.
+    pub snapshot: &'a Snapshot,
+    /// The head that passed the Gate.
+    pub head: &'a Arc<Head>,
+    /// Trace and request ids.
+    pub trace: &'a Trace,
+    /// When the request came.
+    pub now: Timestamp,
+    source: B,
+    body: Option<Body>,
+}
+
+impl<'a, B: BodySource> Context<'a, B> {
+    /// What the stages see of this request, whose body comes from `source`.
+    pub fn new(
+        gateway: &'a Gateway,
+        snapshot: &'a Snapshot,
+        head: &'a Arc<Head>,
+        trace: &'a Trace,
+        source: B,
+    ) -> Self {
+        let now = gateway.clock.now();
+        Self { gateway, snapshot, head, trace, now, source, body: None }
+    }
+
+    /// The body, read on first use. Whoever asks makes the exchange a buffered one.
+    async fn body(&mut self, limit: usize, budget: &Budget) -> Result<&Body, Reject> {
+        let read = match self.body.take() {
+            Some(body) => body,
+            None => body::collect(&mut self.source, limit, budget).await?,
+        };
+        Ok(self.body.insert(read))
+    }
+}
+
+/// What was proved of a request that may go to the upstream.
+pub struct Admitted {
+    /// Its route.
+    pub matched: Matched,
+    /// Who sent it.
+    pub caller: Caller,
+    /// The version that it gets.
+    pub version: Resolved,
+    /// The changes that packs asked for.
+    pub edits: Edits,
+    /// Whether a repeat of it will be recognised.
+    pub claim: Claim,
+    /// The body, when a stage had to see it; otherwise it streams.
+    pub body: Option<Body>,
+}
+
+/// What a refused request held when it was refused, to be settled.
+#[derive(Default)]
+pub struct Held {
+    /// The caller, once known.
+    pub caller: Option<Caller>,
+    /// Its route, once known.
+    pub matched: Option<Matched>,
+    /// Its version, once known.
+    pub version: Option<Resolved>,
+    /// What it was charged.
+    pub permit: Option<Permit>,
+}
+
+/// Admits a request, or says why not. Read top to bottom, this is the order of the product. What must be settled or
+/// shown on a refusal as well stands in `held`.
+pub async fn admit<B: BodySource>(
+    cx: &mut Context<'_, B>,
+    facts: &mut Facts,
+    held: &mut Held,
+) -> Result<Admitted, Halt> {
+    let matched = facts.stage(Stage::Route, find_route(cx)).await?;
+    held.matched = Some(matched.clone());
+    let caller = facts.stage(Stage::Authenticate, authenticate(cx, &matched)).await?;
+    held.caller = Some(caller.clone());
+    let version = facts.stage(Stage::Version, resolve(cx, &matched, &caller)).await?;
+    held.version = Some(version.clone());
+    let permit = charge(cx, facts, &matched, &caller, &version).await?;
+    held.permit = Some(permit);
+    let edits = decide(cx, facts, &matched, &caller, &version).await?;
+    let claim = facts.stage(Stage::Claim, claim(cx, &matched, &caller, &version)).await?;
+    Ok(Admitted { matched, caller, version, edits, claim, body: cx.body.take() })
+}
+
+async fn find_route<B: BodySource>(cx: &Context<'_, B>) -> Result<Matched, Reject> {
+    let matched = cx.snapshot.routes.find(cx.head)?;
+    body::check_announced(cx.head, matched.route().body_limit)?;
+    Ok(matched)
+}
+
+async fn authenticate<B: BodySource>(
+    cx: &Context<'_, B>,
+    matched: &Matched,
+) -> Result<Caller, Reject> {
+    let requirement = &matched.route().requirement;
+    cx.snapshot.directory.authenticate(requirement, &cx.gateway.tokens, cx.head, cx.now).await
+}
+
+async fn resolve<B: BodySource>(
+    cx: &Context<'_, B>,
+    matched: &Matched,
+    caller: &Caller,
+) -> Result<Resolved, Reject> {
+    let service = &matched.route().service;
+    service.resolve(cx.head, matched.segment(), matched.path(), caller.tenant(), cx.now)
+}
+
+/// Throttle: its readings are facts whether it admits or refuses.
+async fn charge<B: BodySource>(
+    cx: &Context<'_, B>,
+    facts: &mut Facts,
+    matched: &Matched,
+    caller: &Caller,
+    version: &Resolved,
+) -> Result<Permit, Halt> {
+    let mut refused: Vec<Reading> = Vec::new();
+    let work = async {
+        let hold =
+            cx.snapshot.upstreams.get(&version.version().upstream).map(|upstream| upstream.hold());
+        let permit = uuid::Uuid::new_v4().as_u128();
+        let demand = throttle::demand(
+            caller,
+            cx.head.client,
+            matched.route().cost,
+            permit,
+            hold.unwrap_or_default(),
+        );
+        throttle::throttle(&cx.gateway.counters, &demand, cx.now.as_microsecond()).await.map_err(
+            |throttled| {
+                refused = throttled.readings;
+                throttled.reject
+            },
+        )
+    };
+    let permit = facts.stage(Stage::Throttle, work).await;
+    if permit.is_err() {
+        facts.readings = refused;
+    }
+    permit
+}
+
+/// Decide: what packs said is a fact whether they admit or refuse.
+async fn decide<B: BodySource>(
+    cx: &Context<'_, B>,
+    facts: &mut Facts,
+    matched: &Matched,
+    caller: &Caller,
+    version: &Resolved,
+) -> Result<Edits, Halt> {
+    let attachments = &matched.route().attachments;
+    if attachments.is_empty() {
+        return Ok(Edits::default());
+    }
+    let asked = Asked {
+        head: cx.head,
+        identity: caller.identity(),
+        route: &matched.route().id,
+        version: &version.version().name,
+        request_id: &cx.trace.request_id,
+    };
+    let mut said = Vec::new();
+    let work = async {
+        packs::decide(attachments, &asked).map_err(|undecided| {
+            said = undecided.said;
+            undecided.reject
+        })
+    };
+    let decided: Result<Decided, Halt> = facts.stage(Stage::Decide, work).await;
+    facts.packs.append(&mut said);
+    decided.map(|decided| decided.edits)
+}
+
+/// Claim, the last stage: taking the lease and marking the dispatch are one write.
+async fn claim<B: BodySource>(
+    cx: &mut Context<'_, B>,
+    matched: &Matched,
+    caller: &Caller,
+    version: &Resolved,
+) -> Result<Claim, Halt> {
+    let route = matched.route();
+    let Some(rules) = &route.idempotency else { return Ok(Claim::unkeyed()) };
+    let Some(key) = claim::key(cx.head)? else {
+        return match rules.mode {
+            IdempotencyMode::Required => Err(Reject::new(ErrorCode::IdempotencyKeyMissing).into()),
+            IdempotencyMode::Optional => Ok(Claim::unkeyed()),
+        };
+    };
+    let gateway = cx.gateway;
+    let body = cx.body(route.body_limit, &gateway.budget).await?.bytes().clone();
+    let lease =
+        cx.snapshot.upstreams.get(&version.version().upstream).map(|upstream| upstream.hold());
+    let ask = Ask {
+        key,
+        identity: caller.identity(),
+        route: &route.id,
+        version: &version.version().name,
+        head: cx.head,
+        body: &body,
+        rules,
+        lease: lease.unwrap_or_default(),
+    };
+    let now = gateway.clock.micros();
+    match claim::claim(&gateway.ledger, &gateway.salt, &gateway.node, &ask, now).await? {
+        Judged::Claim(claim) => Ok(claim),
+        Judged::Replay(response) => Err(Halt::Reply(Box::new(Reply::stored(response)))),
+    }
+}
+
+impl Witness for Matched {
+    fn attest(&self, facts: &mut Facts) {
+        facts.route = Some(self.route().id.clone());
+    }
+}
+
+impl Witness for Caller {
+    fn attest(&self, facts: &mut Facts) {
+        facts.tenant = Some(self.identity().tenant.clone());
+        facts.consumer = Some(self.identity().consumer.clone());
+    }
+}
+
+impl Witness for Resolved {
+    fn attest(&self, facts: &mut Facts) {
+        facts.version = Some(self.version().name.clone());
+    }
+}
+
+impl Witness for Permit {
+    fn attest(&self, facts: &mut Facts) {
+        facts.readings = self.readings().to_vec();
+    }
+}
+
+impl Witness for Claim {
+    fn attest(&self, facts: &mut Facts) {
+        facts.idempotency = self.outcome();
+    }
+}

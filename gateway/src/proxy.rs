@@ -1,0 +1,354 @@
+//! pingora ⇄ pipeline. Translates, and decides nothing.
+//!
+//! An expected refusal is written here and ends as `Ok(true)`; `Err` is a fault of ours or of the upstream and is written
+//! by `fail_to_proxy`, through the same writer.
+
+use crate::exchange::{Dispatch, Exchange, Role, UpstreamFailure};
+use crate::facts::{Facts, Stage};
+use crate::gateway::Gateway;
+use crate::pipeline::{self, Admitted, Context, Halt};
+use crate::respond::{self, Reply};
+use crate::session::{self, Downstream};
+use crate::snapshot::Snapshot;
+use crate::trace::Trace;
+use crate::{forward, gate, own, upstream};
+use async_trait::async_trait;
+use bytes::Bytes;
+use model::quota::Outcome;
+use model::{ErrorCode, Head, Reject};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::prelude::*;
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+/// Exchanges in progress at once; more are refused.
+const EXCHANGES_MAX: i64 = 20_000;
+/// Peers that are tried when connections are refused.
+const CONNECT_TRIES_MAX: usize = 3;
+
+/// The edge of the data plane.
+pub struct Edge {
+    gateway: Arc<Gateway>,
+}
+
+impl Edge {
+    /// The edge of this gateway.
+    pub fn new(gateway: Arc<Gateway>) -> Self {
+        Self { gateway }
+    }
+
+    /// From the raw head to an answer of ours, or to what streams to the upstream.
+    async fn admit(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Admission> {
+        let head = match exchange.facts.stage(Stage::Gate, async { gate_head(session) }).await {
+            Ok(GateHead(head)) => head,
+            Err(halt) => return Ok(Admission::Answer(halt)),
+        };
+        exchange.facts.method = head.method.to_string();
+        exchange.facts.path.clone_from(&head.path);
+        if self.gateway.metrics.in_flight() > EXCHANGES_MAX {
+            return Ok(Admission::refuse(
+                exchange,
+                Reject::new(ErrorCode::Overloaded).retry_after(1),
+            ));
+        }
+        let Some(snapshot) = exchange.snapshot.clone() else {
+            let reject = Reject::new(ErrorCode::Overloaded)
+                .retry_after(1)
+                .because("no revision is in force");
+            return Ok(Admission::refuse(exchange, reject));
+        };
+        let head = Arc::new(head);
+        if head.path.starts_with(own::PREFIX) {
+            return Ok(
+                match own::answer(&self.gateway, &snapshot, &head, &mut exchange.held).await {
+                    Ok(reply) => Admission::Answer(Halt::Reply(Box::new(reply))),
+                    Err(reject) => Admission::refuse(exchange, reject),
+                },
+            );
+        }
+        let trace = exchange.facts.trace.clone();
+        let mut cx =
+            Context::new(&self.gateway, &snapshot, &head, &trace, Downstream::new(session));
+        let admitted = pipeline::admit(&mut cx, &mut exchange.facts, &mut exchange.held).await;
+        Ok(match admitted {
+            Ok(admitted) => Admission::Forward(dispatch(admitted, &snapshot, head, trace)),
+            Err(halt) => Admission::Answer(halt),
+        })
+    }
+}
+
+/// What becomes of a request.
+enum Admission {
+    Forward(Arc<Dispatch>),
+    Answer(Halt),
+}
+
+impl Admission {
+    fn refuse(exchange: &mut Exchange, reject: Reject) -> Self {
+        exchange.facts.refused(&reject);
+        Self::Answer(reject.into())
+    }
+}
+
+struct GateHead(Head);
+
+impl crate::facts::Witness for GateHead {
+    fn attest(&self, _: &mut Facts) {}
+}
+
+fn gate_head(session: &mut Session) -> std::result::Result<GateHead, Reject> {
+    let client =
+        session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
+    let raw = session.as_http1().map(|http1| http1.get_headers_raw_bytes()).unwrap_or_default();
+    let header = session.req_header();
+    let client = client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    gate::admit(&raw, &header.method, &header.uri, &header.headers, client).map(GateHead)
+}
+
+fn dispatch(
+    admitted: Admitted,
+    snapshot: &Snapshot,
+    head: Arc<Head>,
+    trace: Trace,
+) -> Arc<Dispatch> {
+    let id = &admitted.version.version().upstream;
+    let upstream = snapshot.upstreams.get(id).cloned();
+    let upstream = upstream.expect("a checked document has no dangling upstream");
+    Arc::new(Dispatch {
+        admitted,
+        head,
+        trace,
+        upstream,
+        failure: OnceLock::new(),
+        started: Instant::now(),
+    })
+}
+
+fn outer(role: &mut Role) -> Option<&mut Exchange> {
+    match role {
+        Role::Outer(exchange) => Some(exchange),
+        Role::Inner(_) | Role::Fresh => None,
+    }
+}
+
+fn dispatched(role: &Role) -> Option<&Arc<Dispatch>> {
+    match role {
+        Role::Outer(exchange) => exchange.dispatch.as_ref(),
+        Role::Inner(dispatch) => Some(dispatch),
+        Role::Fresh => None,
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Edge {
+    type CTX = Role;
+
+    fn new_ctx(&self) -> Role {
+        Role::Fresh
+    }
+
+    fn allow_spawning_subrequest(&self, session: &Session, _: &Role) -> bool {
+        session.subrequest_ctx.is_none()
+    }
+
+    fn init_downstream_modules(&self, _: &mut pingora::modules::http::HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, role: &mut Role) -> Result<bool> {
+        if let Some(dispatch) = forward::dispatch_of(session) {
+            *role = Role::Inner(dispatch);
+            return Ok(false);
+        }
+        let trace = Trace::of(&session.req_header().headers);
+        let snapshot = self.gateway.live.pin();
+        let revision = snapshot.as_ref().map_or(0, |snapshot| snapshot.revision);
+        let facts = Facts::begin(trace, self.gateway.clock.now(), revision);
+        *role = Role::Outer(Box::new(Exchange::begin(self.gateway.clone(), snapshot, facts)));
+        let Some(exchange) = outer(role) else { return Ok(false) };
+        match self.admit(session, exchange).await? {
+            Admission::Answer(halt) => {
+                let reply = match halt {
+                    Halt::Reply(reply) => {
+                        exchange.outcome = Outcome::Replayed;
+                        *reply
+                    }
+                    Halt::Reject(reject) => {
+                        exchange.outcome = Outcome::RefusedLater;
+                        Reply::refusal(&reject, &exchange.facts.trace)
+                    }
+                };
+                session::answer(session, exchange, reply).await;
+                Ok(true)
+            }
+            Admission::Forward(dispatch) if dispatch.admitted.body.is_some() => {
+                Box::pin(forward::buffered(session, exchange, dispatch)).await;
+                Ok(true)
+            }
+            Admission::Forward(dispatch) => {
+                exchange.dispatch = Some(dispatch);
+                Ok(false)
+            }
+        }
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, role: &mut Role) -> Result<Box<HttpPeer>> {
+        let dispatch =
+            dispatched(role).ok_or_else(|| Error::explain(InternalError, "nothing to dispatch"))?;
+        let mut peer = HttpPeer::new(dispatch.upstream.peer(), false, String::new());
+        let timeouts = &dispatch.upstream.timeouts;
+        peer.options.connection_timeout = Some(timeouts.connect.0);
+        peer.options.total_connection_timeout = Some(timeouts.connect.0);
+        peer.options.read_timeout = Some(timeouts.read.0);
+        peer.options.write_timeout = Some(timeouts.read.0);
+        Ok(Box::new(peer))
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _: &mut Session,
+        request: &mut RequestHeader,
+        role: &mut Role,
+    ) -> Result<()> {
+        let Some(dispatch) = dispatched(role) else { return Ok(()) };
+        session::rewrite_request(request, |headers| {
+            upstream::rewrite(headers, &dispatch.head, &dispatch.admitted, &dispatch.trace);
+        });
+        let target = upstream::target(&dispatch.head, &dispatch.admitted);
+        let target =
+            target.parse().map_err(|_| Error::explain(InternalError, "the upstream's target"))?;
+        request.set_uri(target);
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        _: bool,
+        role: &mut Role,
+    ) -> Result<()> {
+        let Some(exchange) = outer(role) else { return Ok(()) };
+        exchange.streamed += body.as_ref().map_or(0, Bytes::len);
+        let limit =
+            exchange.dispatch.as_ref().map(|dispatch| dispatch.admitted.matched.route().body_limit);
+        match limit {
+            Some(limit) if exchange.streamed > limit => {
+                Error::e_explain(HTTPStatus(413), "the streamed body is over the route's limit")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn response_filter(
+        &self,
+        _: &mut Session,
+        response: &mut ResponseHeader,
+        role: &mut Role,
+    ) -> Result<()> {
+        let Some(exchange) = outer(role) else { return Ok(()) };
+        let Some(dispatch) = exchange.dispatch.clone() else { return Ok(()) };
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        exchange.answered(&dispatch, Some(response.status.as_u16()));
+        exchange.outcome = Outcome::of_status(response.status);
+        let added =
+            respond::added(&exchange.facts, &exchange.held, dispatch.admitted.claim.is_bypassed());
+        session::add_to_response(response, &added);
+        Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        _: bool,
+        role: &mut Role,
+    ) -> Result<Option<std::time::Duration>> {
+        let Some(dispatch) = dispatched(role) else { return Ok(None) };
+        if dispatch.started.elapsed() > dispatch.upstream.timeouts.total.0 {
+            let error = Error::explain(ReadTimedout, "the upstream's total time is over");
+            return Err(error.into_up());
+        }
+        Ok(None)
+    }
+
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        role: &mut Role,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        // Nothing was sent, so another peer may be tried whatever the method.
+        let tries = match role {
+            Role::Outer(exchange) => {
+                exchange.refused_connections += 1;
+                exchange.refused_connections
+            }
+            Role::Inner(_) | Role::Fresh => CONNECT_TRIES_MAX,
+        };
+        let peers = dispatched(role).map_or(1, |dispatch| dispatch.upstream.peers());
+        error.set_retry(tries < peers.min(CONNECT_TRIES_MAX));
+        if let Some(dispatch) = dispatched(role)
+            && !error.retry()
+        {
+            let _ = dispatch.failure.set(UpstreamFailure::Unsent(session::upstream_code(&error)));
+        }
+        error
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &Role, _: &Error) -> bool {
+        true
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        role: &mut Role,
+    ) -> FailToProxy {
+        let code = session::code_of(error);
+        if let Role::Inner(dispatch) = role {
+            let _ = dispatch
+                .failure
+                .set(UpstreamFailure::Broken(code.unwrap_or(ErrorCode::UpstreamUnreachable)));
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
+        let Some(exchange) = outer(role) else {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        };
+        if let Some(dispatch) = exchange.dispatch.clone()
+            && exchange.facts.upstream.is_none()
+        {
+            exchange.answered(&dispatch, None);
+        }
+        let Some(code) = code else {
+            // The client is gone: there is nobody to answer.
+            exchange.outcome = Outcome::Abandoned;
+            exchange.facts.cause = Some(error.to_string());
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        };
+        exchange.outcome = Outcome::GatewayFailed;
+        let mut reject = Reject::new(code).because(error);
+        if let (ErrorCode::BodyTooLarge, Some(dispatch)) = (code, &exchange.dispatch) {
+            reject = reject.detail("limit", dispatch.admitted.matched.route().body_limit);
+        }
+        exchange.facts.refused(&reject);
+        let reply = Reply::refusal(&reject, &exchange.facts.trace);
+        let status = reply.status.as_u16();
+        if session.response_written().is_none() {
+            session::answer(session, exchange, reply).await;
+        }
+        FailToProxy { error_code: status, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, role: &mut Role) {
+        if let Some(exchange) = outer(role) {
+            exchange.facts.status =
+                session.response_written().map(|written| written.status.as_u16());
+            exchange.end().await;
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! The one reporter: [`Facts`] → metrics and a log line, once, at an exchange's end. Nothing else counts or logs requests.
+
+use crate::facts::{Facts, Stage};
+use model::quota::{Kind, Reading};
+use prometheus::{
+    Encoder as _, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use std::collections::HashSet;
+use std::sync::RwLock;
+
+/// Tenants that have time series of their own; the rest is summed under [`OTHER`].
+pub const TENANT_SERIES_MAX: usize = 200;
+/// The label of what is summed.
+const OTHER: &str = "other";
+/// Seconds; from a tenth of a millisecond to ten seconds.
+const SECONDS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    10.0,
+];
+/// Seconds; from a microsecond to a tenth of a second.
+const FINE_SECONDS: &[f64] = &[
+    0.000_001,
+    0.000_002_5,
+    0.000_005,
+    0.000_01,
+    0.000_025,
+    0.000_05,
+    0.000_1,
+    0.000_5,
+    0.001,
+    0.01,
+    0.1,
+];
+
+/// Every metric of the gateway, in a registry of its own.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    duration: Histogram,
+    stages: [Histogram; Stage::ALL.len()],
+    upstream: HistogramVec,
+    in_flight: IntGauge,
+    limits: IntCounterVec,
+    idempotency: IntCounterVec,
+    pack_decisions: IntCounterVec,
+    pack_duration: Histogram,
+    pack_failures: IntCounterVec,
+    config_revision: IntGaugeVec,
+    store_degraded: GaugeVec,
+    tenants: RwLock<HashSet<String>>,
+}
+
+/// Where a revision stands, as `tollgate_config_revision{state}` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RevisionState {
+    /// In force.
+    Active,
+    /// The last one that was refused; 0 after a good one.
+    Rejected,
+}
+
+impl Metrics {
+    /// Registers every metric. Names are unique, so this can't fail but by a programming error.
+    pub fn new(version: &str) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let histogram = |name: &str, help: &str, buckets: &[f64], labels: &[&str]| {
+            let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+            let metric = HistogramVec::new(options, labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let stage = histogram(
+            "tollgate_stage_duration_seconds",
+            "Time in each stage.",
+            FINE_SECONDS,
+            &["stage"],
+        )?;
+        let build =
+            GaugeVec::new(Opts::new("tollgate_build_info", "The build; always 1."), &["version"])?;
+        build.with_label_values(&[version]).set(1.0);
+        registry.register(Box::new(build))?;
+        let in_flight = IntGauge::new("tollgate_in_flight", "Exchanges in progress.")?;
+        registry.register(Box::new(in_flight.clone()))?;
+        let config_revision = IntGaugeVec::new(
+            Opts::new(
+                "tollgate_config_revision",
+                "The revision in force, and the last that was refused.",
+            ),
+            &["state"],
+        )?;
+        registry.register(Box::new(config_revision.clone()))?;
+        let store_degraded = GaugeVec::new(
+            Opts::new("tollgate_store_degraded", "1 while a store can't answer."),
+            &["store"],
+        )?;
+        registry.register(Box::new(store_degraded.clone()))?;
+        let metrics = Self {
+            requests: counter(
+                "tollgate_requests_total",
+                "Exchanges that ended.",
+                &["route", "tenant", "version", "status_class", "error"],
+            )?,
+            duration: histogram(
+                "tollgate_request_duration_seconds",
+                "Time of whole exchanges.",
+                SECONDS,
+                &[],
+            )?
+            .with_label_values::<&str>(&[]),
+            stages: Stage::ALL.map(|name| stage.with_label_values(&[name.as_str()])),
+            upstream: histogram(
+                "tollgate_upstream_duration_seconds",
+                "From the first byte sent to the head of the answer.",
+                SECONDS,
+                &["upstream"],
+            )?,
+            limits: counter(
+                "tollgate_limit_decisions_total",
+                "Decisions of limits.",
+                &["limit", "decision", "mode"],
+            )?,
+            idempotency: counter("tollgate_idempotency_total", "Keyed requests.", &["outcome"])?,
+            pack_decisions: counter(
+                "tollgate_pack_decisions_total",
+                "Decisions of packs.",
+                &["pack", "version", "mode", "decision"],
+            )?,
+            pack_duration: histogram(
+                "tollgate_pack_duration_seconds",
+                "Time of each decision.",
+                FINE_SECONDS,
+                &[],
+            )?
+            .with_label_values::<&str>(&[]),
+            pack_failures: counter(
+                "tollgate_pack_failures_total",
+                "Packs that could not decide.",
+                &["pack", "reason"],
+            )?,
+            in_flight,
+            config_revision,
+            store_degraded,
+            tenants: RwLock::new(HashSet::new()),
+            registry,
+        };
+        metrics.store("counters", false);
+        metrics.store("idempotency", false);
+        Ok(metrics)
+    }
+
+    /// The metrics in Prometheus' text format.
+    pub fn text(&self) -> String {
+        let mut buffer = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut buffer) {
+            Ok(()) => String::from_utf8_lossy(&buffer).into_owned(),
+            Err(error) => {
+                tracing::error!(%error, "metrics could not be written");
+                String::new()
+            }
+        }
+    }
+
+    /// An exchange began.
+    pub fn began(&self) {
+        self.in_flight.inc();
+    }
+
+    /// Exchanges in progress.
+    pub fn in_flight(&self) -> i64 {
+        self.in_flight.get()
+    }
+
+    /// Shows where a revision stands.
+    pub fn revision(&self, state: RevisionState, number: u64) {
+        let label = match state {
+            RevisionState::Active => "active",
+            RevisionState::Rejected => "rejected",
+        };
+        self.config_revision
+            .with_label_values(&[label])
+            .set(i64::try_from(number).unwrap_or(i64::MAX));
+    }
+
+    /// Shows whether a store answers.
+    pub fn store(&self, store: &str, degraded: bool) {
+        self.store_degraded.with_label_values(&[store]).set(f64::from(u8::from(degraded)));
+    }
+
+    /// Reports an exchange that ended.
+    pub fn report(&self, facts: &Facts) {
+        self.in_flight.dec();
+        let took = facts.elapsed();
+        self.duration.observe(took.as_secs_f64());
+        for (stage, took) in &facts.stages {
+            if let Some(histogram) = self.stages.get(*stage as usize) {
+                histogram.observe(took.as_secs_f64());
+            }
+        }
+        let class = match facts.status.unwrap_or(0) / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            5 => "5xx",
+            _ => "none",
+        };
+        let tenant = facts.tenant.as_ref().map_or("", |tenant| tenant.as_str());
+        self.requests
+            .with_label_values(&[
+                facts.route.as_ref().map_or("", |route| route.as_str()),
+                self.tenant_label(tenant),
+                facts.version.as_ref().map_or("", |version| version.as_str()),
+                class,
+                facts.error.map_or("", |code| code.as_str()),
+            ])
+            .inc();
+        if let Some(upstream) = &facts.upstream {
+            self.upstream
+                .with_label_values(&[upstream.id.as_str()])
+                .observe(upstream.took.as_secs_f64());
+        }
+        if let Some(outcome) = facts.idempotency {
+            self.idempotency.with_label_values(&[outcome]).inc();
+        }
+        self.report_limits(&facts.readings);
+        self.report_packs(facts);
+        log(facts, took);
+    }
+
+    fn report_limits(&self, readings: &[Reading]) {
+        let refused = readings.iter().any(|reading| reading.refusal.is_some());
+        for reading in readings {
+            let decision = match (&reading.refusal, refused) {
+                (Some(_), _) => "refused",
+                (None, true) => "uncharged",
+                (None, false) => "admitted",
+            };
+            self.limits.with_label_values(&[reading.id.as_str(), decision, "enforce"]).inc();
+        }
+    }
+
+    fn report_packs(&self, facts: &Facts) {
+        for pack in &facts.packs {
+            self.pack_duration.observe(pack.took.as_secs_f64());
+            let decision = match &pack.decision {
+                Ok(decision) => *decision,
+                Err((reason, _)) => {
+                    self.pack_failures
+                        .with_label_values(&[pack.pack.as_str(), reason.as_str()])
+                        .inc();
+                    "failed"
+                }
+            };
+            self.pack_decisions
+                .with_label_values(&[
+                    pack.pack.as_str(),
+                    &pack.version,
+                    pack.mode.as_str(),
+                    decision,
+                ])
+                .inc();
+        }
+    }
+
+    /// The tenant's own label while there is room for it.
+    fn tenant_label<'a>(&self, tenant: &'a str) -> &'a str {
+        if tenant.is_empty() || self.tenants.read().is_ok_and(|known| known.contains(tenant)) {
+            return tenant;
+        }
+        match self.tenants.write() {
+            Ok(mut known) if known.len() < TENANT_SERIES_MAX => {
+                known.insert(tenant.to_owned());
+                tenant
+            }
+            _ => OTHER,
+        }
+    }
+}
+
+fn log(facts: &Facts, took: std::time::Duration) {
+    let field = |value: Option<&str>| value.map(str::to_owned).unwrap_or_default();
+    let packs: Vec<String> = facts
+        .packs
+        .iter()
+        .map(|pack| match &pack.decision {
+            Ok(decision) => format!("{}={decision}", pack.attachment),
+            Err((reason, detail)) => {
+                format!("{}=failed:{}:{detail}", pack.attachment, reason.as_str())
+            }
+        })
+        .collect();
+    let limits: Vec<String> = facts.readings.iter().map(left).collect();
+    tracing::info!(
+        target: "exchange",
+        request_id = facts.trace.request_id,
+        trace_id = facts.trace.trace_id,
+        revision = facts.revision,
+        method = facts.method,
+        path = facts.path,
+        status = facts.status.unwrap_or(0),
+        error = facts.error.map(|code| code.as_str()).unwrap_or_default(),
+        cause = facts.cause.as_deref().unwrap_or_default(),
+        route = field(facts.route.as_ref().map(|route| route.as_str())),
+        tenant = field(facts.tenant.as_ref().map(|tenant| tenant.as_str())),
+        consumer = field(facts.consumer.as_ref().map(|consumer| consumer.as_str())),
+        version = field(facts.version.as_ref().map(|version| version.as_str())),
+        idempotency = facts.idempotency.unwrap_or_default(),
+        limits = limits.join(" "),
+        packs = packs.join(" "),
+        upstream_status = facts.upstream.as_ref().and_then(|upstream| upstream.status).unwrap_or(0),
+        took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+    );
+}
+
+fn left(reading: &Reading) -> String {
+    let kind = match reading.kind {
+        Kind::Rate { .. } => "rate",
+        Kind::Quota(_) => "quota",
+        Kind::Concurrency(_) => "slots",
+    };
+    format!("{}:{kind}={}/{}", reading.id, reading.remaining, reading.limit)
+}

@@ -1,0 +1,42 @@
+//! One revision, compiled: everything that requests need and nothing that they change.
+//!
+//! Invariant: [`Live`] is the one cell of configuration in the process. A request pins it once; a publish replaces it
+//! whole and resets no runtime state, which lives beside it and is keyed by id.
+
+use crate::route::RouteTable;
+use crate::upstream::Upstream;
+use arc_swap::ArcSwapOption;
+use model::id::UpstreamId;
+use stages::authenticate::Directory;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// One revision, compiled.
+pub struct Snapshot {
+    /// Its number; grows with every publish.
+    pub revision: u64,
+    /// Who may call.
+    pub directory: Directory,
+    /// What may be called.
+    pub routes: RouteTable,
+    /// Where calls go.
+    pub upstreams: HashMap<UpstreamId, Arc<Upstream>>,
+    /// The services, for `/.tollgate/versions`.
+    pub services: Vec<Arc<stages::version::Service>>,
+}
+
+/// The cell that holds the snapshot in force; empty until the first revision.
+#[derive(Default)]
+pub struct Live(ArcSwapOption<Snapshot>);
+
+impl Live {
+    /// Takes the snapshot in force for one request.
+    pub fn pin(&self) -> Option<Arc<Snapshot>> {
+        self.0.load_full()
+    }
+
+    /// Puts a snapshot in force. The old one is freed when the last request that pinned it ends.
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.0.store(Some(Arc::new(snapshot)));
+    }
+}

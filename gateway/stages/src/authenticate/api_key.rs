@@ -1,0 +1,69 @@
+//! API keys: SHA-256 at rest, found by their prefix, compared in constant time.
+//!
+//! A key has at least 160 random bits, so a fast hash is enough; a password would need a slow one.
+
+use super::{Caller, Tenant};
+use jiff::Timestamp;
+use model::{ErrorCode, Identity, Reject};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::sync::Arc;
+use subtle::ConstantTimeEq;
+
+/// Longest key that is looked at, in bytes.
+const KEY_BYTES_MAX: usize = 256;
+
+/// One key, as a revision knows it.
+#[derive(Debug)]
+pub struct ApiKey {
+    /// SHA-256 of the whole key.
+    pub hash: [u8; 32],
+    /// When it stops being accepted.
+    pub expires: Option<Timestamp>,
+    /// Whom it stands for.
+    pub identity: Arc<Identity>,
+    /// The tenant it acts for.
+    pub tenant: Arc<Tenant>,
+}
+
+/// Every key of a revision, by prefix.
+#[derive(Debug, Default)]
+pub struct ApiKeys {
+    by_prefix: HashMap<Box<str>, ApiKey>,
+    /// The distinct lengths of the prefixes; few, as they come from one generator.
+    lengths: Vec<usize>,
+}
+
+impl ApiKeys {
+    /// Adds a key; prefixes are unique in a checked document.
+    pub fn insert(&mut self, prefix: &str, key: ApiKey) {
+        if !self.lengths.contains(&prefix.len()) {
+            self.lengths.push(prefix.len());
+        }
+        self.by_prefix.insert(prefix.into(), key);
+    }
+
+    /// Accepts a key as it was sent. An unknown prefix costs the same hash and comparison as a known one.
+    pub(super) fn verify(&self, presented: &str, now: Timestamp) -> Result<Caller, Reject> {
+        const NOBODY: [u8; 32] = [0; 32];
+        let refused = |cause: &str| Reject::new(ErrorCode::CredentialInvalid).because(cause);
+        if presented.len() > KEY_BYTES_MAX {
+            return Err(refused("key too long"));
+        }
+        let candidate = self
+            .lengths
+            .iter()
+            .filter_map(|length| presented.get(..*length))
+            .find_map(|prefix| self.by_prefix.get(prefix));
+        let expected = candidate.map_or(&NOBODY, |key| &key.hash);
+        let hash = Sha256::digest(presented.as_bytes());
+        let equal = bool::from(hash.as_slice().ct_eq(expected));
+        let Some(key) = candidate.filter(|_| equal) else {
+            return Err(refused(if candidate.is_some() { "wrong key" } else { "unknown prefix" }));
+        };
+        if key.expires.is_some_and(|expires| expires <= now) {
+            return Err(Reject::new(ErrorCode::CredentialExpired));
+        }
+        Ok(Caller { identity: key.identity.clone(), tenant: key.tenant.clone() })
+    }
+}

@@ -1,0 +1,361 @@
+//! Idempotency records in this process: for one node, where a restart may forget what it promised, and for tests.
+//!
+//! Invariants: a step of one key is taken under one short lock, never held across an await; how much is kept is bounded
+//! by [`Capacity`], and nothing that has not expired is ever dropped for room. What becomes of a record, [`record`] says.
+
+use crate::due::Due;
+use model::id::TenantId;
+use model::idempotency::record::{self, Change};
+use model::idempotency::{
+    Answer, ClaimRequest, Claimed, Digest, Fence, Key, Ledger, Record, RecordKey, Settled, State,
+};
+use model::port::StoreError;
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Tenants of different shards never wait for each other. A power of two.
+const SHARDS: usize = 64;
+/// How many records a claim looks at to forget those that expired: more than it can add.
+const LOOKS: usize = 4;
+/// How many records of each shard are looked at when the store is full.
+const LOOKS_WHEN_FULL: usize = 256;
+/// What a record takes beside its answer, in bytes, about.
+const RECORD_BYTES: usize = 512;
+/// How many records an operator is shown.
+const FOUND_MAX: usize = 20;
+
+/// How much is kept. Beyond it a claim gets [`StoreError::Full`]; an answer for which there is no room is not retained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Records of one tenant.
+    pub records_per_tenant: usize,
+    /// Bytes of one tenant's records and answers.
+    pub bytes_per_tenant: usize,
+    /// Bytes of all records and answers.
+    pub bytes: usize,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self { records_per_tenant: 50_000, bytes_per_tenant: 64 << 20, bytes: 256 << 20 }
+    }
+}
+
+/// Idempotency records in this process.
+#[derive(Debug)]
+pub struct MemoryLedger {
+    shards: Box<[Mutex<Shard>]>,
+    hasher: RandomState,
+    /// The newest fence that was given.
+    fence: AtomicI64,
+    /// Bytes of all shards.
+    bytes: AtomicUsize,
+    capacity: Capacity,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    tenants: HashMap<TenantId, Records>,
+    due: Due<RecordKey>,
+}
+
+/// A tenant's records.
+#[derive(Debug, Default)]
+struct Records {
+    by_key: HashMap<Digest, Record>,
+    bytes: usize,
+}
+
+impl MemoryLedger {
+    /// A ledger without records.
+    pub fn new(capacity: Capacity) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            fence: AtomicI64::new(0),
+            bytes: AtomicUsize::new(0),
+            capacity,
+        }
+    }
+
+    /// How many bytes are kept, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Forgets what expired, a bounded number of records of each shard that is not in use just now.
+    pub fn sweep(&self, now: i64) {
+        for shard in &self.shards {
+            if let Ok(mut shard) = shard.try_lock() {
+                self.forget(&mut shard, LOOKS_WHEN_FULL, now);
+            }
+        }
+    }
+
+    fn take(&self, request: &ClaimRequest, now: i64) -> Result<Claimed, StoreError> {
+        let mut shard = self.shard(&request.key.tenant);
+        self.forget(&mut shard, LOOKS, now);
+        let records = shard.tenants.get(&request.key.tenant);
+        let current = records.and_then(|records| records.by_key.get(&request.key.digest));
+        // Taken under the shard's lock, so that a key's fences grow; a claim that does not hold wastes one.
+        let next = Fence(self.fence.fetch_add(1, Ordering::Relaxed) + 1);
+        let (told, change) = record::claim(current, request, next, now);
+        if change != Change::Nothing && current.is_none() {
+            self.room_for_a_record(records)?;
+        }
+        self.apply(&mut shard, &request.key, change);
+        Ok(told)
+    }
+
+    fn room_for_a_record(&self, records: Option<&Records>) -> Result<(), StoreError> {
+        let (count, bytes) =
+            records.map_or((0, 0), |records| (records.by_key.len(), records.bytes));
+        if count >= self.capacity.records_per_tenant {
+            return Err(StoreError::Full("idempotency records of a tenant"));
+        }
+        if bytes + RECORD_BYTES > self.capacity.bytes_per_tenant {
+            return Err(StoreError::Full("bytes of a tenant's idempotency records"));
+        }
+        if self.bytes() + RECORD_BYTES > self.capacity.bytes {
+            return Err(StoreError::Full("bytes of idempotency records"));
+        }
+        Ok(())
+    }
+
+    /// Takes a step of a record, which is given how much the tenant's records take.
+    fn settle(
+        &self,
+        key: &RecordKey,
+        step: impl FnOnce(Option<&Record>, usize) -> (Settled, Change),
+    ) -> Settled {
+        let mut shard = self.shard(&key.tenant);
+        let records = shard.tenants.get(&key.tenant);
+        let current = records.and_then(|records| records.by_key.get(&key.digest));
+        let (told, change) = step(current, records.map_or(0, |records| records.bytes));
+        self.apply(&mut shard, key, change);
+        told
+    }
+
+    /// The answer, or what there is room for.
+    fn fit(&self, answer: Answer, of_tenant: usize) -> Answer {
+        let size = answer.size();
+        let fits = of_tenant + size <= self.capacity.bytes_per_tenant
+            && self.bytes() + size <= self.capacity.bytes;
+        if fits { answer } else { answer.without_body() }
+    }
+
+    /// Carries a change out. A record is due when it expires, and only then.
+    fn apply(&self, shard: &mut Shard, key: &RecordKey, change: Change) {
+        let new = match change {
+            Change::Nothing => return,
+            Change::Put(record) => Some(record),
+            Change::Delete => None,
+        };
+        let records = shard.tenants.entry(key.tenant.clone()).or_default();
+        if let Some(old) = records.by_key.remove(&key.digest) {
+            shard.due.remove(old.expires_at, key.clone());
+            records.bytes -= size(&old);
+            self.bytes.fetch_sub(size(&old), Ordering::Relaxed);
+        }
+        if let Some(new) = new {
+            shard.due.insert(new.expires_at, key.clone());
+            records.bytes += size(&new);
+            self.bytes.fetch_add(size(&new), Ordering::Relaxed);
+            records.by_key.insert(key.digest, new);
+        } else if records.by_key.is_empty() {
+            shard.tenants.remove(&key.tenant);
+        }
+    }
+
+    fn forget(&self, shard: &mut Shard, looks: usize, now: i64) {
+        for _ in 0..looks {
+            let Some(key) = shard.due.pop(now) else { return };
+            self.apply(shard, &key, Change::Delete);
+        }
+    }
+
+    fn shard(&self, tenant: &TenantId) -> MutexGuard<'_, Shard> {
+        let hash = self.hasher.hash_one(tenant);
+        let place = usize::try_from(hash % SHARDS as u64).unwrap_or(0);
+        let shard = self.shards.get(place).expect("a hash modulo the number of shards");
+        // Records are whole after every step that could panic.
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn size(record: &Record) -> usize {
+    RECORD_BYTES
+        + match &record.state {
+            State::Done { answer, .. } => answer.size(),
+            State::Dispatched { .. } | State::Unknown { .. } => 0,
+        }
+}
+
+impl Ledger for MemoryLedger {
+    async fn claim(&self, request: &ClaimRequest, now: i64) -> Result<Claimed, StoreError> {
+        match self.take(request, now) {
+            Err(StoreError::Full(_)) => {
+                self.sweep(now);
+                self.take(request, now)
+            }
+            told => told,
+        }
+    }
+
+    async fn renew(
+        &self,
+        key: &RecordKey,
+        fence: Fence,
+        lease: i64,
+        now: i64,
+    ) -> Result<Settled, StoreError> {
+        Ok(self.settle(key, |current, _| record::renew(current, fence, lease, now)))
+    }
+
+    async fn complete(
+        &self,
+        key: &RecordKey,
+        fence: Fence,
+        answer: Answer,
+        now: i64,
+    ) -> Result<Settled, StoreError> {
+        Ok(self.settle(key, |current, of_tenant| {
+            record::complete(current, fence, self.fit(answer, of_tenant), now)
+        }))
+    }
+
+    async fn release(
+        &self,
+        key: &RecordKey,
+        fence: Fence,
+        now: i64,
+    ) -> Result<Settled, StoreError> {
+        Ok(self.settle(key, |current, _| record::release(current, fence, now)))
+    }
+
+    async fn mark_unknown(
+        &self,
+        key: &RecordKey,
+        fence: Fence,
+        now: i64,
+    ) -> Result<Settled, StoreError> {
+        Ok(self.settle(key, |current, _| record::mark_unknown(current, fence, now)))
+    }
+
+    async fn clear(&self, key: &RecordKey, fence: Fence, now: i64) -> Result<Settled, StoreError> {
+        Ok(self.settle(key, |current, _| record::clear(current, fence, now)))
+    }
+
+    async fn find(
+        &self,
+        tenant: &TenantId,
+        key: &Key,
+        now: i64,
+    ) -> Result<Vec<Record>, StoreError> {
+        let lookup = Digest::of_lookup(tenant, key);
+        let shard = self.shard(tenant);
+        let records =
+            shard.tenants.get(tenant).into_iter().flat_map(|records| records.by_key.values());
+        let mut found: Vec<_> = records
+            .filter(|record| record.lookup == lookup && now < record.expires_at)
+            .cloned()
+            .collect();
+        drop(shard);
+        found.sort_unstable_by_key(|record| Reverse(record.fence));
+        found.truncate(FOUND_MAX);
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::idempotency::suite::{LEASE, RETENTION, START, answer, request, scoped};
+
+    model::ledger_suite!(async { (MemoryLedger::new(Capacity::default()), ()) });
+
+    async fn hold(store: &MemoryLedger, request: &ClaimRequest, now: i64) -> Fence {
+        match store.claim(request, now).await.unwrap() {
+            Claimed::Held { fence, .. } => fence,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn due(store: &MemoryLedger) -> usize {
+        store.shards.iter().map(|shard| shard.lock().unwrap().due.len()).sum()
+    }
+
+    #[tokio::test]
+    async fn what_expired_or_was_released_leaves_nothing_behind() {
+        let store = MemoryLedger::new(Capacity::default());
+        for id in 0..1_000 {
+            let asked = request(&format!("k{id}"), 1);
+            let fence = hold(&store, &asked, START).await;
+            if id % 2 == 0 {
+                let told = store.release(&asked.key, fence, START).await.unwrap();
+                assert_eq!(told, Settled::Applied);
+            } else {
+                let told = store.renew(&asked.key, fence, 2 * LEASE, START).await.unwrap();
+                assert_eq!(told, Settled::Applied);
+                let told = store.complete(&asked.key, fence, answer("a"), START).await.unwrap();
+                assert_eq!(told, Settled::Applied);
+            }
+        }
+        assert_eq!(due(&store), 500);
+        let end = START + RETENTION;
+        for id in 0..500 {
+            let asked = request(&format!("late{id}"), 1);
+            hold(&store, &asked, end).await;
+        }
+        assert_eq!(due(&store), 500);
+        for _ in 0..4 {
+            store.sweep(end + LEASE + RETENTION);
+        }
+        assert_eq!((due(&store), store.bytes()), (0, 0));
+        assert!(store.shards.iter().all(|shard| shard.lock().unwrap().tenants.is_empty()));
+    }
+
+    #[tokio::test]
+    async fn a_full_tenant_is_refused_and_keeps_what_it_has() {
+        let capacity = Capacity { records_per_tenant: 3, ..Capacity::default() };
+        let store = MemoryLedger::new(capacity);
+        for key in ["a", "b", "c"] {
+            hold(&store, &request(key, 1), START).await;
+        }
+        // Long after the leases: nobody knows their outcome, and they are not dropped for room.
+        let late = START + 10 * LEASE;
+        let full = store.claim(&request("d", 1), late).await;
+        assert!(matches!(full, Err(StoreError::Full(_))), "{full:?}");
+        for key in ["a", "b", "c"] {
+            assert_eq!(store.claim(&request(key, 1), late).await.unwrap(), Claimed::Unknown);
+        }
+        hold(&store, &scoped("globex", "mobile", "contacts.create", "d", 1), late).await;
+        hold(&store, &request("d", 1), START + LEASE + RETENTION).await;
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_room_is_not_retained() {
+        let bytes = 3 * RECORD_BYTES;
+        for capacity in [
+            Capacity { bytes_per_tenant: bytes, ..Capacity::default() },
+            Capacity { bytes, ..Capacity::default() },
+        ] {
+            let store = MemoryLedger::new(capacity);
+            let asked = request("k", 1);
+            let fence = hold(&store, &asked, START).await;
+            let large = answer(&"x".repeat(bytes));
+            let told = store.complete(&asked.key, fence, large, START).await.unwrap();
+            assert_eq!(told, Settled::Applied);
+            let told = store.claim(&asked, START).await.unwrap();
+            assert!(matches!(told, Claimed::NotRetained { .. }), "{told:?}");
+            // Bytes run out before records do.
+            hold(&store, &request("l", 1), START).await;
+            hold(&store, &request("m", 1), START).await;
+            let full = store.claim(&request("n", 1), START).await;
+            assert!(matches!(full, Err(StoreError::Full(_))), "{full:?}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! `Document` (as written) → [`Config`] (checked).
+//!
+//! Invariant: a `Config` has no dangling reference, no duplicate id, no contradiction. Checking reports *all* errors in
+//! one answer, each with an RFC 6901 pointer: shape errors ([`shape`]), references ([`references`]) and meaning ([`rules`]).
+
+mod references;
+mod rules;
+mod shape;
+
+use crate::document::Document;
+use serde::Serialize;
+use serde_json::Value;
+use std::fmt;
+
+/// One thing that is wrong with a document.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct ConfigError {
+    /// RFC 6901 pointer at the offending value, or at the unknown field.
+    pub pointer: String,
+    /// What is wrong, and how it should be.
+    pub message: String,
+}
+
+impl ConfigError {
+    /// An error at this place.
+    pub fn new(pointer: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { pointer: pointer.into(), message: message.into() }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = if self.pointer.is_empty() { "/" } else { &self.pointer };
+        write!(f, "{at}: {}", self.message)
+    }
+}
+
+/// A checked document.
+#[derive(Clone, Debug)]
+pub struct Config {
+    document: Document,
+}
+
+impl Config {
+    /// What was checked.
+    pub fn document(&self) -> &Document {
+        &self.document
+    }
+}
+
+/// The largest document that is read, in bytes.
+pub const DOCUMENT_BYTES_MAX: usize = 64 << 20;
+
+/// Parses YAML or JSON text; anything but one well-formed document is a single error at the root.
+pub fn parse(text: &str) -> Result<Value, Vec<ConfigError>> {
+    if text.len() > DOCUMENT_BYTES_MAX {
+        return Err(vec![ConfigError::new(
+            "",
+            format!("is larger than {DOCUMENT_BYTES_MAX} bytes"),
+        )]);
+    }
+    let at_root = |error: String| vec![ConfigError::new("", error)];
+    if text.trim_start().starts_with('{') {
+        return serde_json::from_str(text)
+            .map_err(|error| at_root(format!("is not JSON: {error}")));
+    }
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_nodes: 5_000_000,
+            max_events: 20_000_000,
+            max_total_scalar_bytes: DOCUMENT_BYTES_MAX,
+        },
+        with_snippet: false,
+    };
+    serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| at_root(format!("is not YAML: {error}")))
+}
+
+/// Parses and checks text.
+pub fn read(text: &str) -> Result<Config, Vec<ConfigError>> {
+    check(&parse(text)?)
+}
+
+/// Checks a parsed document. All errors, in the order of their pointers.
+pub fn check(value: &Value) -> Result<Config, Vec<ConfigError>> {
+    let mut errors = shape::errors(value);
+    let whole = errors.is_empty();
+    references::check(value, &mut errors);
+    rules::check(&rules::Sections::read(value, &errors), &mut errors);
+    if whole && errors.is_empty() {
+        return serde_json::from_value(value.clone())
+            .map(|document| Config { document })
+            .map_err(|error| vec![ConfigError::new("", error.to_string())]);
+    }
+    errors.sort();
+    errors.dedup();
+    Err(errors)
+}
+
+/// The JSON Schema of the document (draft 2020-12), as `tollgate schema document` prints it.
+pub fn schema() -> Value {
+    shape::schema()
+}
+
+/// Escapes one token of a pointer (RFC 6901 §3).
+fn escape(token: &str) -> String {
+    token.replace('~', "~0").replace('/', "~1")
+}
+
+#[cfg(test)]
+mod tests;

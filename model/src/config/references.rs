@@ -1,0 +1,208 @@
+//! References between the parts of a document, judged on the value as written, so that they are reported together with
+//! shape errors elsewhere (or in the very same entry).
+
+use super::{ConfigError, escape};
+use serde_json::Value;
+use std::collections::HashSet;
+
+/// Reports every duplicate id and every reference to something that isn't there.
+pub(super) fn check(document: &Value, errors: &mut Vec<ConfigError>) {
+    let known = Known::gather(document, errors);
+    services(document, &known, errors);
+    for (at, route) in items(document, "routes") {
+        refer(route, "service", &at, &known.services, "service", errors);
+    }
+    tenants(document, &known, errors);
+    for (at, issuer) in items(document, "issuers") {
+        refer(issuer, "tenant", &at, &known.tenants, "tenant", errors);
+    }
+    for (at, attachment) in items(document, "attachments") {
+        refer(attachment, "pack", &at, &known.packs, "pack", errors);
+        let Some(scope) = attachment.get("scope") else { continue };
+        let at = format!("{at}/scope");
+        refer(scope, "tenant", &at, &known.tenants, "tenant", errors);
+        refer(scope, "service", &at, &known.services, "service", errors);
+        refer(scope, "route", &at, &known.routes, "route", errors);
+    }
+}
+
+type Names<'a> = HashSet<&'a str>;
+
+struct Known<'a> {
+    upstreams: Names<'a>,
+    services: Names<'a>,
+    routes: Names<'a>,
+    plans: Names<'a>,
+    tenants: Names<'a>,
+    packs: HashSet<String>,
+}
+
+impl<'a> Known<'a> {
+    fn gather(document: &'a Value, errors: &mut Vec<ConfigError>) -> Self {
+        distinct(items(document, "issuers"), "id", "issuer", errors);
+        distinct(items(document, "attachments"), "id", "attachment", errors);
+        for (at, plan) in items(document, "plans") {
+            distinct(under(&at, plan, "limits"), "id", "limit of this plan", errors);
+        }
+        Self {
+            upstreams: distinct(items(document, "upstreams"), "id", "upstream", errors),
+            services: distinct(items(document, "services"), "id", "service", errors),
+            routes: distinct(items(document, "routes"), "id", "route", errors),
+            plans: distinct(items(document, "plans"), "id", "plan", errors),
+            tenants: distinct(items(document, "tenants"), "id", "tenant", errors),
+            packs: packs(document, errors),
+        }
+    }
+}
+
+fn packs(document: &Value, errors: &mut Vec<ConfigError>) -> HashSet<String> {
+    let mut known = HashSet::new();
+    for (at, pack) in items(document, "packs") {
+        let (Some(id), Some(version)) = (text(pack, "id"), text(pack, "version")) else { continue };
+        let name = format!("{id}@{version}");
+        if known.contains(&name) {
+            errors.push(ConfigError::new(at, format!("there is another pack `{name}`")));
+        }
+        known.insert(name);
+    }
+    known
+}
+
+fn services(document: &Value, known: &Known<'_>, errors: &mut Vec<ConfigError>) {
+    for (at, service) in items(document, "services") {
+        let versions = distinct(under(&at, service, "versions"), "name", "version", errors);
+        for (at, version) in under(&at, service, "versions") {
+            refer(version, "upstream", &at, &known.upstreams, "upstream", errors);
+            refer(version, "successor", &at, &versions, "version of this service", errors);
+            for (at, extension) in under(&at, version, "extensions") {
+                refer(extension, "tenant", &at, &known.tenants, "tenant", errors);
+            }
+        }
+    }
+}
+
+fn tenants(document: &Value, known: &Known<'_>, errors: &mut Vec<ConfigError>) {
+    let mut prefixes = HashSet::new();
+    for (at, tenant) in items(document, "tenants") {
+        refer(tenant, "plan", &at, &known.plans, "plan", errors);
+        pins(document, &at, tenant, known, errors);
+        distinct(under(&at, tenant, "consumers"), "id", "consumer of this tenant", errors);
+        for (at, consumer) in under(&at, tenant, "consumers") {
+            distinct(
+                under(&at, consumer, "credentials"),
+                "id",
+                "credential of this consumer",
+                errors,
+            );
+            for (at, credential) in under(&at, consumer, "credentials") {
+                let Some(prefix) = credential.pointer("/api_key/prefix").and_then(Value::as_str)
+                else {
+                    continue;
+                };
+                if !prefixes.insert(prefix) {
+                    let message = format!("another key has the prefix `{prefix}`");
+                    errors.push(ConfigError::new(format!("{at}/api_key/prefix"), message));
+                }
+            }
+        }
+    }
+}
+
+fn pins(
+    document: &Value,
+    at: &str,
+    tenant: &Value,
+    known: &Known<'_>,
+    errors: &mut Vec<ConfigError>,
+) {
+    let Some(pins) = tenant.get("pins").and_then(Value::as_object) else { return };
+    for (service, version) in pins {
+        let at = format!("{at}/pins/{}", escape(service));
+        if !known.services.contains(service.as_str()) {
+            errors.push(ConfigError::new(at, format!("there is no service `{service}`")));
+            continue;
+        }
+        let Some(version) = version.as_str() else { continue };
+        let named = |(_, candidate): &(String, &Value)| text(candidate, "id") == Some(service);
+        let versions = items(document, "services").find(named).into_iter();
+        let mut versions = versions.flat_map(|(at, service)| under(&at, service, "versions"));
+        if !versions.any(|(_, candidate)| text(candidate, "name") == Some(version)) {
+            let message = format!("service `{service}` has no version `{version}`");
+            errors.push(ConfigError::new(at, message));
+        }
+    }
+}
+
+/// The entries of a top-level list, with their pointers.
+pub(super) fn items<'a>(
+    document: &'a Value,
+    list: &str,
+) -> impl Iterator<Item = (String, &'a Value)> + use<'a> {
+    under("", document, list)
+}
+
+fn under<'a>(
+    at: &str,
+    parent: &'a Value,
+    list: &str,
+) -> impl Iterator<Item = (String, &'a Value)> + use<'a> {
+    let at = format!("{at}/{list}");
+    let entries = parent.get(list).and_then(Value::as_array).into_iter().flatten();
+    entries.enumerate().map(move |(index, entry)| (format!("{at}/{index}"), entry))
+}
+
+fn text<'a>(entry: &'a Value, field: &str) -> Option<&'a str> {
+    entry.get(field).and_then(Value::as_str)
+}
+
+/// The names that stand in this field of the entries; a repeated one is an error.
+fn distinct<'a>(
+    entries: impl Iterator<Item = (String, &'a Value)>,
+    field: &str,
+    what: &str,
+    errors: &mut Vec<ConfigError>,
+) -> Names<'a> {
+    let mut names = Names::new();
+    for (at, entry) in entries {
+        let Some(name) = text(entry, field) else { continue };
+        if !names.insert(name) {
+            let message = format!("there is another {what} `{name}`");
+            errors.push(ConfigError::new(format!("{at}/{field}"), message));
+        }
+    }
+    names
+}
+
+/// A set of names that a reference may point into.
+trait Holds {
+    fn holds(&self, name: &str) -> bool;
+}
+
+impl Holds for Names<'_> {
+    fn holds(&self, name: &str) -> bool {
+        self.contains(name)
+    }
+}
+
+impl Holds for HashSet<String> {
+    fn holds(&self, name: &str) -> bool {
+        self.contains(name)
+    }
+}
+
+fn refer(
+    entry: &Value,
+    field: &str,
+    at: &str,
+    known: &impl Holds,
+    what: &str,
+    errors: &mut Vec<ConfigError>,
+) {
+    let Some(name) = text(entry, field) else { return };
+    if !known.holds(name) {
+        errors.push(ConfigError::new(
+            format!("{at}/{field}"),
+            format!("there is no {what} `{name}`"),
+        ));
+    }
+}

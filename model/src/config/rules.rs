@@ -1,0 +1,266 @@
+//! What a document must mean beyond its shape: ranges, choices of exactly one, dates in order, routes that don't overlap.
+
+use super::references::items;
+use super::{ConfigError, escape};
+use crate::document::{
+    Algorithm, Issuer, Limit, Method, Plan, Route, Secret, Select, Service, Tenant, Upstream,
+    VersionState,
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Longest leeway of an issuer.
+const LEEWAY_MAX: Duration = Duration::from_secs(60);
+/// Shortest and longest retention of idempotency records.
+const RETENTION: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(7 * 86_400));
+/// Largest body that a route may take.
+const BODY_MAX: u64 = 64 << 20;
+/// Longest of an upstream's timeouts.
+const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+
+/// The entries of a document that have the right shape, with their pointers.
+pub(super) struct Sections {
+    issuers: Vec<(String, Issuer)>,
+    upstreams: Vec<(String, Upstream)>,
+    services: Vec<(String, Service)>,
+    routes: Vec<(String, Route)>,
+    plans: Vec<(String, Plan)>,
+    tenants: Vec<(String, Tenant)>,
+}
+
+impl Sections {
+    /// Takes every entry in which no shape error was found.
+    pub(super) fn read(document: &Value, shape_errors: &[ConfigError]) -> Self {
+        fn entries<T: DeserializeOwned>(
+            document: &Value,
+            list: &str,
+            shape_errors: &[ConfigError],
+        ) -> Vec<(String, T)> {
+            let sound = |at: &str| {
+                let inside = |pointer: &str| {
+                    pointer
+                        .strip_prefix(at)
+                        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                };
+                !shape_errors.iter().any(|error| inside(&error.pointer))
+            };
+            items(document, list)
+                .filter(|(at, _)| sound(at))
+                .filter_map(|(at, entry)| Some((at, serde_json::from_value(entry.clone()).ok()?)))
+                .collect()
+        }
+        Self {
+            issuers: entries(document, "issuers", shape_errors),
+            upstreams: entries(document, "upstreams", shape_errors),
+            services: entries(document, "services", shape_errors),
+            routes: entries(document, "routes", shape_errors),
+            plans: entries(document, "plans", shape_errors),
+            tenants: entries(document, "tenants", shape_errors),
+        }
+    }
+}
+
+struct Errors<'a>(&'a mut Vec<ConfigError>);
+
+impl Errors<'_> {
+    fn add(&mut self, at: &str, field: &str, message: impl Into<String>) {
+        let pointer = if field.is_empty() { at.to_owned() } else { format!("{at}/{field}") };
+        self.0.push(ConfigError::new(pointer, message));
+    }
+}
+
+/// Reports everything that contradicts itself or leaves its range.
+pub(super) fn check(sections: &Sections, errors: &mut Vec<ConfigError>) {
+    let mut errors = Errors(errors);
+    issuers(&sections.issuers, &mut errors);
+    for (at, upstream) in &sections.upstreams {
+        let limits = &upstream.timeouts;
+        for (field, span) in
+            [("connect", limits.connect), ("read", limits.read), ("total", limits.total)]
+        {
+            if span.0.is_zero() || span.0 > TIMEOUT_MAX {
+                errors.add(at, &format!("timeouts/{field}"), "must be more than 0s and at most 1h");
+            }
+        }
+    }
+    for (at, service) in &sections.services {
+        check_service(at, service, &mut errors);
+    }
+    routes(&sections.routes, &mut errors);
+    for (at, plan) in &sections.plans {
+        for (index, limit) in plan.limits.iter().enumerate() {
+            check_limit(&format!("{at}/limits/{index}"), limit, &mut errors);
+        }
+    }
+    for (at, tenant) in &sections.tenants {
+        for (index, consumer) in tenant.consumers.iter().enumerate() {
+            check_scopes(&format!("{at}/consumers/{index}/scopes"), &consumer.scopes, &mut errors);
+        }
+    }
+}
+
+fn issuers(issuers: &[(String, Issuer)], errors: &mut Errors<'_>) {
+    let mut names = HashMap::new();
+    for (at, issuer) in issuers {
+        if let Some(other) = names.insert(&issuer.issuer, &issuer.id) {
+            let message = format!("issuer `{other}` has the same `issuer`: a token would fit both");
+            errors.add(at, "issuer", message);
+        }
+        check_keys(at, issuer, errors);
+        match (&issuer.tenant, &issuer.tenant_claim) {
+            (Some(_), Some(_)) => {
+                errors.add(at, "tenant_claim", "stands beside `tenant`: give one of them")
+            }
+            (None, None) => errors.add(at, "", "needs `tenant` or `tenant_claim`"),
+            (Some(_), None) | (None, Some(_)) => {}
+        }
+        if issuer.leeway.0 > LEEWAY_MAX {
+            errors.add(at, "leeway", "must be at most 60s");
+        }
+    }
+}
+
+/// HMAC and public keys never share a verifier (RFC 8725 §3.1).
+fn check_keys(at: &str, issuer: &Issuer, errors: &mut Errors<'_>) {
+    let symmetric = issuer.algorithms.iter().filter(|name| **name == Algorithm::HS256).count();
+    if symmetric > 0 && symmetric < issuer.algorithms.len() {
+        errors.add(at, "algorithms", "mixes HS256 with public-key algorithms: make two issuers");
+        return;
+    }
+    if symmetric > 0 {
+        if issuer.jwks.is_some() {
+            errors.add(at, "jwks", "is not used with HS256: give `secret`");
+        }
+        match &issuer.secret {
+            Some(secret) => check_secret(&format!("{at}/secret"), secret, errors),
+            None => errors.add(at, "", "needs `secret`, as its algorithm is HS256"),
+        }
+        return;
+    }
+    if issuer.secret.is_some() {
+        errors.add(at, "secret", "is only used with HS256: give `jwks`");
+    }
+    match &issuer.jwks {
+        None => errors.add(at, "", "needs `jwks`, as its algorithms use public keys"),
+        Some(jwks) => match (&jwks.uri, &jwks.file) {
+            (Some(uri), None) => {
+                if !(uri.starts_with("http://") || uri.starts_with("https://")) {
+                    errors.add(at, "jwks/uri", "must start with `http://` or `https://`");
+                }
+            }
+            (None, Some(_)) => {}
+            _ => errors.add(at, "jwks", "needs exactly one of `uri` and `file`"),
+        },
+    }
+}
+
+fn check_secret(at: &str, secret: &Secret, errors: &mut Errors<'_>) {
+    match (&secret.env, &secret.file) {
+        (Some(name), None) if !name.starts_with("TOLLGATE_SECRET_") => {
+            errors.add(at, "env", "must start with `TOLLGATE_SECRET_`");
+        }
+        (Some(_), None) | (None, Some(_)) => {}
+        _ => errors.add(at, "", "needs exactly one of `env` and `file`"),
+    }
+}
+
+fn check_service(at: &str, service: &Service, errors: &mut Errors<'_>) {
+    let defaults: Vec<_> = service.versions.iter().filter(|version| version.default).collect();
+    if defaults.len() > 1 {
+        errors.add(at, "versions", "more than one version is marked `default`");
+    }
+    if service.select.contains(&Select::Default) && defaults.is_empty() {
+        errors.add(at, "select", "names `default`, but no version is marked `default: true`");
+    }
+    for (index, way) in service.select.iter().enumerate() {
+        if service.select.iter().take(index).any(|earlier| earlier == way) {
+            errors.add(at, &format!("select/{index}"), "stands twice");
+        }
+    }
+    for (index, version) in service.versions.iter().enumerate() {
+        let at = format!("{at}/versions/{index}");
+        if version.state == VersionState::Deprecated && version.deprecated_at.is_none() {
+            errors.add(&at, "", "is `deprecated`, so it needs `deprecated_at` (RFC 9745)");
+        }
+        if let (Some(deprecated), Some(sunset)) = (version.deprecated_at, version.sunset_at)
+            && sunset < deprecated
+        {
+            errors.add(&at, "sunset_at", "is before `deprecated_at` (RFC 9745 §4 forbids that)");
+        }
+        if version.successor.as_ref() == Some(&version.name) {
+            errors.add(&at, "successor", "is the version itself");
+        }
+        if let Some(prefix) = &version.upstream_prefix
+            && !(prefix.is_empty() || prefix.starts_with('/') && !prefix.ends_with('/'))
+        {
+            errors.add(
+                &at,
+                "upstream_prefix",
+                "must be empty, or start with `/` and not end with it",
+            );
+        }
+    }
+}
+
+fn routes(routes: &[(String, Route)], errors: &mut Errors<'_>) {
+    let mut taken: HashMap<(String, Method), &Route> = HashMap::new();
+    for (at, route) in routes {
+        for (index, method) in route.r#match.methods.iter().enumerate() {
+            let pattern = pattern(&route.r#match.path);
+            if let Some(other) = taken.insert((pattern, *method), route) {
+                let message = format!(
+                    "route `{}` takes {} on this path already",
+                    other.id,
+                    http::Method::from(*method)
+                );
+                errors.add(at, &format!("match/methods/{index}"), message);
+            }
+        }
+        check_scopes(&format!("{at}/scopes"), &route.scopes, errors);
+        if route.body.limit.0 > BODY_MAX {
+            errors.add(at, "body/limit", "must be at most 64MiB");
+        }
+        if let Some(idempotency) = &route.idempotency
+            && !(RETENTION.0..=RETENTION.1).contains(&idempotency.retention.0)
+        {
+            errors.add(at, "idempotency/retention", "must be at least 1m and at most 168h");
+        }
+    }
+}
+
+/// The path with its parameters' names left out: two routes that differ only in those are the same.
+fn pattern(path: &str) -> String {
+    let segments = path.split('/').map(|segment| match segment.strip_prefix('{') {
+        Some(name) if name.starts_with('*') => "{*}",
+        Some(_) => "{}",
+        None => segment,
+    });
+    segments.collect::<Vec<_>>().join("/")
+}
+
+fn check_scopes(at: &str, scopes: &[String], errors: &mut Errors<'_>) {
+    for (index, scope) in scopes.iter().enumerate() {
+        // RFC 6749 §3.3: a scope token has no space, quote or backslash.
+        let token = |c: char| c.is_ascii_graphic() && c != '"' && c != '\\';
+        if scope.is_empty() || !scope.chars().all(token) {
+            let field = escape(&index.to_string());
+            errors.add(
+                at,
+                &field,
+                "is not a scope: visible ASCII without spaces, quotes, backslashes",
+            );
+        }
+    }
+}
+
+fn check_limit(at: &str, limit: &Limit, errors: &mut Errors<'_>) {
+    let kinds = [limit.rate.is_some(), limit.quota.is_some(), limit.concurrency.is_some()];
+    if kinds.iter().filter(|given| **given).count() != 1 {
+        errors.add(at, "", "needs exactly one of `rate`, `quota` and `concurrency`");
+    }
+    if limit.burst.is_some() && limit.rate.is_none() {
+        errors.add(at, "burst", "stands without `rate`");
+    }
+}

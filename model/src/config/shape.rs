@@ -1,0 +1,271 @@
+//! The document's shape, judged by the JSON Schema that its types give. Plain serde would stop at the first error.
+
+use super::{ConfigError, escape};
+use crate::document::Document;
+use crate::id::is_id;
+use crate::quota::{Quota, Rate};
+use crate::units::{Duration, Size};
+use jsonschema::error::{TypeKind, ValidationErrorKind};
+use jsonschema::{JsonType, ValidationError, Validator};
+use serde_json::Value;
+use std::sync::LazyLock;
+
+/// A named format of the schema: what it takes, and what to say of anything else.
+struct Format {
+    name: &'static str,
+    takes: fn(&str) -> bool,
+    wanted: &'static str,
+}
+
+const FORMATS: &[Format] = &[
+    Format {
+        name: "id",
+        takes: is_id,
+        wanted: "an id: 1 to 64 letters, digits, `.`, `_` or `-`, starting with a letter or digit",
+    },
+    Format {
+        name: "span",
+        takes: |text| text.parse::<Duration>().is_ok(),
+        wanted: "a duration, like `500ms`, `30s` or `24h`",
+    },
+    Format {
+        name: "size",
+        takes: |text| text.parse::<Size>().is_ok(),
+        wanted: "a size, like `512B`, `64KiB` or `1MiB`",
+    },
+    Format {
+        name: "rate",
+        takes: |text| text.parse::<Rate>().is_ok(),
+        wanted: "a rate, like `50/s`, `100/min` or `10/h`",
+    },
+    Format {
+        name: "quota",
+        takes: |text| text.parse::<Quota>().is_ok(),
+        wanted: "a quota, like `1000/hour`, `100000/day` or `1000000/month`",
+    },
+    Format {
+        name: "date-time",
+        takes: |text| text.parse::<jiff::Timestamp>().is_ok(),
+        wanted: "a time with its offset, like `2027-01-01T00:00:00Z` (RFC 3339)",
+    },
+    Format { name: "address", takes: is_address, wanted: "`host:port`" },
+    Format {
+        name: "path",
+        takes: is_path_template,
+        wanted: "a path like `/contacts` or `/contacts/{id}`, outside `/.tollgate`",
+    },
+    Format {
+        name: "timezone",
+        takes: |text| jiff::tz::TimeZone::get(text).is_ok(),
+        wanted: "an IANA time zone, like `Europe/Berlin` or `UTC`",
+    },
+    Format { name: "sha256", takes: is_sha256, wanted: "`sha256:` and 64 lower-case hex digits" },
+    Format {
+        name: "key-prefix",
+        takes: |text| {
+            (8..=32).contains(&text.len())
+                && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        },
+        wanted: "8 to 32 letters, digits or `_`: the first characters of the key",
+    },
+    Format {
+        name: "pack-version",
+        takes: is_pack_version,
+        wanted: "a version of three numbers, like `1.0.0`",
+    },
+    Format {
+        name: "pack-reference",
+        takes: |text| {
+            text.split_once('@')
+                .is_some_and(|(name, version)| is_id(name) && is_pack_version(version))
+        },
+        wanted: "a pack and its version, like `require-header@1.0.0`",
+    },
+];
+
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty()
+            && !host.contains(['/', '@', ' ', '?', '#'])
+            && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
+}
+
+fn is_path_template(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix('/') else { return false };
+    let mut segments = rest.split('/').peekable();
+    if segments.peek() == Some(&".tollgate") {
+        return false;
+    }
+    while let Some(segment) = segments.next() {
+        let name = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+        let fits = match name {
+            Some(name) => match name.strip_prefix('*') {
+                Some(rest) => is_id(rest) && segments.peek().is_none(),
+                None => is_id(name),
+            },
+            None => {
+                let plain = |c: char| c.is_ascii_alphanumeric() || "._~-!$&'()*+,;=:@".contains(c);
+                !segment.is_empty() && segment.chars().all(plain)
+            }
+        };
+        if !fits {
+            return false;
+        }
+    }
+    true
+}
+
+fn is_sha256(text: &str) -> bool {
+    text.strip_prefix("sha256:").is_some_and(|hex| {
+        hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    })
+}
+
+fn is_pack_version(text: &str) -> bool {
+    let mut parts = 0;
+    text.split('.').all(|part| {
+        parts += 1;
+        !part.is_empty() && part.len() <= 9 && part.bytes().all(|b| b.is_ascii_digit())
+    }) && parts == 3
+}
+
+/// The schema that the types of [`Document`] give.
+pub(super) fn schema() -> Value {
+    let mut schema = schemars::schema_for!(Document).to_value();
+    if let Some(object) = schema.as_object_mut() {
+        object.insert("title".to_owned(), "Tollgate document".into());
+    }
+    schema
+}
+
+static VALIDATOR: LazyLock<Validator> = LazyLock::new(|| {
+    let mut options = jsonschema::options().should_validate_formats(true);
+    for format in FORMATS {
+        options = options.with_format(format.name, format.takes);
+    }
+    options.build(&schema()).expect("the document's types give a valid schema; a test builds it")
+});
+
+/// Every way in which the value has not the document's shape.
+pub(super) fn errors(value: &Value) -> Vec<ConfigError> {
+    let mut found = Vec::new();
+    for error in VALIDATOR.iter_errors(value) {
+        explain(&error, &mut found);
+    }
+    found
+}
+
+/// One error of the schema as people understand it: each unknown field where it stands, a choice by its options.
+fn explain(error: &ValidationError<'_>, found: &mut Vec<ConfigError>) {
+    let at = error.instance_path().to_string();
+    match error.kind() {
+        ValidationErrorKind::AdditionalProperties { unexpected } => {
+            for field in unexpected {
+                let pointer = format!("{at}/{}", escape(field));
+                found.push(ConfigError::new(pointer, unknown_field(field, &at)));
+            }
+        }
+        ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
+            // What may be left out is a choice between its type and null: only the type is of interest.
+            let mut branches = context.iter().filter(|branch| !wants_null(branch));
+            match (branches.next(), branches.next()) {
+                (Some(only), None) => only.iter().for_each(|error| explain(error, found)),
+                _ => found.push(ConfigError::new(at, choice(error.instance(), context))),
+            }
+        }
+        kind => found.push(ConfigError::new(at, describe(kind, error.instance()))),
+    }
+}
+
+fn wants_null(branch: &[ValidationError<'_>]) -> bool {
+    let [only] = branch else { return false };
+    matches!(only.kind(), ValidationErrorKind::Type { kind: TypeKind::Single(JsonType::Null) })
+}
+
+/// What a choice between named values offers.
+fn choice(instance: &Value, context: &[Vec<ValidationError<'static>>]) -> String {
+    let options = context.iter().flatten().flat_map(|error| match error.kind() {
+        ValidationErrorKind::Constant { expected_value } => vec![(**expected_value).clone()],
+        ValidationErrorKind::Enum { options } => options.as_array().cloned().unwrap_or_default(),
+        _ => Vec::new(),
+    });
+    format!("{} is not one of {}", abridged(instance), listed(&Value::Array(options.collect())))
+}
+
+fn unknown_field(field: &str, at: &str) -> String {
+    let plain_secret = matches!(field, "value" | "key" | "secret" | "plain")
+        && (at.ends_with("/secret") || at.ends_with("/api_key"));
+    if plain_secret {
+        return format!(
+            "unknown field `{field}`: secrets stand by reference (`env`, `file`) or as a hash"
+        );
+    }
+    format!("unknown field `{}`", field.escape_debug())
+}
+
+fn describe(kind: &ValidationErrorKind, instance: &Value) -> String {
+    let shown = abridged(instance);
+    match kind {
+        ValidationErrorKind::Required { property } => {
+            format!("lacks the field `{}`", property.as_str().unwrap_or_default())
+        }
+        ValidationErrorKind::Type { kind } => {
+            let wanted = match kind {
+                TypeKind::Single(one) => one.to_string(),
+                TypeKind::Multiple(_) => "a value of another type".to_owned(),
+            };
+            format!("is {}, not {}", type_of(instance), article(&wanted))
+        }
+        ValidationErrorKind::Format { format } => {
+            let wanted = FORMATS.iter().find(|known| known.name == format.as_str());
+            format!("{shown} is not {}", wanted.map_or(format.as_str(), |known| known.wanted))
+        }
+        ValidationErrorKind::Enum { options } => {
+            format!("{shown} is not one of {}", listed(options))
+        }
+        ValidationErrorKind::Constant { expected_value } => {
+            format!("{shown} is not {expected_value}")
+        }
+        ValidationErrorKind::Minimum { limit } => format!("{shown} is less than {limit}"),
+        ValidationErrorKind::Maximum { limit } => format!("{shown} is more than {limit}"),
+        ValidationErrorKind::MinItems { .. } | ValidationErrorKind::MinLength { .. } => {
+            "must not be empty".to_owned()
+        }
+        ValidationErrorKind::MaxItems { limit } => format!("has more than {limit} entries"),
+        other => format!("does not fit ({})", other.keyword()),
+    }
+}
+
+fn listed(options: &Value) -> String {
+    let names = options.as_array().into_iter().flatten().filter_map(Value::as_str);
+    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn article(wanted: &str) -> String {
+    let vowel = wanted.starts_with(['a', 'e', 'i', 'o', 'u']);
+    format!("{} {wanted}", if vowel { "an" } else { "a" })
+}
+
+fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// The value as an error may show it: short, and never the inside of an object.
+fn abridged(value: &Value) -> String {
+    match value {
+        Value::String(text) if text.chars().count() > 40 => {
+            format!("`{}…`", text.chars().take(40).collect::<String>().escape_debug())
+        }
+        Value::String(text) => format!("`{}`", text.escape_debug()),
+        Value::Array(_) | Value::Object(_) => type_of(value).to_owned(),
+        other => other.to_string(),
+    }
+}

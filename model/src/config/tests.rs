@@ -1,0 +1,166 @@
+use super::{ConfigError, read};
+
+const SOUND: &str = r#"
+format: 1
+issuers:
+  - { id: idp, issuer: "https://idp.example", audiences: [crm], algorithms: [RS256], jwks: { uri: "http://127.0.0.1:9000/jwks" }, tenant: acme }
+upstreams:
+  - { id: crm, targets: [{ address: "127.0.0.1:9000" }] }
+services:
+  - id: contacts
+    select: [path, header, tenant_pin, default]
+    versions:
+      - { name: v1, upstream: crm, state: deprecated, deprecated_at: 2026-06-01T00:00:00Z, sunset_at: 2027-06-01T00:00:00Z, successor: v2 }
+      - { name: v2, upstream: crm, state: active, default: true }
+routes:
+  - { id: contacts.list, service: contacts, match: { path: /contacts, methods: [GET] }, authenticate: { any_of: [api_key] } }
+plans:
+  - { id: gold, limits: [{ id: burst, rate: 50/s, burst: 100, per: tenant, on_store_error: local }] }
+tenants:
+  - { id: acme, plan: gold, state: active, timezone: Europe/Berlin, pins: { contacts: v1 }, consumers: [{ id: app, scopes: ["contacts:read"] }] }
+packs: [{ id: p, version: "1.0.0" }]
+attachments:
+  - { id: a, pack: p@1.0.0, scope: { tenant: acme }, phases: [request], mode: enforce, on_failure: closed, settings: {} }
+"#;
+
+/// What `read` says of the sound document with `from` replaced by `to`: `pointer: message` lines.
+fn check(from: &str, to: &str) -> Vec<String> {
+    assert!(SOUND.contains(from), "{from}");
+    let errors = read(&SOUND.replace(from, to)).err().unwrap_or_default();
+    errors.iter().map(ConfigError::to_string).collect()
+}
+
+#[test]
+fn the_sound_document_is_accepted() {
+    let errors = read(SOUND).err().unwrap_or_default();
+    assert_eq!(errors, []);
+}
+
+#[test]
+fn each_fault_is_reported_where_it_stands() {
+    let cases = [
+        ("rate: 50/s", "rate: fast", "/plans/0/limits/0/rate: `fast` is not a rate"),
+        ("format: 1", "format: 2", "/format: 2 is more than 1"),
+        ("format: 1", "format: 1\nextra: 1", "/extra: unknown field `extra`"),
+        (
+            "state: active, timezone",
+            "state: paused, timezone",
+            "/tenants/0/state: `paused` is not one of",
+        ),
+        (
+            "Europe/Berlin",
+            "Europe/Bonn",
+            "/tenants/0/timezone: `Europe/Bonn` is not an IANA time zone",
+        ),
+        ("plan: gold", "plan: silver", "/tenants/0/plan: there is no plan `silver`"),
+        (
+            "pins: { contacts: v1 }",
+            "pins: { contacts: v9 }",
+            "/tenants/0/pins/contacts: service `contacts` has no version `v9`",
+        ),
+        (
+            "pins: { contacts: v1 }",
+            "pins: { a/b: v1 }",
+            "/tenants/0/pins/a~1b: there is no service `a/b`",
+        ),
+        ("service: contacts", "service: people", "/routes/0/service: there is no service `people`"),
+        (
+            "name: v1, upstream: crm",
+            "name: v1, upstream: erp",
+            "/services/0/versions/0/upstream: there is no upstream `erp`",
+        ),
+        ("2027-06-01", "2025-06-01", "/services/0/versions/0/sunset_at: is before `deprecated_at`"),
+        ("default: true", "default: false", "/services/0/select: names `default`"),
+        (
+            "tenant: acme }\nupstreams",
+            "tenant: acme, secret: { env: X } }\nupstreams",
+            "/issuers/0/secret: is only used with HS256",
+        ),
+        ("algorithms: [RS256]", "algorithms: [RS256, HS256]", "/issuers/0/algorithms: mixes HS256"),
+        (
+            "algorithms: [RS256]",
+            "algorithms: [none]",
+            "/issuers/0/algorithms/0: `none` is not one of",
+        ),
+        ("path: /contacts,", "path: contacts,", "/routes/0/match/path: `contacts` is not a path"),
+        (
+            "methods: [GET]",
+            "methods: [get]",
+            "/routes/0/match/methods/0: `get` is not one of `GET`",
+        ),
+        ("a, pack: p@1.0.0", "a, pack: q@1.0.0", "/attachments/0/pack: there is no pack `q@1.0.0`"),
+        ("on_failure: closed, ", "", "/attachments/0: lacks the field `on_failure`"),
+        (
+            "on_store_error: local",
+            "on_store_error: guess",
+            "/plans/0/limits/0/on_store_error: `guess` is not one of",
+        ),
+        ("per: tenant,", "per: tenant, quota: 5/day,", "/plans/0/limits/0: needs exactly one of"),
+        ("jwks: { uri:", "jwks: { url: x, uri:", "/issuers/0/jwks/url: unknown field `url`"),
+        (
+            "tenant: acme }\nupstreams",
+            "tenant: acme, secret: { value: hush } }\nupstreams",
+            "/issuers/0/secret/value: unknown field `value`: secrets stand by reference",
+        ),
+        ("{ id: acme, plan", "{ id: \"a b\", plan", "/tenants/0/id: `a b` is not an id"),
+    ];
+    for (from, to, expected) in cases {
+        let found = check(from, to);
+        assert!(found.iter().any(|error| error.starts_with(expected)), "{to}: {found:?}");
+    }
+}
+
+#[test]
+fn shape_errors_and_dangling_references_come_together() {
+    let text = SOUND
+        .replace("plan: gold, state: active", "plan: silver, state: paused, colour: red")
+        .replace("service: contacts", "service: people, cost: 0")
+        .replace("rate: 50/s", "rate: 50/s, quota: 1/day")
+        .replace("settings: {}", "settings: 3");
+    let found = read(&text).unwrap_err();
+    let pointers: Vec<_> = found.iter().map(|error| error.pointer.as_str()).collect();
+    assert_eq!(
+        pointers,
+        [
+            "/attachments/0/settings",
+            "/plans/0/limits/0",
+            "/routes/0/cost",
+            "/routes/0/service",
+            "/tenants/0/colour",
+            "/tenants/0/plan",
+            "/tenants/0/state",
+        ],
+        "{found:?}"
+    );
+}
+
+#[test]
+fn two_routes_that_take_the_same_requests_are_refused() {
+    let route = "  - { id: other, service: contacts, match: { path: /contacts, methods: [POST, GET] }, authenticate: { any_of: [jwt] } }\nplans:";
+    let found = check("plans:", route);
+    assert_eq!(
+        found,
+        ["/routes/1/match/methods/1: route `contacts.list` takes GET on this path already"]
+    );
+}
+
+#[test]
+fn text_that_is_no_document_is_one_error_at_the_root() {
+    for text in ["", "- 1", "{", "a: b: c", "format: 1\nformat: 1"] {
+        let found = read(text).unwrap_err();
+        assert_eq!(
+            found.first().map(|error| error.pointer.as_str()),
+            Some(""),
+            "{text}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn json_and_yaml_say_the_same() {
+    let value = super::parse(SOUND).unwrap();
+    let config = read(&value.to_string()).unwrap();
+    let written = serde_json::to_value(config.document()).unwrap();
+    let again = serde_json::to_value(super::check(&written).unwrap().document()).unwrap();
+    assert_eq!(written, again);
+}

@@ -1,0 +1,145 @@
+//! What a policy pack may say about an exchange. Typed, so that decisions can be compared, explained and simulated.
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use serde_json::{Map, Value};
+
+/// The moment at which a pack speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Before the request is forwarded.
+    Request,
+    /// Before the answer is returned.
+    Response,
+}
+
+impl Phase {
+    /// The name used in documents, metrics and records.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Response => "response",
+        }
+    }
+}
+
+/// What a pack decided.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// Nothing to add.
+    Continue,
+    /// Go on with these changes.
+    Edit(Edits),
+    /// Refuse; the caller sees why.
+    Deny(Denial),
+}
+
+impl Decision {
+    /// The name used in metrics and records.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Continue => "continue",
+            Self::Edit(_) => "edit",
+            Self::Deny(_) => "deny",
+        }
+    }
+}
+
+/// Changes to a head, applied in order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Edits {
+    /// Changes to headers.
+    pub headers: Vec<HeaderEdit>,
+}
+
+impl Edits {
+    /// Adds those of a later pack.
+    pub fn extend(&mut self, later: Self) {
+        self.headers.extend(later.headers);
+    }
+
+    /// Applies the changes to a header map.
+    pub fn apply(&self, headers: &mut http::HeaderMap) {
+        for edit in &self.headers {
+            match edit {
+                HeaderEdit::Set(name, value) => {
+                    headers.insert(name, value.clone());
+                }
+                HeaderEdit::Append(name, value) => {
+                    headers.append(name, value.clone());
+                }
+                HeaderEdit::Remove(name) => {
+                    headers.remove(name);
+                }
+            }
+        }
+    }
+}
+
+/// One change of a header. Names are never hop-by-hop, framing or identity headers: the host refuses those.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HeaderEdit {
+    /// Replaces every line of this name by one.
+    Set(HeaderName, HeaderValue),
+    /// Adds a line.
+    Append(HeaderName, HeaderValue),
+    /// Removes every line of this name.
+    Remove(HeaderName),
+}
+
+/// A refusal by a pack.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Denial {
+    /// 400 to 499; 403 when the pack says nothing.
+    pub status: StatusCode,
+    /// The pack's own reason, `lower_snake`; shown as `details.reason`.
+    pub reason: String,
+    /// Shown to the caller.
+    pub message: String,
+    /// Shown to the caller beside `policy` and `reason`.
+    pub details: Map<String, Value>,
+}
+
+/// Why a pack could not decide. Each reason is kept apart in metrics and records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureReason {
+    /// Out of fuel: the call did more work than it may.
+    Fuel,
+    /// Past the epoch net: the call took more wall time than any call may.
+    Deadline,
+    /// Asked for more memory than it may have.
+    Memory,
+    /// Trapped: a panic, an out-of-bounds access, unreachable code, stack exhaustion.
+    Trap,
+    /// Returned something that is not a decision, or too large a one.
+    Output,
+    /// Called the host too often or with too much.
+    HostLimit,
+    /// No instance was free.
+    Saturated,
+}
+
+impl FailureReason {
+    /// Every reason, for metric labels.
+    pub const ALL: &'static [Self] = &[
+        Self::Fuel,
+        Self::Deadline,
+        Self::Memory,
+        Self::Trap,
+        Self::Output,
+        Self::HostLimit,
+        Self::Saturated,
+    ];
+
+    /// The name used in metrics and records.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fuel => "fuel",
+            Self::Deadline => "deadline",
+            Self::Memory => "memory",
+            Self::Trap => "trap",
+            Self::Output => "output",
+            Self::HostLimit => "host_limit",
+            Self::Saturated => "saturated",
+        }
+    }
+}

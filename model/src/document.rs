@@ -1,0 +1,655 @@
+//! The document: configuration as an operator writes it (`format: 1`).
+//!
+//! Every struct refuses unknown fields. Reading one is [`read`](crate::config::read), which reports all errors at once;
+//! what it returns is a checked [`Config`](crate::config::Config).
+
+use crate::id::{
+    AttachmentId, ConsumerId, CredentialId, IssuerId, LimitId, PackId, PlanId, RouteId, ServiceId,
+    TenantId, UpstreamId, VersionName,
+};
+use crate::quota::{OnStoreError, Per, Quota, Rate};
+use crate::units::{Duration, Size};
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// The whole of the configuration that a revision publishes.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Document {
+    /// The document's format: 1.
+    #[schemars(range(min = 1, max = 1))]
+    pub format: u32,
+    /// Who signs the JWTs that are accepted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<Issuer>,
+    /// Services behind the gateway.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upstreams: Vec<Upstream>,
+    /// APIs and the lives of their versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Service>,
+    /// Published paths and the rules that guard them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+    /// Sets of limits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plans: Vec<Plan>,
+    /// Tenants, their consumers and credentials.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tenants: Vec<Tenant>,
+    /// Policy packs that attachments may name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packs: Vec<Pack>,
+    /// Where packs decide.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<Attachment>,
+}
+
+/// An issuer of JWTs. Keys come from `jwks` (RS256, ES256, EdDSA) or `secret` (HS256), never from the token.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Issuer {
+    /// The issuer's id in this document.
+    pub id: IssuerId,
+    /// The exact value of `iss`.
+    #[schemars(length(min = 1))]
+    pub issuer: String,
+    /// One of these must be in `aud`.
+    #[schemars(length(min = 1))]
+    pub audiences: Vec<String>,
+    /// The algorithms that this issuer uses.
+    #[schemars(length(min = 1))]
+    pub algorithms: Vec<Algorithm>,
+    /// Where the public keys are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwks: Option<Jwks>,
+    /// The shared secret of HS256.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Secret>,
+    /// The tenant that every token of this issuer belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantId>,
+    /// The claim that names the tenant, when the issuer serves several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant_claim: Option<String>,
+    /// The claim that names the consumer.
+    #[serde(default = "client_id")]
+    pub consumer_claim: String,
+    /// The claim that lists scopes: a string with spaces between them, or an array.
+    #[serde(default = "scope")]
+    pub scopes_claim: String,
+    /// How far clocks may differ; at most 60s.
+    #[serde(default = "thirty_seconds")]
+    pub leeway: Duration,
+    /// The exact `typ` of the token's header (without regard to case), when one is required (RFC 9068 §4: `at+jwt`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub typ: Option<String>,
+}
+
+/// A signature algorithm of JWTs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Algorithm {
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    RS256,
+    /// ECDSA with P-256 and SHA-256.
+    ES256,
+    /// Ed25519.
+    EdDSA,
+    /// HMAC with SHA-256.
+    HS256,
+}
+
+/// Where a key set is: exactly one of the two.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Jwks {
+    /// An `http` or `https` address, fetched in the background.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uri: Option<String>,
+    /// A file, read when a revision is compiled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+}
+
+/// A secret by reference: exactly one of the two. A plain value is an error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Secret {
+    /// An environment variable whose name starts with `TOLLGATE_SECRET_`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<String>,
+    /// A file on the node that uses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+}
+
+/// A service behind the gateway.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// The upstream's id.
+    pub id: UpstreamId,
+    /// Its peers.
+    #[schemars(length(min = 1))]
+    pub targets: Vec<Target>,
+    /// How long each part of an exchange may take.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+}
+
+/// One peer of an upstream.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// `host:port`.
+    #[schemars(extend("format" = "address"))]
+    pub address: String,
+    /// Its share of the requests.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub weight: u32,
+}
+
+/// How long each part of an exchange with an upstream may take.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// Until the connection stands.
+    pub connect: Duration,
+    /// Between two reads.
+    pub read: Duration,
+    /// From the first byte sent to the last byte received.
+    pub total: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let seconds = |n| Duration(std::time::Duration::from_secs(n));
+        Self { connect: seconds(1), read: seconds(10), total: seconds(30) }
+    }
+}
+
+/// An API with versions.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// The service's id.
+    pub id: ServiceId,
+    /// How a request names its version, in order of precedence.
+    #[schemars(length(min = 1))]
+    pub select: Vec<Select>,
+    /// Its versions.
+    #[schemars(length(min = 1))]
+    pub versions: Vec<Version>,
+}
+
+/// A way to name a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Select {
+    /// The first segment of the path.
+    Path,
+    /// The `API-Version` header.
+    Header,
+    /// `Accept: application/vnd.crm.<version>+json`.
+    MediaType,
+    /// The tenant's pin.
+    TenantPin,
+    /// The version marked `default`.
+    Default,
+}
+
+/// One version of a service.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Version {
+    /// Its name.
+    pub name: VersionName,
+    /// Where its requests go.
+    pub upstream: UpstreamId,
+    /// What the upstream expects before the route's path; `/{name}` when absent, `""` for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream_prefix: Option<String>,
+    /// Where it stands in its life.
+    pub state: VersionState,
+    /// Whether requests that name no version get this one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub default: bool,
+    /// Since when, or from when, it is deprecated (RFC 9745).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deprecated_at: Option<Timestamp>,
+    /// From when it is withdrawn (RFC 8594).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sunset_at: Option<Timestamp>,
+    /// The version to move to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<VersionName>,
+    /// Where the deprecation is explained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docs: Option<String>,
+    /// Tenants that may use it for longer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extensions: Vec<Extension>,
+}
+
+/// Where a version stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VersionState {
+    /// In use.
+    Active,
+    /// In use, to be left.
+    Deprecated,
+    /// Withdrawn, whatever `sunset_at` says.
+    Sunset,
+}
+
+impl VersionState {
+    /// The name as documents write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Deprecated => "deprecated",
+            Self::Sunset => "sunset",
+        }
+    }
+}
+
+/// A tenant's longer time with a version.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Extension {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Until when.
+    pub until: Timestamp,
+}
+
+/// A published path and the rules that guard it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// The route's id.
+    pub id: RouteId,
+    /// The service it belongs to.
+    pub service: ServiceId,
+    /// Which requests it takes.
+    pub r#match: Match,
+    /// Which credentials it takes.
+    pub authenticate: Authenticate,
+    /// What a credential must be allowed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+    /// Whether repeats are recognised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency: Option<Idempotency>,
+    /// How large a request may be.
+    #[serde(default)]
+    pub body: Body,
+    /// What a request costs, in units of the plan's limits.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub cost: u32,
+    /// Whether the upstream gets `Authorization` and `X-Api-Key` as they came.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forward_credentials: bool,
+}
+
+/// Which requests a route takes.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Match {
+    /// `/contacts`, `/contacts/{id}`, `/files/{*rest}`; without the version.
+    #[schemars(extend("format" = "path"))]
+    pub path: String,
+    /// The methods.
+    #[schemars(length(min = 1))]
+    pub methods: Vec<Method>,
+}
+
+/// A method that routes may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Method {
+    /// RFC 9110 §9.3.1.
+    Get,
+    /// RFC 9110 §9.3.2; a route that takes GET takes HEAD, too.
+    Head,
+    /// RFC 9110 §9.3.3.
+    Post,
+    /// RFC 9110 §9.3.4.
+    Put,
+    /// RFC 5789.
+    Patch,
+    /// RFC 9110 §9.3.5.
+    Delete,
+    /// RFC 9110 §9.3.7.
+    Options,
+}
+
+impl From<Method> for http::Method {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Get => Self::GET,
+            Method::Head => Self::HEAD,
+            Method::Post => Self::POST,
+            Method::Put => Self::PUT,
+            Method::Patch => Self::PATCH,
+            Method::Delete => Self::DELETE,
+            Method::Options => Self::OPTIONS,
+        }
+    }
+}
+
+/// Which credentials a route takes.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Authenticate {
+    /// Any one of these suffices.
+    #[schemars(length(min = 1))]
+    pub any_of: Vec<CredentialKind>,
+}
+
+/// A kind of credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CredentialKind {
+    /// `Authorization: Bearer`.
+    Jwt,
+    /// `X-Api-Key`.
+    ApiKey,
+}
+
+/// How a route treats `Idempotency-Key`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Idempotency {
+    /// Whether a key must be sent.
+    pub mode: IdempotencyMode,
+    /// How long answers are kept: 1m to 168h.
+    #[serde(default = "one_day")]
+    pub retention: Duration,
+    /// What a repeat of a request whose outcome nobody knows gets.
+    #[serde(default)]
+    pub on_unknown: OnUnknown,
+    /// What happens when the store can't answer. No default: the operator chooses.
+    pub on_store_error: OnLedgerError,
+}
+
+/// Whether a key must be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum IdempotencyMode {
+    /// A request without one is refused.
+    Required,
+    /// A request without one is forwarded without protection.
+    Optional,
+}
+
+/// What a repeat of a request whose outcome nobody knows gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnknown {
+    /// 409 until the record is released or expires.
+    #[default]
+    Reject,
+}
+
+/// What a keyed request gets when the idempotency store can't answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLedgerError {
+    /// 503: nothing is dispatched unprotected.
+    Closed,
+    /// Forwarded without protection; the answer says so (`Idempotency-Status: not-enforced`).
+    Bypass,
+}
+
+/// How large a request may be.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Body {
+    /// The largest body, at most 64MiB.
+    pub limit: Size,
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self { limit: Size(1 << 20) }
+    }
+}
+
+/// A set of limits. Without any, nothing is limited.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The plan's id.
+    pub id: PlanId,
+    /// Its limits, all decided together.
+    #[schemars(length(max = 16))]
+    pub limits: Vec<Limit>,
+}
+
+/// A limit: exactly one of `rate` (with `burst`), `quota` and `concurrency`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Limit {
+    /// The limit's id, as partners see it.
+    pub id: LimitId,
+    /// So many units per second, minute or hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    /// How many units a `rate` admits at one instant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub burst: Option<u32>,
+    /// So many units in each calendar period of the tenant's time zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Quota>,
+    /// So many requests at the same time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub concurrency: Option<u32>,
+    /// Who shares the counter.
+    pub per: Per,
+    /// What happens when the store of counters can't answer. No default: the operator chooses.
+    pub on_store_error: OnStoreError,
+}
+
+/// A tenant.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tenant {
+    /// The tenant's id.
+    pub id: TenantId,
+    /// Its plan.
+    pub plan: PlanId,
+    /// Whether it is served.
+    pub state: TenantState,
+    /// The time zone of its calendar quotas (IANA name).
+    #[serde(default = "utc")]
+    #[schemars(extend("format" = "timezone"))]
+    pub timezone: String,
+    /// The version of each service that it gets when a request names none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pins: BTreeMap<String, VersionName>,
+    /// Its applications.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub consumers: Vec<Consumer>,
+}
+
+/// Whether a tenant is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TenantState {
+    /// Served.
+    Active,
+    /// Every request is refused.
+    Suspended,
+}
+
+/// An application that acts for a tenant.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Consumer {
+    /// The consumer's id, unique within the tenant.
+    pub id: ConsumerId,
+    /// The most that any of its credentials may do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+    /// What it proves itself with, beside the JWTs of an issuer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<Credential>,
+}
+
+/// A credential that the gateway itself keeps (hashed).
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Credential {
+    /// The credential's id, unique within the consumer.
+    pub id: CredentialId,
+    /// An API key.
+    pub api_key: ApiKey,
+}
+
+/// An API key: found by its prefix, proved by its hash.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKey {
+    /// `sha256:` and the hex SHA-256 of the whole key.
+    #[schemars(extend("format" = "sha256"))]
+    pub hash: String,
+    /// The key's first characters, unique among all keys: 8 to 32 of letters, digits and `_`.
+    #[schemars(extend("format" = "key-prefix"))]
+    pub prefix: String,
+    /// When it stops being accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+}
+
+/// A policy pack that attachments may name.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pack {
+    /// The pack's name.
+    pub id: PackId,
+    /// Its version.
+    #[schemars(extend("format" = "pack-version"))]
+    pub version: String,
+    /// `sha256:` and the hex SHA-256 of the pack's file. Without one, whatever the file holds is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "sha256"))]
+    pub digest: Option<String>,
+}
+
+/// A pack with settings, at work on some exchanges.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Attachment {
+    /// The attachment's id.
+    pub id: AttachmentId,
+    /// `name@version`.
+    #[schemars(extend("format" = "pack-reference"))]
+    pub pack: String,
+    /// Which exchanges; all of them when empty.
+    #[serde(default)]
+    pub scope: Scope,
+    /// When it speaks.
+    #[schemars(length(min = 1))]
+    pub phases: Vec<PhaseName>,
+    /// Whether its decisions act.
+    pub mode: Mode,
+    /// What happens when it can't decide. No default: the operator chooses.
+    pub on_failure: OnFailure,
+    /// Lower numbers decide first; equal ones by id.
+    #[serde(default)]
+    pub order: i32,
+    /// What its `configure` gets.
+    #[serde(default = "empty_object")]
+    #[schemars(extend("type" = "object"))]
+    pub settings: Value,
+}
+
+/// Which exchanges an attachment decides. Every part that is given must match.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Scope {
+    /// Of this tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantId>,
+    /// On this service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceId>,
+    /// On this route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<RouteId>,
+}
+
+/// When a pack speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PhaseName {
+    /// Before the request is forwarded.
+    Request,
+}
+
+/// Whether a pack's decisions act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// They do.
+    Enforce,
+    /// They are recorded only.
+    Observe,
+}
+
+impl Mode {
+    /// The name as documents and metrics write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+        }
+    }
+}
+
+/// What happens when a pack can't decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// The request is refused with POLICY_FAILED.
+    Closed,
+    /// The request goes on as if the pack had said nothing.
+    Open,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn client_id() -> String {
+    "client_id".to_owned()
+}
+
+fn scope() -> String {
+    "scope".to_owned()
+}
+
+fn utc() -> String {
+    "UTC".to_owned()
+}
+
+fn thirty_seconds() -> Duration {
+    Duration(std::time::Duration::from_secs(30))
+}
+
+fn one_day() -> Duration {
+    Duration(std::time::Duration::from_secs(24 * 60 * 60))
+}
+
+fn empty_object() -> Value {
+    Value::Object(serde_json::Map::new())
+}

@@ -1,0 +1,177 @@
+//! Idempotency: the pure machine that lets a request with a key reach the upstream at most once.
+//!
+//! `ABSENT → DISPATCHED → DONE`, and `UNKNOWN` for what nobody can know. Invariants: a key is dispatched at most once
+//! within its retention, unless its request provably was not sent, the upstream declined it, or an operator released it; a
+//! stored answer never changes; only the holder of the newest fence settles; fences only grow. Never promised: exactly
+//! once. The functions are in [`record`]; a store that keeps records implements [`Ledger`] and agrees with them.
+//! Semantics: draft-ietf-httpapi-idempotency-key-header-07. Time is microseconds since the Unix epoch.
+
+mod answer;
+#[cfg(test)]
+mod crashes;
+mod digest;
+mod key;
+pub mod record;
+#[cfg(feature = "suite")]
+pub mod suite;
+
+pub use answer::{
+    Answer, Disposition, Ending, RESPONSE_BODY_MAX, RESPONSE_HEADERS_MAX, StoredResponse,
+};
+pub use digest::{Digest, Fingerprint, RecordKey, Salt, Scope};
+pub use key::{InvalidKey, Key};
+pub use record::{Record, State};
+
+use crate::id::{RouteId, TenantId};
+use crate::port::StoreError;
+use http::{HeaderValue, StatusCode};
+use std::fmt;
+use std::sync::Arc;
+
+/// What a request asks for before it is dispatched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimRequest {
+    /// The record.
+    pub key: RecordKey,
+    /// By what operators find it: [`Digest::of_lookup`].
+    pub lookup: Digest,
+    /// The route, for operators.
+    pub route: RouteId,
+    /// What the request is; a repeat has the same.
+    pub fingerprint: Fingerprint,
+    /// Who claims.
+    pub owner: Owner,
+    /// How long the lease lasts, in microseconds: the upstream's total timeout and a margin.
+    pub lease: i64,
+    /// How long an outcome is kept, in microseconds.
+    pub retention: i64,
+}
+
+/// The answer to a claim.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Claimed {
+    /// The key was free. The request may be sent until the lease ends, and not a moment later.
+    Held {
+        /// Shown to settle, and to the upstream (`X-Idempotency-Fence`).
+        fence: Fence,
+        /// When the lease ends, in microseconds since the epoch.
+        lease_until: i64,
+    },
+    /// The request was answered before: this is the answer.
+    Replay(StoredResponse),
+    /// The first request is still on its way (409, `Retry-After`).
+    InProgress {
+        /// Whole seconds, 1 to 5.
+        retry_after: u64,
+    },
+    /// The key belongs to another request (422).
+    Reused,
+    /// Nobody knows whether the first request took effect (409).
+    Unknown,
+    /// The request was answered before; the answer was too large to keep (409).
+    NotRetained {
+        /// The answer's status.
+        status: StatusCode,
+        /// The answer's `Location`.
+        location: Option<HeaderValue>,
+    },
+}
+
+/// Whether a holder's write took effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[must_use]
+pub enum Settled {
+    /// It did.
+    Applied,
+    /// It had taken effect before; nothing changed.
+    Already,
+    /// The fence is not that of a record that is waiting: it was released, expired, or belongs to another holder.
+    Stale,
+}
+
+/// Orders the holders of a key: each is given a larger one than any before, over all keys of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fence(pub i64);
+
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Who holds a record: a node, for operators. What counts is the fence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner(Arc<str>);
+
+impl Owner {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Owner {
+    fn from(name: &str) -> Self {
+        Self(name.into())
+    }
+}
+
+/// A store of idempotency records. Every call is one atomic step, carried out as [`record`] says.
+pub trait Ledger: Send + Sync {
+    /// Claims the key and marks it dispatched in one durable write, or says what became of it.
+    fn claim(
+        &self,
+        request: &ClaimRequest,
+        now: i64,
+    ) -> impl Future<Output = Result<Claimed, StoreError>> + Send;
+
+    /// Prolongs the lease to `now + lease` while it lasts.
+    fn renew(
+        &self,
+        key: &RecordKey,
+        fence: Fence,
+        lease: i64,
+        now: i64,
+    ) -> impl Future<Output = Result<Settled, StoreError>> + Send;
+
+    /// Stores the answer.
+    fn complete(
+        &self,
+        key: &RecordKey,
+        fence: Fence,
+        answer: Answer,
+        now: i64,
+    ) -> impl Future<Output = Result<Settled, StoreError>> + Send;
+
+    /// Frees the key: provably nothing was sent, or the upstream declined ([`Disposition::Release`]).
+    fn release(
+        &self,
+        key: &RecordKey,
+        fence: Fence,
+        now: i64,
+    ) -> impl Future<Output = Result<Settled, StoreError>> + Send;
+
+    /// Says that the outcome can't be known.
+    fn mark_unknown(
+        &self,
+        key: &RecordKey,
+        fence: Fence,
+        now: i64,
+    ) -> impl Future<Output = Result<Settled, StoreError>> + Send;
+
+    /// Frees a key whose outcome is unknown, and no other. For operators.
+    fn clear(
+        &self,
+        key: &RecordKey,
+        fence: Fence,
+        now: i64,
+    ) -> impl Future<Output = Result<Settled, StoreError>> + Send;
+
+    /// A tenant's records under this key, of all subjects and routes: at most 20, newest first. For operators.
+    fn find(
+        &self,
+        tenant: &TenantId,
+        key: &Key,
+        now: i64,
+    ) -> impl Future<Output = Result<Vec<Record>, StoreError>> + Send;
+}

@@ -1,0 +1,289 @@
+//! What is kept of an answer, and how an exchange's ending settles its key.
+//!
+//! Invariant: what a repeat is served is what the first request was served, but for what belongs to one connection or one
+//! exchange; never a cookie.
+
+use bytes::Bytes;
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+/// The largest body that is kept, in bytes.
+pub const RESPONSE_BODY_MAX: usize = 1 << 20;
+/// The largest header section that is kept, in bytes of names and values.
+pub const RESPONSE_HEADERS_MAX: usize = 64 << 10;
+
+/// How the dispatch of a keyed request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The upstream's answer arrived whole.
+    Answered(StatusCode),
+    /// Provably not a byte of the request was sent: no connection, or none was tried.
+    Unsent,
+    /// Something was sent, and no whole answer came: cut off, timed out.
+    Lost,
+}
+
+/// What an ending means for the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Keep the answer ([`Ledger::complete`](super::Ledger::complete)).
+    Keep,
+    /// Free the key ([`Ledger::release`](super::Ledger::release)).
+    Release,
+    /// Nobody can know ([`Ledger::mark_unknown`](super::Ledger::mark_unknown)).
+    Unknown,
+}
+
+impl Ending {
+    /// Any final answer is kept, errors too; but 408, 425 and 429 say that the request was not processed.
+    pub const fn disposition(self) -> Disposition {
+        match self {
+            Self::Answered(status) => match status.as_u16() {
+                408 | 425 | 429 => Disposition::Release,
+                ..200 => Disposition::Unknown,
+                200.. => Disposition::Keep,
+            },
+            Self::Unsent => Disposition::Release,
+            Self::Lost => Disposition::Unknown,
+        }
+    }
+}
+
+/// What is kept of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// All of it.
+    Retained(StoredResponse),
+    /// Only this: it was too large.
+    NotRetained {
+        /// The status.
+        status: StatusCode,
+        /// The `Location`.
+        location: Option<HeaderValue>,
+    },
+}
+
+/// An answer as it is served to repeats.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredResponse {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers that are kept, in order.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The body, as the upstream coded it.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// What is kept of this answer. No body means that it was larger than [`RESPONSE_BODY_MAX`].
+    pub fn of(status: StatusCode, headers: &HeaderMap, body: Option<Bytes>) -> Self {
+        let kept = kept(headers);
+        match body {
+            Some(body)
+                if body.len() <= RESPONSE_BODY_MAX && size(&kept) <= RESPONSE_HEADERS_MAX =>
+            {
+                Self::Retained(StoredResponse { status, headers: kept, body })
+            }
+            Some(_) | None => {
+                Self::NotRetained { status, location: headers.get(header::LOCATION).cloned() }
+            }
+        }
+    }
+
+    /// The same answer when there is no room for it.
+    #[must_use]
+    pub fn without_body(self) -> Self {
+        match self {
+            Self::Retained(response) => {
+                let location =
+                    response.headers.into_iter().find(|(name, _)| *name == header::LOCATION);
+                let location = location.map(|(_, value)| value);
+                Self::NotRetained { status: response.status, location }
+            }
+            Self::NotRetained { .. } => self,
+        }
+    }
+
+    /// How much there is to keep, in bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Retained(response) => response.body.len() + size(&response.headers),
+            Self::NotRetained { location, .. } => location.as_ref().map_or(0, HeaderValue::len),
+        }
+    }
+}
+
+impl StoredResponse {
+    /// The headers as bytes: of each name and value its length (32 bits, big-endian) and itself.
+    pub fn headers_to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(size(&self.headers) + 8 * self.headers.len());
+        for (name, value) in &self.headers {
+            for part in [name.as_str().as_bytes(), value.as_bytes()] {
+                let length =
+                    u32::try_from(part.len()).expect("no header is larger than all may be");
+                bytes.extend_from_slice(&length.to_be_bytes());
+                bytes.extend_from_slice(part);
+            }
+        }
+        bytes
+    }
+
+    /// Reads what [`headers_to_bytes`](Self::headers_to_bytes) wrote; `None` when it is something else.
+    pub fn headers_from_bytes(mut bytes: &[u8]) -> Option<Vec<(HeaderName, HeaderValue)>> {
+        fn part<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+            let (length, rest) = bytes.split_first_chunk()?;
+            let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+            let (part, rest) = rest.split_at_checked(length)?;
+            *bytes = rest;
+            Some(part)
+        }
+        let mut headers = Vec::new();
+        while !bytes.is_empty() {
+            let name = HeaderName::from_bytes(part(&mut bytes)?).ok()?;
+            headers.push((name, HeaderValue::from_bytes(part(&mut bytes)?).ok()?));
+        }
+        Some(headers)
+    }
+}
+
+/// What is never kept: what belongs to one connection (RFC 9110 §7.6.1), framing, cookies, and what the gateway says anew
+/// with every response.
+const DROPPED: [&str; 19] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "content-length",
+    "set-cookie",
+    "x-request-id",
+    "traceparent",
+    "tracestate",
+    "ratelimit",
+    "ratelimit-policy",
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+    "idempotency-replayed",
+];
+
+fn kept(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+    // A `Connection` that is not text names nothing that could be matched.
+    let connection = headers.get_all(header::CONNECTION);
+    let nominated: Vec<&str> = connection
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .collect();
+    let is_kept = |name: &HeaderName| {
+        !DROPPED.contains(&name.as_str())
+            && !nominated.iter().any(|other| other.trim().eq_ignore_ascii_case(name.as_str()))
+    };
+    let lines = headers.iter().filter(|(name, _)| is_kept(name));
+    lines.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+fn size(headers: &[(HeaderName, HeaderValue)]) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &[u8])]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_bytes(value).unwrap());
+        }
+        headers
+    }
+
+    fn response(answer: Answer) -> StoredResponse {
+        match answer {
+            Answer::Retained(response) => response,
+            Answer::NotRetained { .. } => panic!("not retained"),
+        }
+    }
+
+    #[test]
+    fn every_final_answer_is_kept_but_those_that_say_not_processed() {
+        for status in 100..600 {
+            let ending = Ending::Answered(StatusCode::from_u16(status).unwrap());
+            let expected = match status {
+                100..200 => Disposition::Unknown,
+                408 | 425 | 429 => Disposition::Release,
+                _ => Disposition::Keep,
+            };
+            assert_eq!(ending.disposition(), expected, "{status}");
+        }
+        assert_eq!(Ending::Unsent.disposition(), Disposition::Release);
+        assert_eq!(Ending::Lost.disposition(), Disposition::Unknown);
+    }
+
+    #[test]
+    fn what_belongs_to_a_connection_or_an_exchange_is_not_kept() {
+        let headers = headers(&[
+            ("date", b"Sat, 21 Nov 2026 00:00:00 GMT"),
+            ("content-type", b"application/json"),
+            ("set-cookie", b"session=1"),
+            ("connection", b"close, X-Hop"),
+            ("x-hop", b"1"),
+            ("transfer-encoding", b"chunked"),
+            ("content-length", b"2"),
+            ("x-request-id", b"r-1"),
+            ("ratelimit", b"\"burst\";r=1"),
+            ("link", b"<a>"),
+            ("link", b"<b>"),
+            ("x-bytes", b"\xff"),
+        ]);
+        let stored = response(Answer::of(StatusCode::CREATED, &headers, Some(Bytes::new())));
+        let names: Vec<_> = stored.headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["date", "content-type", "link", "link", "x-bytes"]);
+    }
+
+    #[test]
+    fn headers_survive_storage_byte_for_byte() {
+        let headers = headers(&[
+            ("link", b"<a>"),
+            ("x-bytes", b"\xff\t "),
+            ("x-empty", b""),
+            ("link", b"<b>"),
+        ]);
+        let stored = response(Answer::of(StatusCode::OK, &headers, Some(Bytes::new())));
+        let bytes = stored.headers_to_bytes();
+        assert_eq!(StoredResponse::headers_from_bytes(&bytes).unwrap(), stored.headers);
+        assert_eq!(StoredResponse::headers_from_bytes(&[]), Some(Vec::new()));
+        for end in 1..bytes.len() {
+            if let Some(headers) = StoredResponse::headers_from_bytes(&bytes[..end]) {
+                assert!(headers.len() < stored.headers.len(), "{end}");
+            }
+        }
+        assert_eq!(StoredResponse::headers_from_bytes(&[0xff; 16]), None);
+    }
+
+    #[test]
+    fn what_is_too_large_leaves_its_status_and_location() {
+        let place = headers(&[("location", b"/v1/contacts/7"), ("x-big", &[b'x'; 100])]);
+        let body = |size| Some(Bytes::from(vec![b'x'; size]));
+        let lost = Answer::NotRetained {
+            status: StatusCode::CREATED,
+            location: Some(HeaderValue::from_static("/v1/contacts/7")),
+        };
+        let of = |headers, body| Answer::of(StatusCode::CREATED, headers, body);
+        assert!(matches!(of(&place, body(RESPONSE_BODY_MAX)), Answer::Retained(_)));
+        assert_eq!(of(&place, body(RESPONSE_BODY_MAX + 1)), lost);
+        assert_eq!(of(&place, None), lost);
+        let mut many = place.clone();
+        for _ in 0..RESPONSE_HEADERS_MAX / 100 {
+            many.append("x-big", HeaderValue::from_bytes(&[b'x'; 100]).unwrap());
+        }
+        assert_eq!(of(&many, body(1)), lost);
+        assert_eq!(of(&place, body(1)).without_body(), lost);
+        assert_eq!(lost.clone().without_body(), lost);
+        assert_eq!(of(&place, body(10)).size(), 10 + 8 + 14 + 5 + 100);
+    }
+}

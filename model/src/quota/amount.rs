@@ -1,0 +1,283 @@
+//! How much: rates and quotas as people write them (`50/s`, `100000/day`).
+//!
+//! Invariant: an amount is at least 1 and small enough for every field that shows it (RFC 9651 §3.3.1: 15 digits).
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+
+/// So many units per second, minute or hour: `50/s`, `100/min`, `10/h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rate {
+    units: u32,
+    per: Unit,
+}
+
+/// The time that a rate counts by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Unit {
+    Second,
+    Minute,
+    Hour,
+}
+
+impl Rate {
+    /// The largest number of units.
+    pub const MAX: u32 = 1_000_000_000;
+
+    /// How many units pass in [`micros`](Self::micros); 1 to [`Self::MAX`].
+    pub const fn units(self) -> u32 {
+        self.units
+    }
+
+    /// The time in which [`units`](Self::units) pass, in microseconds.
+    pub const fn micros(self) -> i64 {
+        match self.per {
+            Unit::Second => 1_000_000,
+            Unit::Minute => 60_000_000,
+            Unit::Hour => 3_600_000_000,
+        }
+    }
+}
+
+/// A rate that can't be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is not a rate; a rate is written like `50/s`: 1 to 1000000000 per `s`, `min` or `h`"
+)]
+pub struct InvalidRate(String);
+
+impl FromStr for Rate {
+    type Err = InvalidRate;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRate> {
+        let parse = || {
+            let (units, per) = text.split_once('/')?;
+            let per = match per {
+                "s" => Unit::Second,
+                "min" => Unit::Minute,
+                "h" => Unit::Hour,
+                _ => return None,
+            };
+            let units = u32::try_from(number(units, Self::MAX.into())?).ok()?;
+            Some(Self { units, per })
+        };
+        parse().ok_or_else(|| InvalidRate(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let per = match self.per {
+            Unit::Second => "s",
+            Unit::Minute => "min",
+            Unit::Hour => "h",
+        };
+        write!(f, "{}/{per}", self.units)
+    }
+}
+
+/// So many units in each calendar period of the tenant's time zone: `100000/day`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Quota {
+    amount: u64,
+    period: Period,
+}
+
+impl Quota {
+    /// The largest amount: what a structured field can show (RFC 9651 §3.3.1).
+    pub const MAX: u64 = 999_999_999_999_999;
+
+    /// How many units a period has; 1 to [`Self::MAX`].
+    pub const fn amount(self) -> u64 {
+        self.amount
+    }
+
+    /// The period after which counting starts anew.
+    pub const fn period(self) -> Period {
+        self.period
+    }
+}
+
+/// A calendar period. Weeks start on Monday (ISO 8601).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Period {
+    /// From :00 to :59 seconds.
+    Minute,
+    /// From :00 to :59 minutes.
+    Hour,
+    /// From the first instant of a civil day to that of the next: 23 to 25 hours where clocks change.
+    Day,
+    /// From Monday to Sunday.
+    Week,
+    /// From the first to the last day.
+    Month,
+}
+
+impl Period {
+    /// Every period, shortest first.
+    pub const ALL: [Self; 5] = [Self::Minute, Self::Hour, Self::Day, Self::Week, Self::Month];
+
+    /// The name used in documents.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Minute => "minute",
+            Self::Hour => "hour",
+            Self::Day => "day",
+            Self::Week => "week",
+            Self::Month => "month",
+        }
+    }
+
+    /// The length that is shown to clients, in seconds: the same all year, a month being 31 days. A real window may be
+    /// an hour shorter or longer, a month some days shorter.
+    pub const fn nominal_seconds(self) -> u64 {
+        match self {
+            Self::Minute => 60,
+            Self::Hour => 3_600,
+            Self::Day => 86_400,
+            Self::Week => 7 * 86_400,
+            Self::Month => 31 * 86_400,
+        }
+    }
+}
+
+/// A quota that can't be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is not a quota; a quota is written like `100000/day`: 1 to 999999999999999 per `minute`, `hour`, `day`, `week` or `month`"
+)]
+pub struct InvalidQuota(String);
+
+impl FromStr for Quota {
+    type Err = InvalidQuota;
+
+    fn from_str(text: &str) -> Result<Self, InvalidQuota> {
+        let parse = || {
+            let (amount, name) = text.split_once('/')?;
+            let period = Period::ALL.into_iter().find(|period| period.as_str() == name)?;
+            Some(Self { amount: number(amount, Self::MAX)?, period })
+        };
+        parse().ok_or_else(|| InvalidQuota(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.amount, self.period.as_str())
+    }
+}
+
+/// Digits only (no sign, no spaces), from 1 to `max`.
+fn number(text: &str, max: u64) -> Option<u64> {
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok().filter(|number| (1..=max).contains(number))
+}
+
+macro_rules! as_text {
+    ($name:ident, $format:literal) => {
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = Cow::<'de, str>::deserialize(deserializer)?;
+                text.parse().map_err(de::Error::custom)
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "format": $format })
+            }
+        }
+    };
+}
+
+as_text!(Rate, "rate");
+as_text!(Quota, "quota");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_people_write_reads_back() {
+        for (text, units, micros) in [
+            ("50/s", 50, 1_000_000),
+            ("100/min", 100, 60_000_000),
+            ("10/h", 10, 3_600_000_000),
+            ("1000000000/s", 1_000_000_000, 1_000_000),
+        ] {
+            let rate: Rate = text.parse().unwrap();
+            assert_eq!((rate.units(), rate.micros()), (units, micros), "{text}");
+            assert_eq!(rate.to_string(), text);
+            assert_eq!(serde_json::from_value::<Rate>(json!(text)).unwrap(), rate);
+            assert_eq!(serde_json::to_value(rate).unwrap(), json!(text));
+        }
+        for text in ["7/minute", "7/hour", "100000/day", "1/week", "999999999999999/month"] {
+            let quota: Quota = text.parse().unwrap();
+            assert_eq!(quota.to_string(), text);
+            assert_eq!(serde_json::from_value::<Quota>(json!(text)).unwrap(), quota);
+            assert_eq!(serde_json::to_value(quota).unwrap(), json!(text));
+        }
+    }
+
+    #[test]
+    fn what_is_no_amount_is_refused_with_an_example() {
+        for text in [
+            "",
+            "50",
+            "/s",
+            "50/",
+            "0/s",
+            "-1/s",
+            "+1/s",
+            " 1/s",
+            "1 /s",
+            "1/d",
+            "1/S",
+            "1.5/s",
+            "1000000001/s",
+            "1/s/s",
+        ] {
+            let error = text.parse::<Rate>().unwrap_err().to_string();
+            assert!(error.contains("a rate is written like `50/s`"), "{text}: {error}");
+        }
+        for text in [
+            "",
+            "0/day",
+            "1/s",
+            "1/days",
+            "1/year",
+            "1000000000000000/day",
+            "99999999999999999999/day",
+            "+1/day",
+        ] {
+            let error = text.parse::<Quota>().unwrap_err().to_string();
+            assert!(error.contains("a quota is written like `100000/day`"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn schemas_name_the_format() {
+        let rate = schemars::schema_for!(Rate);
+        assert_eq!(rate.get("format"), Some(&json!("rate")));
+        let quota = schemars::schema_for!(Quota);
+        assert_eq!(quota.get("format"), Some(&json!("quota")));
+    }
+}

@@ -1,0 +1,145 @@
+//! What a request costs: the gateway beside a bare pingora, in one run, in turns.
+//!
+//! Invariant: every chain gets the same number of requests in every round, and a run counts only when every answer was a
+//! 2xx of the expected length.
+
+mod chain;
+mod load;
+mod machine;
+mod process;
+mod report;
+
+use chain::{Chain, Place};
+use clap::Parser as _;
+use load::Load;
+use process::{Cpu, Process};
+use report::{Report, Run};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Between runs, for the connections of the last one to be closed on both sides.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Measures what a request costs: direct, a bare pingora, routing only, the full chain; in turns, in one run.
+///
+/// Example: make bench ARGS='--rounds 9 --requests 60000'
+#[derive(clap::Parser, Clone, Debug, serde::Serialize)]
+#[command(name = "bench")]
+struct Settings {
+    /// Rounds; in each, every chain is measured once.
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(5..))]
+    rounds: u32,
+    /// Requests of one measurement.
+    #[arg(long, default_value_t = 40_000, value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
+    requests: u32,
+    /// Connections, each with one request at a time.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    connections: u32,
+    /// Worker threads of the upstream, of each proxy and of the load.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    threads: u32,
+    /// Size of the upstream's answer.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
+    bytes: u32,
+}
+
+fn main() -> ExitCode {
+    let settings = Settings::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(usize::try_from(settings.threads).unwrap_or(1))
+        .enable_all()
+        .build();
+    let outcome =
+        runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(until_stopped(settings)));
+    match outcome {
+        Ok(passed) if passed => ExitCode::SUCCESS,
+        Ok(_) => {
+            say("bench: failed: a chain answered something else than what it had to, see above");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            say(&format!("bench: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A signal drops the bench, and with it the processes that it started.
+async fn until_stopped(settings: Settings) -> Outcome<bool> {
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        outcome = bench(settings) => outcome,
+        _ = tokio::signal::ctrl_c() => Err("stopped".into()),
+        _ = terminated.recv() => Err("stopped".into()),
+    }
+}
+
+async fn bench(settings: Settings) -> Outcome<bool> {
+    let began = Instant::now();
+    let programs = programs()?;
+    let clock = model::Clock::system();
+    let started = clock.now();
+    let target = programs.parent().ok_or("the program lies in no folder")?;
+    let folder = target.join("bench").join(started.strftime("%Y%m%dT%H%M%SZ").to_string());
+    std::fs::create_dir_all(&folder)?;
+    let mut report = Report::new(started, &settings, machine::describe());
+
+    let place = Place { folder: &folder, programs: &programs, settings: &settings };
+    let (upstream, chains) = chain::start(&place, &clock).await?;
+    for chain in &chains {
+        chain.prove().await?;
+    }
+    for round in 1..=settings.rounds {
+        for chain in &chains {
+            let run = measure(round, chain, &upstream, &settings).await?;
+            say(&run.line());
+            report.runs.push(run);
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    report.conclude(&chains, began.elapsed());
+    write(&folder, &report)?;
+    Ok(report.passed)
+}
+
+async fn measure(
+    round: u32,
+    chain: &Chain,
+    upstream: &Process,
+    settings: &Settings,
+) -> Outcome<Run> {
+    let measured = chain.process.as_ref().unwrap_or(upstream);
+    let mut load = Load::open(chain.address, &chain.requests, settings).await?;
+    load.warm_up().await?;
+    let cpu_before = (Cpu::of(measured)?, Cpu::of(upstream)?);
+    let result = load.run().await?;
+    let cpu = (Cpu::of(measured)?.since(cpu_before.0), Cpu::of(upstream)?.since(cpu_before.1));
+    Ok(Run::new(round, chain.id, &result, cpu, measured.resident_kib()?))
+}
+
+/// Where the programs of this build lie.
+fn programs() -> Outcome<PathBuf> {
+    let here = std::env::current_exe()?;
+    Ok(here.parent().ok_or("the program lies in no folder")?.to_owned())
+}
+
+fn write(folder: &Path, report: &Report) -> Outcome<()> {
+    let table = report.markdown();
+    std::fs::write(folder.join("results.json"), serde_json::to_vec_pretty(report)?)?;
+    std::fs::write(folder.join("results.md"), &table)?;
+    writeln!(std::io::stdout().lock(), "{table}")?;
+    say(&format!("bench: written to {}", folder.join("results.json").display()));
+    Ok(())
+}
+
+/// Progress, on standard error. Nothing can be done when nobody reads it.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}

@@ -1,0 +1,1 @@
+//! Everything that crosses a crate boundary is tested in `it`, against the real binary. This library is empty.
