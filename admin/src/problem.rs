@@ -7,11 +7,11 @@ use model::{ErrorCode, Problem, Reject};
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A refusal on its way out.
-pub(crate) struct Refused(Box<Reject>);
+pub(crate) struct Refused(Reject);
 
 impl From<Reject> for Refused {
     fn from(reject: Reject) -> Self {
-        Self(Box::new(reject))
+        Self(reject)
     }
 }
 
@@ -36,8 +36,8 @@ impl IntoResponse for Refused {
         if let Ok(id) = HeaderValue::try_from(request_id) {
             headers.insert(X_REQUEST_ID, id);
         }
-        for (name, value) in self.0.headers {
-            headers.append(name, value);
+        for (name, value) in &self.0.headers {
+            headers.append(name, value.clone());
         }
         response
     }

@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod log;
+mod migrate;
 mod node;
 mod pack;
 mod ports;
@@ -37,6 +38,7 @@ enum Command {
     Scenario(scenario::Scenario),
     Token(token::Token),
     Pack(pack::Pack),
+    Migrate(migrate::Migrate),
 }
 
 /// How a command ended: 0, or 1 when what was asked for was refused. Usage errors end with 2 in clap.
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Command::Scenario(command) => command.run(),
         Command::Token(command) => command.run(),
         Command::Pack(command) => command.run(),
+        Command::Migrate(command) => command.run(),
     };
     match ended {
         Ok(Ending::Done) => ExitCode::SUCCESS,

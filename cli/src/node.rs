@@ -127,8 +127,7 @@ async fn gateway(
     let ledger = match settings.idempotency {
         IdempotencyStore::Memory => AnyLedger::in_process(),
         IdempotencyStore::Database => {
-            let default = || format!("sqlite://{}", data.join("tollgate.db").display());
-            let store = Store::open(&settings.database.clone().unwrap_or_else(default)).await?;
+            let store = Store::open(&settings.database_url()).await?;
             tasks.spawn(store.clone().purge_forever(clock.clone(), PURGE_PAUSE));
             AnyLedger::Sql(store.ledger())
         }

@@ -127,7 +127,10 @@ impl Scenario {
             print(&format!("# {}", script.name));
         }
         let client = reqwest::Client::builder().no_proxy().timeout(REQUEST_DEADLINE).build()?;
-        let mut names = Names::default();
+        let mut names = Names::of_run(match local {
+            Some(_) => "fixed".to_owned(),
+            None => uuid::Uuid::new_v4().simple().to_string(),
+        });
         let mut differences = 0;
         for step in &script.steps {
             if let (Some(local), Some(span)) = (&local, step.advance) {

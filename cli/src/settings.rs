@@ -109,6 +109,12 @@ impl Settings {
         Ok(settings)
     }
 
+    /// The database; `tollgate.db` in the data folder when the settings name none.
+    pub(crate) fn database_url(&self) -> String {
+        let default = || format!("sqlite://{}", self.data.join("tollgate.db").display());
+        self.database.clone().unwrap_or_else(default)
+    }
+
     fn set(&mut self, key: &str, value: &str) -> anyhow::Result<()> {
         match key {
             "ROLES" => self.roles = parse(&format!("[{value}]"))?,

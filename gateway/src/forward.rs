@@ -179,7 +179,7 @@ async fn receive(
                 gathering.head = Some(head);
             }
             HttpTask::Body(Some(piece), _) => {
-                gathering.add(piece, session, exchange, dispatch).await
+                gathering.add(piece, session, exchange, dispatch).await;
             }
             HttpTask::Failed(_) => return gathering.failed(dispatch),
             HttpTask::Body(None, _)

@@ -22,14 +22,14 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub enum Halt {
     /// Refused.
-    Reject(Box<Reject>),
+    Reject(Reject),
     /// Answered without the upstream: a stored answer.
     Reply(Box<Reply>),
 }
 
 impl From<Reject> for Halt {
     fn from(reject: Reject) -> Self {
-        Self::Reject(Box::new(reject))
+        Self::Reject(reject)
     }
 }
 

@@ -211,9 +211,7 @@ impl ProxyHttp for Edge {
         role: &mut Role,
     ) -> Result<()> {
         let Some(dispatch) = dispatched(role) else { return Ok(()) };
-        session::rewrite_request(request, |headers| {
-            upstream::rewrite(headers, &dispatch.head, &dispatch.admitted, &dispatch.trace);
-        });
+        upstream::rewrite(request, &dispatch.head, &dispatch.admitted, &dispatch.trace);
         let target = upstream::target(&dispatch.head, &dispatch.admitted);
         let target =
             target.parse().map_err(|_| Error::explain(InternalError, "the upstream's target"))?;

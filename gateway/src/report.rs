@@ -2,9 +2,10 @@
 
 use crate::facts::{Facts, Stage};
 use model::quota::{Kind, Reading};
+use prometheus::core::Collector;
 use prometheus::{
-    Encoder as _, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 use std::collections::HashSet;
 use std::sync::RwLock;
@@ -47,8 +48,49 @@ pub struct Metrics {
     pack_duration: Histogram,
     pack_failures: IntCounterVec,
     config_revision: IntGaugeVec,
-    store_degraded: GaugeVec,
+    store_degraded: IntGaugeVec,
     tenants: RwLock<HashSet<String>>,
+}
+
+/// Makes metrics and registers them.
+struct Maker(Registry);
+
+type Made<T> = Result<T, prometheus::Error>;
+
+impl Maker {
+    fn registered<T: Collector + Clone + 'static>(&self, metric: T) -> Made<T> {
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Made<IntCounterVec> {
+        self.registered(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Made<IntGaugeVec> {
+        self.registered(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Made<IntGauge> {
+        self.registered(IntGauge::new(name, help)?)
+    }
+
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+        labels: &[&str],
+    ) -> Made<HistogramVec> {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.registered(HistogramVec::new(options, labels)?)
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Made<Histogram> {
+        self.registered(Histogram::with_opts(
+            HistogramOpts::new(name, help).buckets(buckets.to_vec()),
+        )?)
+    }
 }
 
 /// Where a revision stands, as `tollgate_config_revision{state}` says.
@@ -63,91 +105,65 @@ pub enum RevisionState {
 impl Metrics {
     /// Registers every metric. Names are unique, so this can't fail but by a programming error.
     pub fn new(version: &str) -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
-        };
-        let histogram = |name: &str, help: &str, buckets: &[f64], labels: &[&str]| {
-            let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-            let metric = HistogramVec::new(options, labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok::<_, prometheus::Error>(metric)
-        };
-        let stage = histogram(
+        let made = Maker(Registry::new());
+        let build = made.gauges("tollgate_build_info", "The build; always 1.", &["version"])?;
+        build.with_label_values(&[version]).set(1);
+        let stage = made.histograms(
             "tollgate_stage_duration_seconds",
             "Time in each stage.",
             FINE_SECONDS,
             &["stage"],
         )?;
-        let build =
-            GaugeVec::new(Opts::new("tollgate_build_info", "The build; always 1."), &["version"])?;
-        build.with_label_values(&[version]).set(1.0);
-        registry.register(Box::new(build))?;
-        let in_flight = IntGauge::new("tollgate_in_flight", "Exchanges in progress.")?;
-        registry.register(Box::new(in_flight.clone()))?;
-        let config_revision = IntGaugeVec::new(
-            Opts::new(
-                "tollgate_config_revision",
-                "The revision in force, and the last that was refused.",
-            ),
-            &["state"],
-        )?;
-        registry.register(Box::new(config_revision.clone()))?;
-        let store_degraded = GaugeVec::new(
-            Opts::new("tollgate_store_degraded", "1 while a store can't answer."),
-            &["store"],
-        )?;
-        registry.register(Box::new(store_degraded.clone()))?;
+        let labels = ["route", "tenant", "version", "status_class", "error"];
+        let decided = ["pack", "version", "mode", "decision"];
+        let whole = "Time of whole exchanges.";
+        let decision = "Time of each decision of a pack.";
+        let answer = "From the first byte sent to the head of the answer.";
+        let revision = "The revision in force, and the last that was refused.";
         let metrics = Self {
-            requests: counter(
-                "tollgate_requests_total",
-                "Exchanges that ended.",
-                &["route", "tenant", "version", "status_class", "error"],
-            )?,
-            duration: histogram(
-                "tollgate_request_duration_seconds",
-                "Time of whole exchanges.",
-                SECONDS,
-                &[],
-            )?
-            .with_label_values::<&str>(&[]),
+            requests: made.counters("tollgate_requests_total", "Exchanges that ended.", &labels)?,
+            duration: made.histogram("tollgate_request_duration_seconds", whole, SECONDS)?,
             stages: Stage::ALL.map(|name| stage.with_label_values(&[name.as_str()])),
-            upstream: histogram(
+            upstream: made.histograms(
                 "tollgate_upstream_duration_seconds",
-                "From the first byte sent to the head of the answer.",
+                answer,
                 SECONDS,
                 &["upstream"],
             )?,
-            limits: counter(
+            limits: made.counters(
                 "tollgate_limit_decisions_total",
                 "Decisions of limits.",
                 &["limit", "decision", "mode"],
             )?,
-            idempotency: counter("tollgate_idempotency_total", "Keyed requests.", &["outcome"])?,
-            pack_decisions: counter(
+            idempotency: made.counters(
+                "tollgate_idempotency_total",
+                "Keyed requests.",
+                &["outcome"],
+            )?,
+            pack_decisions: made.counters(
                 "tollgate_pack_decisions_total",
                 "Decisions of packs.",
-                &["pack", "version", "mode", "decision"],
+                &decided,
             )?,
-            pack_duration: histogram(
+            pack_duration: made.histogram(
                 "tollgate_pack_duration_seconds",
-                "Time of each decision.",
+                decision,
                 FINE_SECONDS,
-                &[],
-            )?
-            .with_label_values::<&str>(&[]),
-            pack_failures: counter(
+            )?,
+            pack_failures: made.counters(
                 "tollgate_pack_failures_total",
                 "Packs that could not decide.",
                 &["pack", "reason"],
             )?,
-            in_flight,
-            config_revision,
-            store_degraded,
+            in_flight: made.gauge("tollgate_in_flight", "Exchanges in progress.")?,
+            config_revision: made.gauges("tollgate_config_revision", revision, &["state"])?,
+            store_degraded: made.gauges(
+                "tollgate_store_degraded",
+                "1 while a store can't answer.",
+                &["store"],
+            )?,
             tenants: RwLock::new(HashSet::new()),
-            registry,
+            registry: made.0,
         };
         metrics.store("counters", false);
         metrics.store("idempotency", false);
@@ -189,7 +205,7 @@ impl Metrics {
 
     /// Shows whether a store answers.
     pub fn store(&self, store: &str, degraded: bool) {
-        self.store_degraded.with_label_values(&[store]).set(f64::from(u8::from(degraded)));
+        self.store_degraded.with_label_values(&[store]).set(i64::from(degraded));
     }
 
     /// Reports an exchange that ended.
@@ -284,6 +300,9 @@ impl Metrics {
 }
 
 fn log(facts: &Facts, took: std::time::Duration) {
+    if !tracing::enabled!(target: "exchange", tracing::Level::INFO) {
+        return;
+    }
     let field = |value: Option<&str>| value.map(str::to_owned).unwrap_or_default();
     let packs: Vec<String> = facts
         .packs

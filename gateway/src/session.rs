@@ -4,9 +4,9 @@ use crate::body::BodySource;
 use crate::exchange::Exchange;
 use crate::respond::{self, Reply};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, header};
+use http::{HeaderMap, Method, header};
 use model::{ErrorCode, Reject};
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::ResponseHeader;
 use pingora::prelude::*;
 use pingora::proxy::Session;
 use std::time::Duration;
@@ -110,29 +110,6 @@ async fn drain(session: &mut Session) {
     let whole = timeout(DRAIN_TIME_MAX, read).await.unwrap_or(false);
     if !whole {
         session.set_keepalive(None);
-    }
-}
-
-/// Lets a function change the headers of a request to an upstream.
-pub(crate) fn rewrite_request(request: &mut RequestHeader, change: impl FnOnce(&mut HeaderMap)) {
-    let before = request.headers.clone();
-    let mut after = before.clone();
-    change(&mut after);
-    let gone: Vec<HeaderName> = before
-        .keys()
-        .filter(|name| after.get_all(*name).iter().ne(before.get_all(*name).iter()))
-        .cloned()
-        .collect();
-    for name in gone {
-        request.remove_header(&name);
-    }
-    for name in after.keys() {
-        if after.get_all(name).iter().eq(before.get_all(name).iter()) {
-            continue;
-        }
-        for value in after.get_all(name) {
-            let _ = request.append_header(name.clone(), value);
-        }
     }
 }
 

@@ -4,18 +4,19 @@
 
 use crate::pipeline::Admitted;
 use crate::trace::{TRACEPARENT, TRACESTATE, Trace, X_REQUEST_ID};
-use http::{HeaderMap, HeaderName, HeaderValue, header};
-use model::Head;
+use http::{HeaderName, HeaderValue, header};
 use model::document::Timeouts;
 use model::id::UpstreamId;
+use model::{Head, HeaderEdit};
+use pingora::http::RequestHeader;
 use stages::authenticate::X_API_KEY;
 use stages::version::API_VERSION;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Our name in `Via` (RFC 9110 §7.6.3).
-const PSEUDONYM: &str = "tollgate";
+/// `Via`, with our pseudonym (RFC 9110 §7.6.3).
+const VIA: &str = "1.1 tollgate";
 
 const X_TENANT_ID: HeaderName = HeaderName::from_static("x-tenant-id");
 const X_CONSUMER_ID: HeaderName = HeaderName::from_static("x-consumer-id");
@@ -105,62 +106,70 @@ pub fn target(head: &Head, admitted: &Admitted) -> String {
 }
 
 /// Rewrites the headers of a request on its way to the upstream: theirs out, packs' edits, ours in.
-pub fn rewrite(headers: &mut HeaderMap, head: &Head, admitted: &Admitted, trace: &Trace) {
+pub fn rewrite(request: &mut RequestHeader, head: &Head, admitted: &Admitted, trace: &Trace) {
     for name in OURS {
-        headers.remove(name);
+        request.remove_header(name);
     }
-    let forged: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| name.as_str().contains('_') || name.as_str().starts_with("x-forwarded-"))
-        .cloned()
-        .collect();
+    let forged = |name: &HeaderName| {
+        name.as_str().contains('_') || name.as_str().starts_with("x-forwarded-")
+    };
+    let forged: Vec<HeaderName> =
+        request.headers.keys().filter(|name| forged(name)).cloned().collect();
     for name in forged {
-        headers.remove(name);
+        request.remove_header(&name);
     }
     if !admitted.matched.route().forward_credentials {
-        headers.remove(header::AUTHORIZATION);
-        headers.remove(X_API_KEY);
+        request.remove_header(&header::AUTHORIZATION);
+        request.remove_header(&X_API_KEY);
     }
-    admitted.edits.apply(headers);
-    identify(headers, admitted);
-    let set = |headers: &mut HeaderMap, name: HeaderName, value: &str| {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(name, value);
+    for edit in &admitted.edits.headers {
+        match edit {
+            HeaderEdit::Set(name, value) => put(request, name.clone(), Ok(value.clone())),
+            HeaderEdit::Append(name, value) => {
+                request.append_header(name.clone(), value).unwrap_or_default();
+            }
+            HeaderEdit::Remove(name) => drop(request.remove_header(name)),
         }
-    };
-    set(headers, X_REQUEST_ID, &trace.request_id);
-    headers.insert(TRACEPARENT, trace.parent());
+    }
+    identify(request, admitted);
+    put(request, X_REQUEST_ID, HeaderValue::try_from(&trace.request_id));
+    put(request, TRACEPARENT, Ok(trace.parent()));
     if let Some(state) = trace.state() {
-        headers.insert(TRACESTATE, state.clone());
+        put(request, TRACESTATE, Ok(state.clone()));
     }
     let client = head.client.to_canonical();
     let quoted = if client.is_ipv6() { format!("\"[{client}]\"") } else { client.to_string() };
-    set(
-        headers,
-        header::FORWARDED,
-        &format!("for={quoted};host=\"{}\";proto=http", head.authority),
-    );
-    set(headers, X_FORWARDED_FOR, &client.to_string());
-    set(headers, X_FORWARDED_HOST, &head.authority);
-    set(headers, X_FORWARDED_PROTO, "http");
-    set(headers, header::VIA, &format!("1.1 {PSEUDONYM}"));
+    let forwarded = format!("for={quoted};host=\"{}\";proto=http", head.authority);
+    put(request, header::FORWARDED, HeaderValue::try_from(forwarded));
+    put(request, X_FORWARDED_FOR, HeaderValue::try_from(client.to_string()));
+    put(request, X_FORWARDED_HOST, HeaderValue::try_from(&head.authority));
+    put(request, X_FORWARDED_PROTO, Ok(HeaderValue::from_static("http")));
+    put(request, header::VIA, Ok(HeaderValue::from_static(VIA)));
 }
 
 /// Who calls, which version, and the derived idempotency key.
-fn identify(headers: &mut HeaderMap, admitted: &Admitted) {
+fn identify(request: &mut RequestHeader, admitted: &Admitted) {
     let identity = admitted.caller.identity();
-    let set = |headers: &mut HeaderMap, name: HeaderName, value: &str| {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(name, value);
-        }
-    };
-    set(headers, X_TENANT_ID, identity.tenant.as_str());
-    set(headers, X_CONSUMER_ID, identity.consumer.as_str());
-    set(headers, X_SCOPES, &identity.scopes.join(" "));
-    set(headers, API_VERSION, admitted.version.version().name.as_str());
+    put(request, X_TENANT_ID, HeaderValue::try_from(identity.tenant.as_str()));
+    put(request, X_CONSUMER_ID, HeaderValue::try_from(identity.consumer.as_str()));
+    put(request, X_SCOPES, HeaderValue::try_from(identity.scopes.join(" ")));
+    let version = &admitted.version.version().name;
+    put(request, API_VERSION, HeaderValue::try_from(version.as_str()));
     if let Some((key, fence)) = admitted.claim.for_upstream() {
-        headers.insert(IDEMPOTENCY_KEY, key.clone());
-        set(headers, IDEMPOTENCY_FENCE, &fence.to_string());
+        put(request, IDEMPOTENCY_KEY, Ok(key.clone()));
+        put(request, IDEMPOTENCY_FENCE, Ok(HeaderValue::from(fence.0)));
+    }
+}
+
+/// Replaces every line of this name by one. Ids and scopes of a checked document are visible ASCII.
+fn put(
+    request: &mut RequestHeader,
+    name: HeaderName,
+    value: Result<HeaderValue, header::InvalidHeaderValue>,
+) {
+    if let Ok(value) = value {
+        // pingora refuses nothing that has the types of a name and a value.
+        request.insert_header(name, value).unwrap_or_default();
     }
 }
 

@@ -101,7 +101,7 @@ impl DocumentFile {
         let watched = config::read(&text).ok().map(Arc::new);
         match self.put_in_force(text).await {
             Ok(published) => {
-                tracing::info!(revision = published.number, "a new revision is in force")
+                tracing::info!(revision = published.number, "a new revision is in force");
             }
             Err(errors) => {
                 for error in &errors {

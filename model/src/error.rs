@@ -112,9 +112,14 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// Why a request is refused: a code on its way out, with public details and a private cause.
+/// Why a request is refused: a code on its way out, with public details and a private cause. Boxed, as refusals are rare
+/// and every stage's result has room for one.
 #[derive(Debug)]
-pub struct Reject {
+pub struct Reject(Box<Refusal>);
+
+/// What a [`Reject`] holds.
+#[derive(Debug)]
+pub struct Refusal {
     /// The public code.
     pub code: ErrorCode,
     /// The status; that of the code, unless a policy chose another 4xx or 5xx.
@@ -131,10 +136,24 @@ pub struct Reject {
     pub cause: Option<String>,
 }
 
+impl std::ops::Deref for Reject {
+    type Target = Refusal;
+
+    fn deref(&self) -> &Refusal {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Reject {
+    fn deref_mut(&mut self) -> &mut Refusal {
+        &mut self.0
+    }
+}
+
 impl Reject {
     /// A refusal with the table's own status and message.
     pub fn new(code: ErrorCode) -> Self {
-        Self {
+        Self(Box::new(Refusal {
             code,
             status: code.status(),
             message: None,
@@ -142,7 +161,7 @@ impl Reject {
             retry_after: None,
             headers: Vec::new(),
             cause: None,
-        }
+        }))
     }
 
     /// Says more exactly what is wrong.

@@ -17,5 +17,5 @@ pub mod units;
 
 pub use clock::Clock;
 pub use decision::{Decision, Denial, Edits, FailureReason, HeaderEdit, Phase};
-pub use error::{ErrorCode, Problem, Reject};
+pub use error::{ErrorCode, Problem, Refusal, Reject};
 pub use exchange::{Head, HeaderFault, Identity};

@@ -237,7 +237,7 @@ async fn apply(
 ) -> Result<(), sqlx::Error> {
     match change {
         Change::Nothing => {}
-        Change::Put(record) => put(connection, record).await?,
+        Change::Put(record) => put(connection, *record).await?,
         Change::Delete => {
             sqlx::query(DELETE).bind(digest.0.to_vec()).execute(connection).await?;
         }

@@ -186,7 +186,7 @@ async fn run(
             commits.fetch_add(1, Ordering::Relaxed);
         }
         for write in writes {
-            write.finish(outcome.as_ref().map(|()| ()));
+            write.finish(outcome.as_ref().copied());
         }
     }
     if let Err(error) = connection.close().await {

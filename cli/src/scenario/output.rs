@@ -55,16 +55,21 @@ impl Output {
     }
 }
 
-/// The ids that servers made up, in the order of their appearance.
-#[derive(Default)]
+/// The ids that servers made up, in the order of their appearance, and the name of this run.
 pub(super) struct Names {
+    run: String,
     ids: Vec<String>,
 }
 
 impl Names {
-    /// The text with `<id:N>` replaced by the id of that name.
+    /// No ids yet. Against a server that runs on, each run has keys of its own, or it would only see replays.
+    pub(super) fn of_run(run: String) -> Self {
+        Self { run, ids: Vec::new() }
+    }
+
+    /// The text with `<id:N>` replaced by the id of that name, and `<run>` by the run's.
     pub(super) fn resolve(&self, text: &str) -> String {
-        let mut resolved = text.to_owned();
+        let mut resolved = text.replace("<run>", &self.run);
         for (index, id) in self.ids.iter().enumerate() {
             resolved = resolved.replace(&format!("<id:{}>", index + 1), id);
         }

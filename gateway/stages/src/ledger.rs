@@ -151,7 +151,7 @@ impl MemoryLedger {
     fn apply(&self, shard: &mut Shard, key: &RecordKey, change: Change) {
         let new = match change {
             Change::Nothing => return,
-            Change::Put(record) => Some(record),
+            Change::Put(record) => Some(*record),
             Change::Delete => None,
         };
         let records = shard.tenants.entry(key.tenant.clone()).or_default();

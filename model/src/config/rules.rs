@@ -111,7 +111,7 @@ fn issuers(issuers: &[(String, Issuer)], errors: &mut Errors<'_>) {
         check_keys(at, issuer, errors);
         match (&issuer.tenant, &issuer.tenant_claim) {
             (Some(_), Some(_)) => {
-                errors.add(at, "tenant_claim", "stands beside `tenant`: give one of them")
+                errors.add(at, "tenant_claim", "stands beside `tenant`: give one of them");
             }
             (None, None) => errors.add(at, "", "needs `tenant` or `tenant_claim`"),
             (Some(_), None) | (None, Some(_)) => {}

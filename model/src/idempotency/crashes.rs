@@ -89,7 +89,7 @@ impl World {
     fn apply<T>(&mut self, (told, change): (T, Change)) -> T {
         match change {
             Change::Nothing => {}
-            Change::Put(record) => self.record = Some(record),
+            Change::Put(record) => self.record = Some(*record),
             Change::Delete => self.record = None,
         }
         told

@@ -63,7 +63,7 @@ pub enum Change {
     /// What is stored stays.
     Nothing,
     /// This record.
-    Put(Record),
+    Put(Box<Record>),
     /// No record.
     Delete,
 }
@@ -119,7 +119,7 @@ pub fn claim(
     let Some(record) = Record::live(current, now) else {
         let record = Record::dispatched(request, next, now);
         let lease_until = now.saturating_add(request.lease);
-        return (Claimed::Held { fence: next, lease_until }, Change::Put(record));
+        return (Claimed::Held { fence: next, lease_until }, Change::Put(Box::new(record)));
     };
     (found(record, request.fingerprint, now), Change::Nothing)
 }
@@ -149,7 +149,7 @@ pub fn renew(current: Option<&Record>, fence: Fence, lease: i64, now: i64) -> (S
         State::Dispatched { lease_until } => {
             let lease_until = lease_until.max(now.saturating_add(lease));
             let state = State::Dispatched { lease_until };
-            (Settled::Applied, Change::Put(record.turned(state, lease_until)))
+            (Settled::Applied, Change::Put(Box::new(record.turned(state, lease_until))))
         }
         State::Unknown { .. } | State::Done { .. } => STALE,
     }
@@ -166,7 +166,7 @@ pub fn complete(
     match record.state {
         State::Dispatched { .. } | State::Unknown { .. } => {
             let state = State::Done { stored_at: now, answer };
-            (Settled::Applied, Change::Put(record.turned(state, now)))
+            (Settled::Applied, Change::Put(Box::new(record.turned(state, now))))
         }
         State::Done { .. } => (Settled::Already, Change::Nothing),
     }
@@ -185,9 +185,10 @@ pub fn release(current: Option<&Record>, fence: Fence, now: i64) -> (Settled, Ch
 pub fn mark_unknown(current: Option<&Record>, fence: Fence, now: i64) -> (Settled, Change) {
     let Some(record) = held(current, fence, now) else { return STALE };
     match record.state_at(now) {
-        State::Dispatched { .. } => {
-            (Settled::Applied, Change::Put(record.turned(State::Unknown { since: now }, now)))
-        }
+        State::Dispatched { .. } => (
+            Settled::Applied,
+            Change::Put(Box::new(record.turned(State::Unknown { since: now }, now))),
+        ),
         State::Unknown { .. } => (Settled::Already, Change::Nothing),
         State::Done { .. } => STALE,
     }
@@ -242,7 +243,7 @@ mod tests {
     fn apply<T>(record: &mut Option<Record>, (told, change): (T, Change)) -> T {
         match change {
             Change::Nothing => {}
-            Change::Put(new) => *record = Some(new),
+            Change::Put(new) => *record = Some(*new),
             Change::Delete => *record = None,
         }
         told

@@ -346,7 +346,7 @@ pub async fn agrees_with_the_machine(store: &impl Ledger) {
             };
             match change {
                 Change::Nothing => {}
-                Change::Put(record) => drop(records.insert(key, record)),
+                Change::Put(record) => drop(records.insert(key, *record)),
                 Change::Delete => drop(records.remove(key)),
             }
         }

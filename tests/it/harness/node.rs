@@ -206,6 +206,11 @@ impl Node {
         self.is_beyond(before).await
     }
 
+    /// Replaces the file of a pack, and does not wait.
+    pub(crate) fn lay_pack(&self, name: &str, bytes: &[u8]) {
+        replace(&self.setup.pack_file(name), bytes);
+    }
+
     async fn is_beyond(&self, before: u64) -> u64 {
         eventually("a new revision is in force", async || {
             let metrics = self.metrics().await;
