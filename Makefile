@@ -93,6 +93,14 @@ $(DENY):
 run-api-integration-hub: run ## = run
 demo-api-integration-hub: demo ## = demo
 
+.PHONY: migrate
+migrate: setup build ## Bring the schema of the database in DATA up to date (every start does it, too)
+	$(TOLLGATE) migrate --data $(DATA)
+
+.PHONY: seed-fixtures
+seed-fixtures: setup build ## Fill DATA with the demo's document and packs, and start nothing
+	$(TOLLGATE) demo --data $(DATA) --seed-only
+
 .PHONY: help
 help: ## Print this
 	@awk 'BEGIN { FS = ":.*## " } \

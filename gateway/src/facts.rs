@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use model::document::Mode;
 use model::id::{AttachmentId, ConsumerId, PackId, RouteId, TenantId, UpstreamId, VersionName};
 use model::quota::Reading;
-use model::{ErrorCode, FailureReason};
+use model::{ErrorCode, FailureReason, Head};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A native stage (DESIGN: life of a request).
@@ -101,10 +102,8 @@ pub struct Facts {
     pub at: Timestamp,
     /// The revision that it pinned.
     pub revision: u64,
-    /// The method; empty while no head was read.
-    pub method: String,
-    /// The path, without query.
-    pub path: String,
+    /// Its head, once it passed the Gate.
+    pub head: Option<Arc<Head>>,
     /// Its route.
     pub route: Option<RouteId>,
     /// Its tenant.
@@ -145,8 +144,7 @@ impl Facts {
             trace,
             at,
             revision,
-            method: String::new(),
-            path: String::new(),
+            head: None,
             route: None,
             tenant: None,
             consumer: None,

@@ -4,6 +4,7 @@ use crate::body::{self, Body, BodySource, Budget};
 use crate::facts::{Facts, Stage, Witness};
 use crate::gateway::Gateway;
 use crate::packs::{self, Asked, Decided};
+use crate::report::Store;
 use crate::respond::Reply;
 use crate::route::Matched;
 use crate::snapshot::Snapshot;
@@ -12,6 +13,7 @@ use jiff::Timestamp;
 use model::document::IdempotencyMode;
 use model::quota::Reading;
 use model::{Edits, ErrorCode, Head, Reject};
+use rand::RngExt as _;
 use stages::authenticate::Caller;
 use stages::claim::{self, Ask, Claim, Judged};
 use stages::throttle::{self, Permit};
@@ -25,6 +27,13 @@ pub enum Halt {
     Reject(Reject),
     /// Answered without the upstream: a stored answer.
     Reply(Box<Reply>),
+}
+
+impl Halt {
+    /// Whether it is a refusal with this code.
+    fn is(&self, code: ErrorCode) -> bool {
+        matches!(self, Self::Reject(reject) if reject.code == code)
+    }
 }
 
 impl From<Reject> for Halt {
@@ -156,7 +165,7 @@ async fn charge<B: BodySource>(
     let work = async {
         let hold =
             cx.snapshot.upstreams.get(&version.version().upstream).map(|upstream| upstream.hold());
-        let permit = uuid::Uuid::new_v4().as_u128();
+        let permit = rand::rng().random();
         let demand = throttle::demand(
             caller,
             cx.head.client,
@@ -171,7 +180,12 @@ async fn charge<B: BodySource>(
             },
         )
     };
-    let permit = facts.stage(Stage::Throttle, work).await;
+    let permit: Result<Permit, Halt> = facts.stage(Stage::Throttle, work).await;
+    let degraded = match &permit {
+        Ok(permit) => permit.is_waived(),
+        Err(halt) => halt.is(ErrorCode::DependencyUnavailable),
+    };
+    cx.gateway.metrics.degraded(Store::Counters, degraded);
     if permit.is_err() {
         facts.readings = refused;
     }
@@ -239,7 +253,14 @@ async fn claim<B: BodySource>(
         lease: lease.unwrap_or_default(),
     };
     let now = gateway.clock.micros();
-    match claim::claim(&gateway.ledger, &gateway.salt, &gateway.node, &ask, now).await? {
+    let judged = claim::claim(&gateway.ledger, &gateway.salt, &gateway.node, &ask, now).await;
+    let degraded = match &judged {
+        Ok(Judged::Claim(claim)) => claim.is_bypassed(),
+        Ok(Judged::Replay(_)) => false,
+        Err(reject) => reject.code == ErrorCode::DependencyUnavailable,
+    };
+    gateway.metrics.degraded(Store::Idempotency, degraded);
+    match judged? {
         Judged::Claim(claim) => Ok(claim),
         Judged::Replay(response) => Err(Halt::Reply(Box::new(Reply::stored(response)))),
     }

@@ -45,8 +45,8 @@ impl Edge {
             Ok(GateHead(head)) => head,
             Err(halt) => return Ok(Admission::Answer(halt)),
         };
-        exchange.facts.method = head.method.to_string();
-        exchange.facts.path.clone_from(&head.path);
+        let head = Arc::new(head);
+        exchange.facts.head = Some(head.clone());
         if self.gateway.metrics.in_flight() > EXCHANGES_MAX {
             return Ok(Admission::refuse(
                 exchange,
@@ -59,7 +59,6 @@ impl Edge {
                 .because("no revision is in force");
             return Ok(Admission::refuse(exchange, reject));
         };
-        let head = Arc::new(head);
         if head.path.starts_with(own::PREFIX) {
             return Ok(
                 match own::answer(&self.gateway, &snapshot, &head, &mut exchange.held).await {
@@ -160,10 +159,11 @@ impl ProxyHttp for Edge {
             *role = Role::Inner(dispatch);
             return Ok(false);
         }
-        let trace = Trace::of(&session.req_header().headers);
+        let now = self.gateway.clock.now();
+        let trace = Trace::of(&session.req_header().headers, now);
         let snapshot = self.gateway.live.pin();
         let revision = snapshot.as_ref().map_or(0, |snapshot| snapshot.revision);
-        let facts = Facts::begin(trace, self.gateway.clock.now(), revision);
+        let facts = Facts::begin(trace, now, revision);
         *role = Role::Outer(Box::new(Exchange::begin(self.gateway.clone(), snapshot, facts)));
         let Some(exchange) = outer(role) else { return Ok(false) };
         match self.admit(session, exchange).await? {

@@ -48,7 +48,7 @@ pub struct Metrics {
     pack_duration: Histogram,
     pack_failures: IntCounterVec,
     config_revision: IntGaugeVec,
-    store_degraded: IntGaugeVec,
+    degraded: [IntGauge; 2],
     tenants: RwLock<HashSet<String>>,
 }
 
@@ -102,6 +102,24 @@ pub enum RevisionState {
     Rejected,
 }
 
+/// A store that requests need, as `tollgate_store_degraded{store}` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// Counters of limits.
+    Counters,
+    /// Idempotency records.
+    Idempotency,
+}
+
+impl Store {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counters => "counters",
+            Self::Idempotency => "idempotency",
+        }
+    }
+}
+
 impl Metrics {
     /// Registers every metric. Names are unique, so this can't fail but by a programming error.
     pub fn new(version: &str) -> Result<Self, prometheus::Error> {
@@ -120,7 +138,9 @@ impl Metrics {
         let decision = "Time of each decision of a pack.";
         let answer = "From the first byte sent to the head of the answer.";
         let revision = "The revision in force, and the last that was refused.";
-        let metrics = Self {
+        let degraded =
+            made.gauges("tollgate_store_degraded", "1 while a store can't answer.", &["store"])?;
+        Ok(Self {
             requests: made.counters("tollgate_requests_total", "Exchanges that ended.", &labels)?,
             duration: made.histogram("tollgate_request_duration_seconds", whole, SECONDS)?,
             stages: Stage::ALL.map(|name| stage.with_label_values(&[name.as_str()])),
@@ -157,17 +177,11 @@ impl Metrics {
             )?,
             in_flight: made.gauge("tollgate_in_flight", "Exchanges in progress.")?,
             config_revision: made.gauges("tollgate_config_revision", revision, &["state"])?,
-            store_degraded: made.gauges(
-                "tollgate_store_degraded",
-                "1 while a store can't answer.",
-                &["store"],
-            )?,
+            degraded: [Store::Counters, Store::Idempotency]
+                .map(|store| degraded.with_label_values(&[store.as_str()])),
             tenants: RwLock::new(HashSet::new()),
             registry: made.0,
-        };
-        metrics.store("counters", false);
-        metrics.store("idempotency", false);
-        Ok(metrics)
+        })
     }
 
     /// The metrics in Prometheus' text format.
@@ -203,9 +217,11 @@ impl Metrics {
             .set(i64::try_from(number).unwrap_or(i64::MAX));
     }
 
-    /// Shows whether a store answers.
-    pub fn store(&self, store: &str, degraded: bool) {
-        self.store_degraded.with_label_values(&[store]).set(i64::from(degraded));
+    /// Shows whether a store answered.
+    pub fn degraded(&self, store: Store, degraded: bool) {
+        if let Some(gauge) = self.degraded.get(store as usize) {
+            gauge.set(i64::from(degraded));
+        }
     }
 
     /// Reports an exchange that ended.
@@ -320,8 +336,8 @@ fn log(facts: &Facts, took: std::time::Duration) {
         request_id = facts.trace.request_id,
         trace_id = facts.trace.trace_id,
         revision = facts.revision,
-        method = facts.method,
-        path = facts.path,
+        method = facts.head.as_ref().map(|head| head.method.as_str()).unwrap_or_default(),
+        path = facts.head.as_ref().map(|head| head.path.as_str()).unwrap_or_default(),
         status = facts.status.unwrap_or(0),
         error = facts.error.map(|code| code.as_str()).unwrap_or_default(),
         cause = facts.cause.as_deref().unwrap_or_default(),

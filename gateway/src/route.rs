@@ -35,8 +35,9 @@ pub struct Route {
 #[derive(Clone)]
 pub struct Matched {
     route: Arc<Route>,
-    segment: Option<String>,
-    path: String,
+    head: Arc<Head>,
+    /// Where the path without the version begins; 0 when the version is not in the path.
+    split: usize,
 }
 
 impl Matched {
@@ -47,12 +48,12 @@ impl Matched {
 
     /// The path's first segment where the version may stand.
     pub fn segment(&self) -> Option<&str> {
-        self.segment.as_deref()
+        self.head.path.get(1..self.split)
     }
 
     /// The path without the version, as it was sent.
     pub fn path(&self) -> &str {
-        &self.path
+        self.head.path.get(self.split..).unwrap_or_default()
     }
 }
 
@@ -144,7 +145,7 @@ impl RouteTable {
     }
 
     /// The route of this head.
-    pub fn find(&self, head: &Head) -> Result<Matched, Reject> {
+    pub fn find(&self, head: &Arc<Head>) -> Result<Matched, Reject> {
         let path = normalised(&head.path);
         let found = self.router.at(&path).map_err(|_| Reject::new(ErrorCode::RouteNotFound))?;
         let entry =
@@ -152,18 +153,11 @@ impl RouteTable {
         let route = entry.of(&head.method).ok_or_else(|| {
             Reject::new(ErrorCode::MethodNotAllowed).header(header::ALLOW, entry.allow())
         })?;
-        let (segment, rest) = if entry.versioned {
-            let end = head
-                .path
-                .get(1..)
-                .and_then(|tail| tail.find('/'))
-                .map_or(head.path.len(), |at| at + 1);
-            let (first, rest) = head.path.split_at(end);
-            (Some(first.trim_start_matches('/').to_owned()), rest.to_owned())
-        } else {
-            (None, head.path.clone())
+        let split = match entry.versioned {
+            true => head.path.match_indices('/').nth(1).map_or(head.path.len(), |(at, _)| at),
+            false => 0,
         };
-        Ok(Matched { route: route.clone(), segment, path: rest })
+        Ok(Matched { route: route.clone(), head: head.clone(), split })
     }
 }
 

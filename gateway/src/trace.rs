@@ -1,6 +1,7 @@
 //! Trace and request ids: W3C Trace Context (level 2) and `X-Request-ID`.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use jiff::Timestamp;
 use rand::RngExt as _;
 use std::fmt::Write as _;
 
@@ -29,8 +30,8 @@ pub struct Trace {
 
 impl Trace {
     /// Continues the client's trace, or begins one.
-    pub fn of(headers: &HeaderMap) -> Self {
-        let request_id = request_id(headers).unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+    pub fn of(headers: &HeaderMap, now: Timestamp) -> Self {
+        let request_id = request_id(headers).unwrap_or_else(|| fresh_id(now));
         match parent(headers) {
             Some((trace_id, flags)) => Self { trace_id, request_id, flags, state: state(headers) },
             None => Self {
@@ -53,6 +54,12 @@ impl Trace {
     pub fn state(&self) -> Option<&HeaderValue> {
         self.state.as_ref()
     }
+}
+
+/// A UUIDv7 (RFC 9562 §5.7).
+fn fresh_id(now: Timestamp) -> String {
+    let millis = u64::try_from(now.as_millisecond()).unwrap_or_default();
+    uuid::Builder::from_unix_timestamp_millis(millis, &rand::rng().random()).into_uuid().to_string()
 }
 
 fn hex(value: u128, digits: usize) -> String {
@@ -132,7 +139,7 @@ mod tests {
         for (name, value) in lines {
             headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
         }
-        Trace::of(&headers)
+        Trace::of(&headers, Timestamp::UNIX_EPOCH)
     }
 
     const ID: &str = "0af7651916cd43dd8448eb211c80319c";

@@ -107,7 +107,7 @@ impl DocumentFile {
                 for error in &errors {
                     tracing::error!(
                         pointer = error.pointer,
-                        message = error.message,
+                        error = error.message,
                         "the document was rejected"
                     );
                 }

@@ -19,12 +19,18 @@ const PERMIT_TTL_MAX: Duration = Duration::from_secs(3600);
 pub struct Permit {
     record: Option<PermitRecord>,
     readings: Vec<Reading>,
+    waived: bool,
 }
 
 impl Permit {
     /// What its limits read after it was charged.
     pub fn readings(&self) -> &[Reading] {
         &self.readings
+    }
+
+    /// Whether the counters could not answer and the request goes on uncounted.
+    pub const fn is_waived(&self) -> bool {
+        self.waived
     }
 
     /// Commits or refunds what may be given back, and frees its slots.
@@ -78,10 +84,12 @@ pub async fn throttle<C: Counters>(
     now: i64,
 ) -> Result<Permit, Throttled> {
     if demand.limits.is_empty() {
-        return Ok(Permit { record: None, readings: Vec::new() });
+        return Ok(Permit { record: None, readings: Vec::new(), waived: false });
     }
     match counters.reserve(demand, now).await {
-        Ok(Verdict::Admitted { permit, readings }) => Ok(Permit { record: Some(permit), readings }),
+        Ok(Verdict::Admitted { permit, readings }) => {
+            Ok(Permit { record: Some(permit), readings, waived: false })
+        }
         Ok(Verdict::Refused(refused)) => {
             let cause = refused.cause();
             let mut reject = Reject::new(refused.code())
@@ -116,7 +124,7 @@ fn degraded(demand: &Demand, error: &StoreError) -> Result<Permit, Throttled> {
         }
         None => {
             tracing::warn!(%error, tenant = %demand.tenant, "counters unavailable: admitted uncounted");
-            Ok(Permit { record: None, readings: Vec::new() })
+            Ok(Permit { record: None, readings: Vec::new(), waived: true })
         }
     }
 }
