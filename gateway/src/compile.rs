@@ -10,6 +10,7 @@ use crate::packs::Attachment;
 use crate::route::{Route, RouteTable};
 use crate::snapshot::Snapshot;
 use crate::upstream::Upstream;
+use http::HeaderValue;
 use model::Identity;
 use model::config::{Config, ConfigError};
 use model::document::{self, Document};
@@ -95,6 +96,8 @@ fn version(version: &document::Version) -> Arc<Version> {
     let prefix = version.upstream_prefix.clone();
     Arc::new(Version {
         name: version.name.clone(),
+        header: HeaderValue::from_str(version.name.as_str())
+            .unwrap_or(HeaderValue::from_static("")),
         upstream: version.upstream.clone(),
         upstream_prefix: prefix.unwrap_or_else(|| format!("/{}", version.name)),
         state: version.state,
@@ -211,20 +214,17 @@ fn api_keys(document: &Document, tenants: &HashMap<TenantId, Arc<Tenant>>) -> Ap
         let compiled = tenants.get(&tenant.id).expect("every tenant was compiled");
         for consumer in &tenant.consumers {
             for credential in &consumer.credentials {
-                let identity = Arc::new(Identity {
+                let identity = Identity {
                     tenant: tenant.id.clone(),
                     consumer: consumer.id.clone(),
                     subject: consumer.id.as_str().to_owned(),
                     credential: credential.id.as_str().to_owned(),
                     scopes: compiled.consumers.get(&consumer.id).cloned().unwrap_or_default(),
                     claims: nothing.clone(),
-                });
-                let key = ApiKey {
-                    hash: sha256_of(&credential.api_key.hash),
-                    expires: credential.api_key.expires,
-                    identity,
-                    tenant: compiled.clone(),
                 };
+                let (hash, expires) =
+                    (sha256_of(&credential.api_key.hash), credential.api_key.expires);
+                let key = ApiKey::new(hash, expires, identity, compiled.clone());
                 keys.insert(&credential.api_key.prefix, key);
             }
         }

@@ -113,7 +113,7 @@ pub struct Facts {
     /// The version that it got.
     pub version: Option<VersionName>,
     /// What its limits read.
-    pub readings: Vec<Reading>,
+    pub readings: Arc<[Reading]>,
     /// What packs said.
     pub packs: Vec<PackFact>,
     /// How its idempotency key was treated.
@@ -149,7 +149,7 @@ impl Facts {
             tenant: None,
             consumer: None,
             version: None,
-            readings: Vec::new(),
+            readings: Arc::default(),
             packs: Vec::new(),
             idempotency: None,
             upstream: None,

@@ -161,7 +161,7 @@ async fn charge<B: BodySource>(
     caller: &Caller,
     version: &Resolved,
 ) -> Result<Permit, Halt> {
-    let mut refused: Vec<Reading> = Vec::new();
+    let mut refused: Arc<[Reading]> = Arc::default();
     let work = async {
         let hold =
             cx.snapshot.upstreams.get(&version.version().upstream).map(|upstream| upstream.hold());
@@ -287,7 +287,7 @@ impl Witness for Resolved {
 
 impl Witness for Permit {
     fn attest(&self, facts: &mut Facts) {
-        facts.readings = self.readings().to_vec();
+        facts.readings = self.readings().clone();
     }
 }
 

@@ -114,9 +114,7 @@ pub fn added(facts: &Facts, held: &Held, bypassed: bool) -> HeaderMap {
         headers.insert(TOLLGATE_REVISION, HeaderValue::from(facts.revision));
     }
     if let (Some(version), Some(matched)) = (&held.version, &held.matched) {
-        if let Ok(name) = HeaderValue::try_from(version.version().name.as_str()) {
-            headers.insert(API_VERSION, name);
-        }
+        headers.insert(API_VERSION, version.version().header.clone());
         for (name, value) in version.version().lifecycle(matched.path()) {
             headers.append(name, value);
         }

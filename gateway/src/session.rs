@@ -4,7 +4,7 @@ use crate::body::BodySource;
 use crate::exchange::Exchange;
 use crate::respond::{self, Reply};
 use bytes::Bytes;
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderName, Method, header};
 use model::{ErrorCode, Reject};
 use pingora::http::ResponseHeader;
 use pingora::prelude::*;
@@ -115,8 +115,10 @@ async fn drain(session: &mut Session) {
 
 /// Puts our headers on an upstream's answer; those that only we may set replace the upstream's.
 pub(crate) fn add_to_response(response: &mut ResponseHeader, added: &HeaderMap) {
-    for name in respond::OWNED {
-        response.remove_header(name.as_str());
+    let replaced = |name: &&HeaderName| respond::OWNED.contains(name);
+    let replaced: Vec<HeaderName> = response.headers.keys().filter(replaced).cloned().collect();
+    for name in replaced {
+        response.remove_header(&name);
     }
     for (name, value) in added {
         let _ = response.append_header(name.clone(), value);

@@ -18,9 +18,6 @@ use std::time::Duration;
 /// `Via`, with our pseudonym (RFC 9110 §7.6.3).
 const VIA: &str = "1.1 tollgate";
 
-const X_TENANT_ID: HeaderName = HeaderName::from_static("x-tenant-id");
-const X_CONSUMER_ID: HeaderName = HeaderName::from_static("x-consumer-id");
-const X_SCOPES: HeaderName = HeaderName::from_static("x-scopes");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -107,11 +104,9 @@ pub fn target(head: &Head, admitted: &Admitted) -> String {
 
 /// Rewrites the headers of a request on its way to the upstream: theirs out, packs' edits, ours in.
 pub fn rewrite(request: &mut RequestHeader, head: &Head, admitted: &Admitted, trace: &Trace) {
-    for name in OURS {
-        request.remove_header(name);
-    }
     let forged = |name: &HeaderName| {
-        name.as_str().contains('_') || name.as_str().starts_with("x-forwarded-")
+        let name = name.as_str();
+        OURS.contains(&name) || name.contains('_') || name.starts_with("x-forwarded-")
     };
     let forged: Vec<HeaderName> =
         request.headers.keys().filter(|name| forged(name)).cloned().collect();
@@ -149,12 +144,10 @@ pub fn rewrite(request: &mut RequestHeader, head: &Head, admitted: &Admitted, tr
 
 /// Who calls, which version, and the derived idempotency key.
 fn identify(request: &mut RequestHeader, admitted: &Admitted) {
-    let identity = admitted.caller.identity();
-    put(request, X_TENANT_ID, HeaderValue::try_from(identity.tenant.as_str()));
-    put(request, X_CONSUMER_ID, HeaderValue::try_from(identity.consumer.as_str()));
-    put(request, X_SCOPES, HeaderValue::try_from(identity.scopes.join(" ")));
-    let version = &admitted.version.version().name;
-    put(request, API_VERSION, HeaderValue::try_from(version.as_str()));
+    for (name, value) in admitted.caller.headers() {
+        put(request, name.clone(), Ok(value.clone()));
+    }
+    put(request, API_VERSION, Ok(admitted.version.version().header.clone()));
     if let Some((key, fence)) = admitted.claim.for_upstream() {
         put(request, IDEMPOTENCY_KEY, Ok(key.clone()));
         put(request, IDEMPOTENCY_FENCE, Ok(HeaderValue::from(fence.0)));

@@ -15,10 +15,9 @@ pub(crate) mod raw;
 pub(crate) mod token;
 pub(crate) mod upstream;
 
-pub(crate) use call::{Answer, Client};
+pub(crate) use call::Answer;
 pub(crate) use demo::Demo;
 pub(crate) use latch::Latch;
-pub(crate) use metrics::Metrics;
 pub(crate) use node::Node;
 pub(crate) use random::Random;
 pub(crate) use raw::Raw;

@@ -21,22 +21,48 @@ use std::sync::Arc;
 /// The header of API keys.
 pub const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
+const X_TENANT_ID: HeaderName = HeaderName::from_static("x-tenant-id");
+const X_CONSUMER_ID: HeaderName = HeaderName::from_static("x-consumer-id");
+const X_SCOPES: HeaderName = HeaderName::from_static("x-scopes");
+
 /// A consumer whose credential was accepted on this request.
 #[derive(Clone, Debug)]
-pub struct Caller {
+pub struct Caller(Arc<Accepted>);
+
+/// What is the same for every request of a credential under one revision, so it is made once.
+#[derive(Debug)]
+struct Accepted {
     identity: Arc<Identity>,
     tenant: Arc<Tenant>,
+    headers: [(HeaderName, HeaderValue); 3],
 }
 
 impl Caller {
+    fn new(identity: Identity, tenant: Arc<Tenant>) -> Self {
+        // Ids of a checked document are visible ASCII; scopes are too.
+        let value =
+            |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
+        let headers = [
+            (X_TENANT_ID, value(identity.tenant.as_str())),
+            (X_CONSUMER_ID, value(identity.consumer.as_str())),
+            (X_SCOPES, value(&identity.scopes.join(" "))),
+        ];
+        Self(Arc::new(Accepted { identity: Arc::new(identity), tenant, headers }))
+    }
+
     /// Who the credential stands for.
     pub fn identity(&self) -> &Arc<Identity> {
-        &self.identity
+        &self.0.identity
     }
 
     /// The tenant it acts for.
     pub fn tenant(&self) -> &Arc<Tenant> {
-        &self.tenant
+        &self.0.tenant
+    }
+
+    /// The headers that name the caller to an upstream.
+    pub fn headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.0.headers
     }
 }
 
@@ -121,10 +147,10 @@ impl Directory {
                 .await
                 .map_err(|reject| requirement.challenge(reject))?,
         };
-        if caller.tenant.state == TenantState::Suspended {
+        if caller.tenant().state == TenantState::Suspended {
             return Err(Reject::new(ErrorCode::TenantSuspended));
         }
-        requirement.check_scopes(&caller.identity)?;
+        requirement.check_scopes(caller.identity())?;
         Ok(caller)
     }
 
@@ -171,7 +197,7 @@ impl Directory {
             scopes,
             claims: verified.claims.clone(),
         };
-        Ok(Caller { identity: Arc::new(identity), tenant: tenant.clone() })
+        Ok(Caller::new(identity, tenant.clone()))
     }
 }
 

@@ -9,6 +9,7 @@ use model::quota::{
 };
 use model::{ErrorCode, Reject};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a slot is held when nobody gives it back.
@@ -18,13 +19,13 @@ const PERMIT_TTL_MAX: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug)]
 pub struct Permit {
     record: Option<PermitRecord>,
-    readings: Vec<Reading>,
+    readings: Arc<[Reading]>,
     waived: bool,
 }
 
 impl Permit {
     /// What its limits read after it was charged.
-    pub fn readings(&self) -> &[Reading] {
+    pub fn readings(&self) -> &Arc<[Reading]> {
         &self.readings
     }
 
@@ -55,7 +56,7 @@ pub struct Throttled {
     /// The answer.
     pub reject: Reject,
     /// What the limits read.
-    pub readings: Vec<Reading>,
+    pub readings: Arc<[Reading]>,
 }
 
 /// What a caller's limits ask of the counters for one request.
@@ -84,11 +85,11 @@ pub async fn throttle<C: Counters>(
     now: i64,
 ) -> Result<Permit, Throttled> {
     if demand.limits.is_empty() {
-        return Ok(Permit { record: None, readings: Vec::new(), waived: false });
+        return Ok(Permit { record: None, readings: Arc::default(), waived: false });
     }
     match counters.reserve(demand, now).await {
         Ok(Verdict::Admitted { permit, readings }) => {
-            Ok(Permit { record: Some(permit), readings, waived: false })
+            Ok(Permit { record: Some(permit), readings: readings.into(), waived: false })
         }
         Ok(Verdict::Refused(refused)) => {
             let cause = refused.cause();
@@ -104,7 +105,7 @@ pub async fn throttle<C: Counters>(
                     );
                 }
             }
-            Err(Throttled { reject, readings: refused.readings().to_vec() })
+            Err(Throttled { reject, readings: refused.readings().into() })
         }
         Err(error) => degraded(demand, &error),
     }
@@ -120,11 +121,11 @@ fn degraded(demand: &Demand, error: &StoreError) -> Result<Permit, Throttled> {
                 .detail("limit", counted.limit.id.as_str())
                 .retry_after(1)
                 .because(error);
-            Err(Throttled { reject, readings: Vec::new() })
+            Err(Throttled { reject, readings: Arc::default() })
         }
         None => {
             tracing::warn!(%error, tenant = %demand.tenant, "counters unavailable: admitted uncounted");
-            Ok(Permit { record: None, readings: Vec::new(), waived: true })
+            Ok(Permit { record: None, readings: Arc::default(), waived: true })
         }
     }
 }

@@ -35,6 +35,8 @@ pub struct Service {
 pub struct Version {
     /// Its name.
     pub name: VersionName,
+    /// The same, as `API-Version`.
+    pub header: HeaderValue,
     /// Where its requests go.
     pub upstream: UpstreamId,
     /// What the upstream expects before the route's path.

@@ -50,6 +50,8 @@ enum Fate {
     DiesBefore,
     /// Dies after the write: nobody learns of it.
     DiesAfter,
+    /// Lives, but the store's answer got lost: it may try again, or something else.
+    Unheard,
 }
 
 /// What a holder knows.
@@ -65,10 +67,10 @@ struct World {
     record: Option<Record>,
     fences: i64,
     holders: [Holder; HOLDERS],
-    /// Whether a dispatch is allowed: none was made, or it was undone, or its retention is over.
-    free: bool,
-    /// The answer that every replay must have.
-    stored: Option<Answer>,
+    /// Until when no other dispatch is allowed: the retention of the last one, unless it was undone.
+    taken_until: i64,
+    /// The answer that every repeat must get, and until when.
+    stored: Option<(Answer, i64)>,
     newest: Fence,
 }
 
@@ -79,7 +81,7 @@ impl World {
             record: None,
             fences: 0,
             holders: [Holder::Idle; HOLDERS],
-            free: true,
+            taken_until: i64::MIN,
             stored: None,
             newest: Fence(0),
         }
@@ -96,11 +98,6 @@ impl World {
     }
 
     fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
-        if Record::live(self.record.as_ref(), self.now).is_none() {
-            self.stored = None;
-            // No record, or one that expired; but a record that was never there frees nothing that was sent.
-            self.free |= self.record.is_some();
-        }
         match step {
             Step::Wait(micros) => self.now += micros,
             Step::Purge => {
@@ -114,15 +111,20 @@ impl World {
                 };
                 let cleared = self.apply(record::clear(self.record.as_ref(), fence, self.now));
                 if cleared == Settled::Applied {
-                    self.free = true;
+                    self.taken_until = i64::MIN;
                 }
             }
             Step::By(place, act, fate) => {
+                let before = self.holders[place];
                 if fate != Fate::DiesBefore {
                     self.act(place, act)?;
                 }
-                if fate != Fate::Lives {
-                    self.holders[place] = Holder::Idle;
+                match fate {
+                    Fate::Lives => {}
+                    Fate::DiesBefore | Fate::DiesAfter => self.holders[place] = Holder::Idle,
+                    // Everyone knows what they sent themselves, and whoever gave up sends nothing any more.
+                    Fate::Unheard if matches!(act, Act::Send | Act::Unsent) => {}
+                    Fate::Unheard => self.holders[place] = before,
                 }
             }
         }
@@ -135,8 +137,9 @@ impl World {
             (Act::Send, Holder::Holds { fence, lease_until, sent: false, request }) => {
                 // The rule that the gateway keeps: nothing is sent after the lease.
                 if self.now < lease_until {
-                    prop_assert!(self.free, "a second dispatch under {fence:?}");
-                    self.free = false;
+                    prop_assert!(self.taken_until <= self.now, "a second dispatch under {fence:?}");
+                    // The promise holds from the claim on, and the claim was at most a lease ago.
+                    self.taken_until = lease_until - LEASE + RETENTION;
                     self.holders[place] = Holder::Holds { fence, lease_until, sent: true, request };
                 }
                 Ok(())
@@ -156,7 +159,9 @@ impl World {
             }
             (Act::Answer(429), Holder::Holds { fence, sent: true, .. }) => {
                 let told = self.apply(record::release(self.record.as_ref(), fence, self.now));
-                self.free |= told == Settled::Applied;
+                if told == Settled::Applied {
+                    self.taken_until = i64::MIN;
+                }
                 self.settled(place, fence, told)
             }
             (Act::Answer(status), Holder::Holds { fence, sent: true, .. }) => {
@@ -164,7 +169,9 @@ impl World {
                 let told = record::complete(self.record.as_ref(), fence, answer.clone(), self.now);
                 let told = self.apply(told);
                 if told == Settled::Applied {
-                    prop_assert_eq!(self.stored.replace(answer), None, "two answers");
+                    let before = self.stored.replace((answer, self.now + RETENTION));
+                    let before = before.filter(|(_, until)| self.now < *until);
+                    prop_assert_eq!(before, None, "two answers");
                 }
                 self.settled(place, fence, told)
             }
@@ -184,6 +191,9 @@ impl World {
         let asked = claim_request(request);
         let before = self.record.clone();
         let told = self.apply(record::claim(before.as_ref(), &asked, Fence(self.fences), self.now));
+        let stored = self.stored.clone().filter(|(_, until)| self.now < *until);
+        let is_replay = matches!(told, Claimed::Replay(_) | Claimed::Reused);
+        prop_assert_eq!(is_replay || stored.is_none(), true, "an answer was forgotten: {:?}", told);
         let alike = before.as_ref().is_some_and(|record| record.fingerprint == asked.fingerprint);
         match told {
             Claimed::Held { fence, lease_until } => {
@@ -193,7 +203,8 @@ impl World {
             }
             Claimed::Replay(response) => {
                 prop_assert!(alike);
-                prop_assert_eq!(Some(Answer::Retained(response)), self.stored.clone());
+                let stored = stored.map(|(answer, _)| answer);
+                prop_assert_eq!(Some(Answer::Retained(response)), stored);
             }
             Claimed::InProgress { retry_after } => {
                 prop_assert!(alike);
@@ -255,6 +266,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         8 => Just(Fate::Lives),
         1 => Just(Fate::DiesBefore),
         1 => Just(Fate::DiesAfter),
+        1 => Just(Fate::Unheard),
     ];
     let waits = vec![
         1_i64,

@@ -247,6 +247,14 @@ mod tests {
                 "v1",
                 b"{}",
             ),
+            // What moves from one header to the next, or from the query to a header.
+            of(
+                head(Method::POST, "/v1/contacts", None, &[("content-encoding", json[0].1)]),
+                "r",
+                "v1",
+                b"{}",
+            ),
+            of(head(Method::POST, "/v1/contacts", Some(json[0].1), &[]), "r", "v1", b"{}"),
             of(plain(), "s", "v1", b"{}"),
             of(plain(), "r", "v2", b"{}"),
             of(plain(), "r", "v1", b"{ }"),

@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn retry_after_is_the_first_microsecond_at_which_it_fits() {
         for (text, burst, cost) in
-            [("7/s", 3, 2), ("50/s", 100, 100), ("3/min", 1, 1), ("11/h", 4, 3)]
+            [("1/s", 3, 1), ("7/s", 3, 2), ("50/s", 100, 100), ("3/min", 1, 1), ("11/h", 4, 3)]
         {
             let rate = rate(text);
             let mut bucket = Bucket::at_rest(rate, burst);

@@ -130,8 +130,14 @@ pub async fn settling_keeps_rates_frees_slots_and_gives_quotas_back_only_on_refu
 /// A permit that was never settled.
 pub async fn a_lost_permit_frees_its_slot_and_keeps_its_charge(store: &impl Counters) {
     let limits = [("daily", quota("9/day")), ("open", Kind::Concurrency(1))];
-    let lost = admitted(store.reserve(&demand(1, 3, &limits), START).await);
     let end = START + PERMIT_TTL;
+    // Whoever settles it late changes nothing, also when nobody looked at it meanwhile.
+    let alone = Demand { tenant: "alone".into(), ..demand(1, 3, &limits) };
+    let late = admitted(store.reserve(&alone, START).await);
+    settle(store, &late, Settlement::Refund, end).await;
+    assert_eq!(used(store, &alone, end).await, [3, 0]);
+
+    let lost = admitted(store.reserve(&demand(1, 3, &limits), START).await);
     let refused = store.reserve(&demand(2, 3, &limits), end - 1).await.expect("the store answers");
     assert!(matches!(refused, Verdict::Refused(_)), "{refused:?}");
     admitted(store.reserve(&demand(2, 3, &limits), end).await);

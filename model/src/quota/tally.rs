@@ -287,6 +287,11 @@ mod tests {
         let mut tally = Tally::default();
         let lost = permit(tally.reserve(&demand(1, 3, &limits), NOW));
         let later = NOW + 40 * SECOND;
+        // Whoever settles it late changes nothing, also when nobody looked at it meanwhile.
+        let mut late = Tally::default();
+        let alone = permit(late.reserve(&demand(1, 3, &limits), NOW));
+        late.settle(&alone, Settlement::Refund, later);
+        assert_eq!(used(&late, &demand(3, 1, &limits), later), [3, 0]);
         assert!(matches!(tally.reserve(&demand(2, 3, &limits), later - 1), Verdict::Refused(_)));
         permit(tally.reserve(&demand(2, 3, &limits), later));
         tally.settle(&lost, Settlement::Refund, later);

@@ -101,11 +101,8 @@ impl Call {
 
     /// The whole answer.
     pub(crate) async fn send(self) -> Answer {
-        let Self { request, what } = self;
-        match Self { request, what: what.clone() }.try_send().await {
-            Ok(answer) => answer,
-            Err(error) => panic!("{what}: {error:?}"),
-        }
+        let what = self.what.clone();
+        self.try_send().await.unwrap_or_else(|error| panic!("{what}: {error:?}"))
     }
 
     /// The whole answer, where there may be none.

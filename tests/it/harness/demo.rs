@@ -100,10 +100,6 @@ impl Demo {
     pub(crate) fn log(&self) -> String {
         self.process.log()
     }
-
-    pub(crate) fn process(&mut self) -> &mut Process {
-        &mut self.process
-    }
 }
 
 /// Shell assignments: `export NAME=value`, quoted or not.

@@ -25,8 +25,9 @@ pub(crate) struct Node {
     pub(crate) admin: Client,
     pub(crate) status: Client,
     client: Client,
-    setup: Setup,
+    // Before the folder that its log is in.
     process: Process,
+    setup: Setup,
 }
 
 impl Setup {
@@ -57,9 +58,9 @@ impl Setup {
         self
     }
 
-    /// Where a test may lay files for the document to name.
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
+    /// Where the gateway will listen.
+    pub(crate) fn gateway_address(&self) -> SocketAddr {
+        local(self.first_port)
     }
 
     fn data(&self) -> PathBuf {
@@ -156,10 +157,6 @@ impl Node {
     /// A client with connections of its own.
     pub(crate) fn new_client(&self) -> Client {
         Client::to(self.gateway)
-    }
-
-    pub(crate) fn client(&self) -> Client {
-        self.client.clone()
     }
 
     pub(crate) async fn metrics(&self) -> Metrics {

@@ -2,9 +2,10 @@
 
 use super::{Reply, Upstream};
 use aws_lc_rs::encoding::AsDer as _;
-use aws_lc_rs::{rsa, signature};
+use aws_lc_rs::signature::{self, KeyPair as _};
+use aws_lc_rs::rsa;
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};
@@ -51,6 +52,20 @@ impl Key {
         let mut jwk = Jwk::from_encoding_key(&self.private, self.algorithm).unwrap();
         jwk.common.key_id = Some(self.id.clone());
         serde_json::to_value(jwk).unwrap()
+    }
+
+    /// The public half of an RSA key, as tools write it (RFC 5280 SubjectPublicKeyInfo).
+    pub(crate) fn public_der(&self) -> Vec<u8> {
+        let pair = rsa::KeyPair::from_der(self.private.as_bytes()).unwrap();
+        let public: aws_lc_rs::encoding::PublicKeyX509Der<'_> = pair.public_key().as_der().unwrap();
+        public.as_ref().to_vec()
+    }
+
+    /// The same as text.
+    pub(crate) fn public_pem(&self) -> String {
+        let text = STANDARD.encode(self.public_der());
+        let lines: Vec<&str> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
     }
 
     /// The header of this key's tokens.

@@ -163,6 +163,14 @@ struct Shared {
     script: Mutex<Script>,
 }
 
+impl Shared {
+    fn record(&self, arrival: &mut Arrival) {
+        let mut arrivals = self.arrivals.lock().unwrap();
+        arrival.number = arrivals.len() + 1;
+        arrivals.push(arrival.clone());
+    }
+}
+
 /// A service behind the gateway. It ends when it is dropped.
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
@@ -245,7 +253,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let mut connection = BufReader::new(stream);
-    while let Some((at, arrival)) = receive(&mut connection, &shared).await {
+    while let Some(arrival) = receive(&mut connection, &shared).await {
         let script = shared.script.lock().unwrap().clone();
         let reply = script(&arrival);
         tokio::time::sleep(reply.pause).await;
@@ -263,12 +271,11 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
         if sent.is_err() || reply.cut_after.is_some() {
             return;
         }
-        debug_assert!(at > 0);
     }
 }
 
 /// The next request of a connection, recorded when its head is there and completed when its body is.
-async fn receive(connection: &mut BufReader<TcpStream>, shared: &Shared) -> Option<(usize, Arrival)> {
+async fn receive(connection: &mut BufReader<TcpStream>, shared: &Shared) -> Option<Arrival> {
     let mut lines = Vec::new();
     loop {
         let mut line = Vec::new();
@@ -299,20 +306,15 @@ async fn receive(connection: &mut BufReader<TcpStream>, shared: &Shared) -> Opti
         chunked: false,
     };
     arrival.chunked = !arrival.lines("transfer-encoding").is_empty();
-    let number = {
-        let mut arrivals = shared.arrivals.lock().unwrap();
-        arrival.number = arrivals.len() + 1;
-        arrivals.push(arrival.clone());
-        arrival.number
-    };
+    shared.record(&mut arrival);
     if !arrival.lines("expect").is_empty() {
         connection.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.ok()?;
     }
     let mut hash = Sha256::new();
     arrival.whole = body(connection, &mut arrival, &mut hash).await.is_some();
     arrival.body_sha256 = hex(&hash.finalize());
-    shared.arrivals.lock().unwrap()[number - 1] = arrival.clone();
-    Some((number, arrival))
+    shared.arrivals.lock().unwrap()[arrival.number - 1] = arrival.clone();
+    Some(arrival)
 }
 
 /// Reads a body to its end; `None` when it ends early.

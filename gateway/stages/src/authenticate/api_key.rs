@@ -17,13 +17,22 @@ const KEY_BYTES_MAX: usize = 256;
 #[derive(Debug)]
 pub struct ApiKey {
     /// SHA-256 of the whole key.
-    pub hash: [u8; 32],
+    hash: [u8; 32],
     /// When it stops being accepted.
-    pub expires: Option<Timestamp>,
-    /// Whom it stands for.
-    pub identity: Arc<Identity>,
-    /// The tenant it acts for.
-    pub tenant: Arc<Tenant>,
+    expires: Option<Timestamp>,
+    caller: Caller,
+}
+
+impl ApiKey {
+    /// A key that stands for this identity, of this tenant.
+    pub fn new(
+        hash: [u8; 32],
+        expires: Option<Timestamp>,
+        identity: Identity,
+        tenant: Arc<Tenant>,
+    ) -> Self {
+        Self { hash, expires, caller: Caller::new(identity, tenant) }
+    }
 }
 
 /// Every key of a revision, by prefix.
@@ -64,6 +73,6 @@ impl ApiKeys {
         if key.expires.is_some_and(|expires| expires <= now) {
             return Err(Reject::new(ErrorCode::CredentialExpired));
         }
-        Ok(Caller { identity: key.identity.clone(), tenant: key.tenant.clone() })
+        Ok(key.caller.clone())
     }
 }

@@ -20,12 +20,12 @@ const SET_BYTES_MAX: usize = 256 * 1024;
 /// Weakest RSA key, in bits (RFC 7518 §3.3).
 const RSA_BITS_MIN: usize = 2048;
 /// Between two fetches that unknown key ids ask for.
-pub const FETCH_INTERVAL_MIN: Duration = Duration::from_secs(10);
+pub const FETCH_INTERVAL_MIN: Duration = Duration::from_secs(5);
 /// Between two tries while no set was ever read.
 const FIRST_FETCH_RETRY: Duration = Duration::from_millis(500);
 /// One fetch, from connect to last byte.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a request with an unknown key id waits for a fetch.
+/// How long a request with an unknown key id waits for a fetch; it does not wait at all when none may begin by then.
 const WAIT_FOR_FETCH: Duration = Duration::from_secs(2);
 /// How long a set stays fresh when its answer says nothing, and the bounds of what it may say.
 const FRESH: (Duration, Duration, Duration) =
@@ -71,8 +71,8 @@ pub struct KeySet {
     current: ArcSwap<Keys>,
     /// Where it is fetched from; none for files and secrets.
     uri: Option<String>,
-    /// Counts finished fetches, good or not.
-    fetched: watch::Sender<u64>,
+    /// From when the next fetch may begin; sent anew after each one, good or not.
+    next: watch::Sender<Instant>,
     wanted: Notify,
 }
 
@@ -101,7 +101,7 @@ impl KeySet {
         Self {
             current: ArcSwap::from_pointee(Keys { generation: 0, keys: keys.into() }),
             uri,
-            fetched: watch::Sender::new(0),
+            next: watch::Sender::new(Instant::now()),
             wanted: Notify::new(),
         }
     }
@@ -124,10 +124,13 @@ impl KeySet {
     ) -> Result<(u64, Vec<Key>), Reject> {
         let mut found = self.lookup(key_id, algorithm);
         if found.1.is_empty() && self.uri.is_some() {
-            let mut fetched = self.fetched.subscribe();
+            let mut next = self.next.subscribe();
             self.wanted.notify_one();
-            let _ = timeout(WAIT_FOR_FETCH, fetched.changed()).await;
-            found = self.lookup(key_id, algorithm);
+            if *next.borrow_and_update() <= Instant::now() + WAIT_FOR_FETCH {
+                // Whether it came or not, the keys of now decide.
+                timeout(WAIT_FOR_FETCH, next.changed()).await.ok();
+                found = self.lookup(key_id, algorithm);
+            }
         }
         if found.1.is_empty() && !self.is_ready() {
             return Err(Reject::new(ErrorCode::DependencyUnavailable)
@@ -162,13 +165,13 @@ impl KeySet {
                     if self.is_ready() { FETCH_INTERVAL_MIN } else { FIRST_FETCH_RETRY }
                 }
             };
-            self.fetched.send_modify(|count| *count += 1);
+            let next = started + if self.is_ready() { FETCH_INTERVAL_MIN } else { pause };
+            self.next.send_replace(next);
+            tokio::time::sleep_until(next).await;
             if self.is_ready() {
-                tokio::time::sleep_until(started + FETCH_INTERVAL_MIN.min(pause)).await;
-                let _ =
-                    timeout(pause.saturating_sub(FETCH_INTERVAL_MIN), self.wanted.notified()).await;
-            } else {
-                tokio::time::sleep(pause).await;
+                let rest = pause.saturating_sub(FETCH_INTERVAL_MIN);
+                // Due or wanted: either way it is time.
+                timeout(rest, self.wanted.notified()).await.ok();
             }
         }
     }
