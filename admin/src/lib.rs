@@ -1,6 +1,6 @@
 //! The control plane's HTTP API. It publishes through [`Revisions`] and knows neither pingora nor files.
 //!
-//! Invariant: nothing under `/v1` is answered without a token; every refusal has the one error body.
+//! Invariant: but for the status endpoints, nothing is answered without a token; every refusal has the one error body.
 
 mod document;
 mod problem;
@@ -30,14 +30,13 @@ pub fn router<R: Revisions>(revisions: Arc<R>, token: TokenHash, status: Router)
     let shared = Arc::new(Shared { revisions, token });
     let v1 = Router::new()
         .route("/v1/document", get(document::get::<R>).put(document::put::<R>))
-        .layer(DefaultBodyLimit::max(DOCUMENT_BYTES_MAX))
-        .layer(axum::middleware::from_fn_with_state(shared.clone(), token::check::<R>));
-    Router::new()
-        .merge(v1)
-        .with_state(shared)
-        .merge(status)
         .fallback(async || Refused::from(ErrorCode::NotFound))
         .method_not_allowed_fallback(async || Refused::from(ErrorCode::MethodNotAllowed))
+        .layer(DefaultBodyLimit::max(DOCUMENT_BYTES_MAX))
+        // Outermost: what isn't there is nobody's business either.
+        .layer(axum::middleware::from_fn_with_state(shared.clone(), token::check::<R>))
+        .with_state(shared);
+    v1.merge(status)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use crate::settings::{Role, Settings};
 use crate::{Ending, ports, print, token};
 use anyhow::{Context as _, bail};
 use clap::Args;
+use gateway::watch::{Readers, replace};
 use model::Clock;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -76,7 +77,9 @@ async fn start(data: PathBuf, addresses: Addresses) -> anyhow::Result<()> {
     let crm = tokio::spawn(crm.serve(listener, async {
         let _ = crm_stopped.await;
     }));
-    let mut settings = Settings { data: data.clone(), ..Settings::default() };
+    let mut settings = Settings::read(None)?;
+    settings.data.clone_from(&data);
+    settings.document.file = None;
     settings.roles = vec![Role::Gateway, Role::Admin];
     settings.listen.gateway = addresses.gateway;
     settings.listen.admin = addresses.admin;
@@ -84,7 +87,7 @@ async fn start(data: PathBuf, addresses: Addresses) -> anyhow::Result<()> {
     let environment = environment(&data, &addresses)?;
     let text: String =
         environment.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
-    gateway::watch::replace(&data.join("demo.env"), text.as_bytes())?;
+    replace(&data.join("demo.env"), text.as_bytes(), Readers::Owner)?;
     let start = Start { settings, clock: Clock::system(), hint: HINT, probes: Vec::new() };
     let node = Node::start(start).await?;
     welcome(&data, &environment);
@@ -102,7 +105,7 @@ pub(crate) fn seed(data: &Path, crm: SocketAddr) -> anyhow::Result<()> {
         let file = packs.join(format!("{}-{}.wasm", pack.name, pack.version));
         if !file.exists() {
             let component = pack_host::componentize(pack.wasm)?;
-            gateway::watch::replace(&file, &component)?;
+            replace(&file, &component, Readers::Everybody)?;
         }
     }
     let (document, place) = (data.join("document.yaml"), data.join("crm.address"));
@@ -113,8 +116,8 @@ pub(crate) fn seed(data: &Path, crm: SocketAddr) -> anyhow::Result<()> {
         Err(error) => bail!("{} can't be read: {error}", document.display()),
     };
     let after = crm.to_string();
-    gateway::watch::replace(&document, text.replace(before.trim(), &after).as_bytes())?;
-    gateway::watch::replace(&place, after.as_bytes())?;
+    replace(&document, text.replace(before.trim(), &after).as_bytes(), Readers::Everybody)?;
+    replace(&place, after.as_bytes(), Readers::Everybody)?;
     Ok(())
 }
 

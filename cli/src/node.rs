@@ -158,7 +158,12 @@ async fn document(
         for error in &errors {
             say(&error.to_string());
         }
-        anyhow::bail!("{} can't be put in force ({} errors)", path.display(), errors.len());
+        let count = if errors.len() == 1 {
+            "1 error".to_owned()
+        } else {
+            format!("{} errors", errors.len())
+        };
+        anyhow::bail!("{} can't be put in force ({count})", path.display());
     }
     tasks.spawn(document.clone().follow());
     Ok(document)

@@ -3,6 +3,7 @@
 use crate::{Ending, print};
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
+use gateway::watch::Readers;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -46,7 +47,7 @@ impl Build {
         let component = pack_host::componentize(&bytes)?;
         std::fs::create_dir_all(&self.out)?;
         let file = self.out.join(format!("{}-{}.wasm", module.name, module.version));
-        gateway::watch::replace(&file, &component)
+        gateway::watch::replace(&file, &component, Readers::Everybody)
             .with_context(|| format!("{} can't be written", file.display()))?;
         print(&format!("{} ({} bytes)", file.display(), component.len()));
         Ok(Ending::Done)

@@ -111,6 +111,13 @@ impl Scenario {
     async fn play(&self, file: &Path) -> anyhow::Result<usize> {
         let text = std::fs::read_to_string(file).context("can't be read")?;
         let script: Script = serde_saphyr::from_str(&text).context("is not a scenario")?;
+        let moves = script.steps.iter().find(|step| step.advance.is_some());
+        if let (Some(_), Some(step)) = (&self.against, moves) {
+            bail!(
+                "step `{}` moves the clock, which only a gateway of the scenario's own lets it",
+                step.name
+            );
+        }
         let local = match &self.against {
             Some(_) => None,
             None => {

@@ -78,7 +78,8 @@ fn upstreams(
 
 fn services(document: &Document) -> HashMap<ServiceId, Arc<Service>> {
     let compiled = document.services.iter().map(|service| {
-        let versions: Vec<Arc<Version>> = service.versions.iter().map(version).collect();
+        let versions: Vec<Arc<Version>> =
+            service.versions.iter().map(|entry| version(service, entry)).collect();
         let default = service.versions.iter().position(|version| version.default);
         let service = Service {
             id: service.id.clone(),
@@ -91,7 +92,7 @@ fn services(document: &Document) -> HashMap<ServiceId, Arc<Service>> {
     compiled.collect()
 }
 
-fn version(version: &document::Version) -> Arc<Version> {
+fn version(service: &document::Service, version: &document::Version) -> Arc<Version> {
     let extensions = version.extensions.iter().map(|entry| (entry.tenant.clone(), entry.until));
     let prefix = version.upstream_prefix.clone();
     Arc::new(Version {
@@ -104,6 +105,7 @@ fn version(version: &document::Version) -> Arc<Version> {
         deprecated_at: version.deprecated_at,
         sunset_at: version.sunset_at,
         successor: version.successor.clone(),
+        successor_by_path: service.select.contains(&document::Select::Path),
         docs: version.docs.clone(),
         extensions: extensions.collect(),
     })

@@ -10,6 +10,7 @@ use crate::snapshot::Snapshot;
 use crate::upstream::Upstream;
 use model::quota::{Outcome, Terms};
 use model::{ErrorCode, Head};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -43,6 +44,8 @@ pub struct Dispatch {
     pub upstream: Arc<Upstream>,
     /// How the upstream failed, when it did.
     pub failure: OnceLock<UpstreamFailure>,
+    /// Peers that could not be connected to.
+    pub refused_connections: AtomicUsize,
     /// When it was sent.
     pub started: Instant,
 }
@@ -73,8 +76,6 @@ pub struct Exchange {
     pub outcome: Outcome,
     /// Bytes of the request's body that have streamed through.
     pub streamed: usize,
-    /// Peers that could not be connected to.
-    pub refused_connections: usize,
     ended: bool,
 }
 
@@ -90,7 +91,6 @@ impl Exchange {
             dispatch: None,
             outcome: Outcome::Abandoned,
             streamed: 0,
-            refused_connections: 0,
             ended: false,
         }
     }

@@ -54,9 +54,6 @@ pub(crate) async fn buffered(
     match outcome {
         Outcome::Whole { status, mut headers, body } => {
             exchange.outcome = quota::Outcome::of_status(status);
-            for name in respond::OWNED {
-                headers.remove(name);
-            }
             let added = respond::added(
                 &exchange.facts,
                 &exchange.held,
@@ -75,7 +72,13 @@ pub(crate) async fn buffered(
                 exchange.answered(&dispatch, None);
             }
             exchange.outcome = quota::Outcome::GatewayFailed;
-            let reject = Reject::new(failure.code()).because(format_args!("{failure:?}"));
+            let mut reject = Reject::new(failure.code()).because(format_args!("{failure:?}"));
+            if matches!(failure, UpstreamFailure::Broken(_))
+                && dispatch.admitted.claim.for_upstream().is_some()
+            {
+                // A repeat with the same key will be refused until somebody knows.
+                reject = reject.detail("outcome", "unknown");
+            }
             exchange.facts.refused(&reject);
             let reply = Reply::refusal(&reject, &exchange.facts.trace);
             session::answer(session, exchange, reply).await;
@@ -276,7 +279,7 @@ impl Gathering {
     }
 }
 
-/// Without what belongs to the connection (RFC 9110 §7.6.1) or is worked out anew.
+/// Without what belongs to the connection (RFC 9110 §7.6.1), is worked out anew, or only we may say.
 fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     let mut kept = headers.clone();
     let nominated: Vec<String> = headers
@@ -302,5 +305,8 @@ fn end_to_end(headers: &HeaderMap) -> HeaderMap {
         kept.remove(name);
     }
     kept.remove(header::CONTENT_LENGTH);
+    for name in respond::OWNED {
+        kept.remove(name);
+    }
     kept
 }

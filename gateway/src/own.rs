@@ -81,7 +81,8 @@ async fn usage(
         scopes: Vec::new(),
     };
     let now = gateway.clock.now();
-    let caller = snapshot.directory.authenticate(&anybody, &gateway.tokens, head, now).await?;
+    let caller = snapshot.directory.authenticate(&anybody, &gateway.tokens, head, now).await;
+    let caller = caller.map_err(|refused| refused.reject)?;
     held.caller = Some(caller.clone());
     let demand = throttle::demand(&caller, head.client, 1, 0, std::time::Duration::ZERO);
     let readings = gateway.counters.peek(&demand, now.as_microsecond()).await.map_err(|error| {

@@ -119,8 +119,7 @@ pub async fn admit<B: BodySource>(
 ) -> Result<Admitted, Halt> {
     let matched = facts.stage(Stage::Route, find_route(cx)).await?;
     held.matched = Some(matched.clone());
-    let caller = facts.stage(Stage::Authenticate, authenticate(cx, &matched)).await?;
-    held.caller = Some(caller.clone());
+    let caller = authenticate(cx, facts, held, &matched).await?;
     let version = facts.stage(Stage::Version, resolve(cx, &matched, &caller)).await?;
     held.version = Some(version.clone());
     let permit = charge(cx, facts, &matched, &caller, &version).await?;
@@ -136,12 +135,28 @@ async fn find_route<B: BodySource>(cx: &Context<'_, B>) -> Result<Matched, Rejec
     Ok(matched)
 }
 
+/// Authenticate: who it was is a fact as soon as the credential is accepted, also where a scope is missing.
 async fn authenticate<B: BodySource>(
     cx: &Context<'_, B>,
+    facts: &mut Facts,
+    held: &mut Held,
     matched: &Matched,
-) -> Result<Caller, Reject> {
+) -> Result<Caller, Halt> {
     let requirement = &matched.route().requirement;
-    cx.snapshot.directory.authenticate(requirement, &cx.gateway.tokens, cx.head, cx.now).await
+    let work = async {
+        let directory = &cx.snapshot.directory;
+        let answer = directory.authenticate(requirement, &cx.gateway.tokens, cx.head, cx.now).await;
+        held.caller = match &answer {
+            Ok(caller) => Some(caller.clone()),
+            Err(refused) => refused.caller.clone(),
+        };
+        answer.map_err(|refused| refused.reject)
+    };
+    let caller = facts.stage(Stage::Authenticate, work).await;
+    if let (Err(_), Some(known)) = (&caller, &held.caller) {
+        known.attest(facts);
+    }
+    caller
 }
 
 async fn resolve<B: BodySource>(

@@ -20,6 +20,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -121,6 +122,7 @@ fn dispatch(
         trace,
         upstream,
         failure: OnceLock::new(),
+        refused_connections: AtomicUsize::new(0),
         started: Instant::now(),
     })
 }
@@ -279,19 +281,11 @@ impl ProxyHttp for Edge {
         role: &mut Role,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        let Some(dispatch) = dispatched(role) else { return error };
         // Nothing was sent, so another peer may be tried whatever the method.
-        let tries = match role {
-            Role::Outer(exchange) => {
-                exchange.refused_connections += 1;
-                exchange.refused_connections
-            }
-            Role::Inner(_) | Role::Fresh => CONNECT_TRIES_MAX,
-        };
-        let peers = dispatched(role).map_or(1, |dispatch| dispatch.upstream.peers());
-        error.set_retry(tries < peers.min(CONNECT_TRIES_MAX));
-        if let Some(dispatch) = dispatched(role)
-            && !error.retry()
-        {
+        let tries = dispatch.refused_connections.fetch_add(1, Ordering::Relaxed) + 1;
+        error.set_retry(tries < dispatch.upstream.peers().min(CONNECT_TRIES_MAX));
+        if !error.retry() {
             let _ = dispatch.failure.set(UpstreamFailure::Unsent(session::upstream_code(&error)));
         }
         error
@@ -336,10 +330,12 @@ impl ProxyHttp for Edge {
         exchange.facts.refused(&reject);
         let reply = Reply::refusal(&reject, &exchange.facts.trace);
         let status = reply.status.as_u16();
+        // A whole request and a whole answer leave the connection as good as new.
+        let can_reuse_downstream = session.response_written().is_none() && session.is_body_done();
         if session.response_written().is_none() {
             session::answer(session, exchange, reply).await;
         }
-        FailToProxy { error_code: status, can_reuse_downstream: false }
+        FailToProxy { error_code: status, can_reuse_downstream }
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, role: &mut Role) {

@@ -92,11 +92,12 @@ const fn proxy_status(code: ErrorCode) -> Option<&'static str> {
 }
 
 /// Headers of an upstream's answer that ours replace.
-pub const OWNED: [HeaderName; 9] = [
+pub const OWNED: [HeaderName; 10] = [
     X_REQUEST_ID,
     TOLLGATE_REVISION,
     API_VERSION,
     IDEMPOTENCY_REPLAYED,
+    IDEMPOTENCY_STATUS,
     RATELIMIT_POLICY,
     RATELIMIT,
     X_RATELIMIT_LIMIT,

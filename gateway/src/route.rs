@@ -200,3 +200,6 @@ fn normalised(path: &str) -> Cow<'_, str> {
     }
     Cow::Owned(decoded)
 }
+
+#[cfg(test)]
+mod tests;

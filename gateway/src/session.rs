@@ -16,6 +16,8 @@ use tokio::time::timeout;
 const DRAIN_BYTES_MAX: usize = 4 << 20;
 /// How long that may take.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
+/// What of an upstream's answer belongs to its connection with us, beside framing.
+const HOP_BY_HOP: [&str; 3] = ["keep-alive", "proxy-connection", "te"];
 
 /// A client's body.
 pub(crate) struct Downstream<'a> {
@@ -40,7 +42,10 @@ impl BodySource for Downstream<'_> {
                 let _ = self.session.write_continue_response().await;
             }
         }
-        self.session.downstream_session.read_request_body().await.map_err(|error| {
+        let read = self.session.downstream_session.read_request_body().await;
+        read.map_err(|error| {
+            // Where this request ends can't be told any more, so nothing may follow it (RFC 9112 §8).
+            self.session.set_keepalive(None);
             Reject::new(ErrorCode::ValidationFailed)
                 .message("The request's body is malformed or was cut off.")
                 .because(error)
@@ -115,9 +120,21 @@ async fn drain(session: &mut Session) {
 
 /// Puts our headers on an upstream's answer; those that only we may set replace the upstream's.
 pub(crate) fn add_to_response(response: &mut ResponseHeader, added: &HeaderMap) {
-    let replaced = |name: &&HeaderName| respond::OWNED.contains(name);
-    let replaced: Vec<HeaderName> = response.headers.keys().filter(replaced).cloned().collect();
-    for name in replaced {
+    let connection = response.headers.get_all(header::CONNECTION).iter();
+    let nominated: Vec<String> = connection
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(|name| name.trim().to_ascii_lowercase())
+        .collect();
+    // Framing is pingora's own (RFC 9110 §7.6.1).
+    let framing = [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    let removed = |name: &&HeaderName| {
+        respond::OWNED.contains(name)
+            || HOP_BY_HOP.contains(&name.as_str())
+            || (nominated.iter().any(|other| other == name.as_str()) && !framing.contains(name))
+    };
+    let removed: Vec<HeaderName> = response.headers.keys().filter(removed).cloned().collect();
+    for name in removed {
         response.remove_header(&name);
     }
     for (name, value) in added {

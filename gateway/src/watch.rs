@@ -8,7 +8,7 @@ use model::revision::{PublishError, Published, Revisions};
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -96,6 +96,7 @@ impl DocumentFile {
         let current = self.current();
         let unchanged = current.as_ref().is_some_and(|current| *current.text == *text);
         if unchanged && !packs_changed {
+            self.gateway.accepted();
             return current.map(|current| current.config);
         }
         let watched = config::read(&text).ok().map(Arc::new);
@@ -180,7 +181,10 @@ impl Revisions for DocumentFile {
         }
         self.check(text.clone()).await.map_err(PublishError::Invalid)?;
         let (path, copy) = (self.path.clone(), text.clone());
-        let stored = tokio::task::spawn_blocking(move || replace(&path, copy.as_bytes())).await;
+        let stored = tokio::task::spawn_blocking(move || {
+            replace(&path, copy.as_bytes(), Readers::Everybody)
+        })
+        .await;
         stored
             .map_err(|error| PublishError::Unavailable(error.to_string()))?
             .map_err(|error| PublishError::Unavailable(error.to_string()))?;
@@ -188,12 +192,26 @@ impl Revisions for DocumentFile {
     }
 }
 
+/// Who may read a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readers {
+    /// Whoever may look into the folder.
+    Everybody,
+    /// The owner: it holds secrets.
+    Owner,
+}
+
 /// Replaces a file whole: a reader sees the old one or the new one, also after a crash.
-pub fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub fn replace(path: &Path, bytes: &[u8], readers: Readers) -> std::io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let fresh = path.with_file_name(name);
-    let mut file = std::fs::File::create(&fresh)?;
+    let mode = match readers {
+        Readers::Everybody => 0o644,
+        Readers::Owner => 0o600,
+    };
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     std::fs::rename(&fresh, path)?;

@@ -30,8 +30,12 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = if self.pointer.is_empty() { "/" } else { &self.pointer };
-        write!(f, "{at}: {}", self.message)
+        // RFC 6901: the whole document's pointer is empty.
+        if self.pointer.is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.pointer, self.message)
+        }
     }
 }
 
@@ -56,13 +60,13 @@ pub fn parse(text: &str) -> Result<Value, Vec<ConfigError>> {
     if text.len() > DOCUMENT_BYTES_MAX {
         return Err(vec![ConfigError::new(
             "",
-            format!("is larger than {DOCUMENT_BYTES_MAX} bytes"),
+            format!("the document is larger than {DOCUMENT_BYTES_MAX} bytes"),
         )]);
     }
     let at_root = |error: String| vec![ConfigError::new("", error)];
     if text.trim_start().starts_with('{') {
         return serde_json::from_str(text)
-            .map_err(|error| at_root(format!("is not JSON: {error}")));
+            .map_err(|error| at_root(format!("the document is not JSON: {error}")));
     }
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
@@ -72,8 +76,14 @@ pub fn parse(text: &str) -> Result<Value, Vec<ConfigError>> {
         },
         with_snippet: false,
     };
-    serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| at_root(format!("is not YAML: {error}")))
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        at_root(format!("the document is not YAML: {}", without_advice(&error.to_string())))
+    })
+}
+
+/// What a parser says, without what it tells programmers to set.
+fn without_advice(error: &str) -> &str {
+    error.split_once(", set DuplicateKeyPolicy").map_or(error, |(said, _)| said)
 }
 
 /// Parses and checks text.
@@ -85,8 +95,9 @@ pub fn read(text: &str) -> Result<Config, Vec<ConfigError>> {
 pub fn check(value: &Value) -> Result<Config, Vec<ConfigError>> {
     let mut errors = shape::errors(value);
     let whole = errors.is_empty();
+    let sections = rules::Sections::read(value, &errors);
     references::check(value, &mut errors);
-    rules::check(&rules::Sections::read(value, &errors), &mut errors);
+    rules::check(&sections, &mut errors);
     if whole && errors.is_empty() {
         return serde_json::from_value(value.clone())
             .map(|document| Config { document })

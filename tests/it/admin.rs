@@ -12,11 +12,16 @@ async fn a_put_is_in_force_when_it_is_answered() {
     reads().await.is(200);
     for round in 0..3 {
         let (document, tag) = demo.document().await;
-        let suspended = document.clone().changed(|document| document.entry("tenants", "acme")["state"] = json!("suspended"));
+        let suspended = document
+            .clone()
+            .changed(|document| document.entry("tenants", "acme")["state"] = json!("suspended"));
         let answer = demo.put(&suspended, &tag).await;
         let body = answer.is(200).json();
         assert_eq!(body["revision"], answer.revision(), "{round}");
-        assert_eq!(body["difference"], json!([{ "op": "replace", "path": "/tenants/0/state", "value": "suspended" }]));
+        assert_eq!(
+            body["difference"],
+            json!([{ "op": "replace", "path": "/tenants/0/state", "value": "suspended" }])
+        );
         let refused = reads().await;
         refused.refuses(403, "TENANT_SUSPENDED");
         assert_eq!(refused.revision(), answer.revision());
@@ -35,7 +40,9 @@ async fn a_put_is_in_force_when_it_is_answered() {
 async fn only_who_has_seen_the_document_may_replace_it() {
     let demo = Demo::start().await;
     let (document, tag) = demo.document().await;
-    let changed = document.clone().changed(|document| document.entry("tenants", "acme")["timezone"] = json!("UTC"));
+    let changed = document
+        .clone()
+        .changed(|document| document.entry("tenants", "acme")["timezone"] = json!("UTC"));
     let put = || demo.administers(Method::PUT, "/v1/document").json(&changed);
     put().send().await.refuses(428, "PRECONDITION_REQUIRED");
     put().header("if-match", "\"stale\"").send().await.refuses(412, "PRECONDITION_FAILED");
@@ -52,8 +59,11 @@ async fn of_two_writers_one_wins() {
     let mut answers = Vec::new();
     for round in 0..8 {
         let zone = if round % 2 == 0 { "UTC" } else { "Asia/Tokyo" };
-        let changed = document.clone().changed(|document| document.entry("tenants", "acme")["timezone"] = json!(zone));
-        let call = demo.administers(Method::PUT, "/v1/document").header("if-match", &tag).json(&changed);
+        let changed = document
+            .clone()
+            .changed(|document| document.entry("tenants", "acme")["timezone"] = json!(zone));
+        let call =
+            demo.administers(Method::PUT, "/v1/document").header("if-match", &tag).json(&changed);
         answers.push(tokio::spawn(call.send()));
     }
     let mut won = 0;
@@ -78,9 +88,16 @@ async fn an_invalid_document_is_422_with_every_pointer_and_changes_nothing() {
         document.entry("upstreams", "crm")["targets"][0]["address"] = json!("nowhere");
     });
     let details = demo.put(&invalid, &tag).await.refuses(422, "CONFIG_INVALID");
-    let pointers: Vec<_> =
-        details["errors"].as_array().unwrap().iter().map(|error| error["pointer"].as_str().unwrap()).collect();
-    assert_eq!(pointers, ["/colour", "/routes/2/cost", "/tenants/0/plan", "/upstreams/0/targets/0/address"]);
+    let pointers: Vec<_> = details["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|error| error["pointer"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        pointers,
+        ["/colour", "/routes/2/cost", "/tenants/0/plan", "/upstreams/0/targets/0/address"]
+    );
     assert_eq!(demo.document().await, (document.clone(), tag.clone()));
     demo.get("/v1/contacts").key(demo.value("ACME_KEY")).send().await.is(200);
 
@@ -89,10 +106,14 @@ async fn an_invalid_document_is_422_with_every_pointer_and_changes_nothing() {
     let details = demo.put(&absent, &tag).await.refuses(422, "CONFIG_INVALID");
     assert_eq!(details["errors"][0]["pointer"], "/packs/2");
     for garbage in ["", "{", "[]", "format: [", "\0"] {
-        let call = demo.administers(Method::PUT, "/v1/document").header("if-match", &tag).body(garbage);
+        let call =
+            demo.administers(Method::PUT, "/v1/document").header("if-match", &tag).body(garbage);
         call.send().await.refuses(422, "CONFIG_INVALID");
     }
-    let binary = demo.administers(Method::PUT, "/v1/document").header("if-match", &tag).body(vec![0xff, 0xfe]);
+    let binary = demo
+        .administers(Method::PUT, "/v1/document")
+        .header("if-match", &tag)
+        .body(vec![0xff, 0xfe]);
     binary.send().await.refuses(400, "VALIDATION_FAILED");
     assert_eq!(demo.document().await, (document, tag));
 }
@@ -104,17 +125,23 @@ async fn a_dry_run_tells_what_would_change_and_changes_nothing() {
     let dry = |document: &serde_json::Value| {
         demo.administers(Method::PUT, "/v1/document?dry_run=true").json(document).send()
     };
-    let changed = document.clone().changed(|document| document.entry("tenants", "acme")["timezone"] = json!("UTC"));
+    let changed = document
+        .clone()
+        .changed(|document| document.entry("tenants", "acme")["timezone"] = json!("UTC"));
     let told = dry(&changed).await.is(200).json();
     assert_eq!((&told["valid"], &told["errors"]), (&json!(true), &json!([])));
-    assert_eq!(told["difference"], json!([{ "op": "replace", "path": "/tenants/0/timezone", "value": "UTC" }]));
+    assert_eq!(
+        told["difference"],
+        json!([{ "op": "replace", "path": "/tenants/0/timezone", "value": "UTC" }])
+    );
     let invalid = changed.changed(|document| {
         document.entry("tenants", "acme")["plan"] = json!("platinum");
         document["packs"][0]["version"] = json!("9.9.9");
     });
     let told = dry(&invalid).await.is(200).json();
     assert_eq!(told["valid"], false);
-    let pointers: Vec<_> = told["errors"].as_array().unwrap().iter().map(|error| &error["pointer"]).collect();
+    let pointers: Vec<_> =
+        told["errors"].as_array().unwrap().iter().map(|error| &error["pointer"]).collect();
     assert_eq!(pointers, ["/attachments/0/pack", "/tenants/0/plan"]);
     assert_eq!(demo.document().await, (document, tag));
 }
@@ -125,15 +152,31 @@ async fn nothing_under_v1_is_answered_without_the_token() {
     let answer = demo.admin.get("/v1/document").send().await;
     answer.refuses(401, "CREDENTIAL_MISSING");
     for token in ["wrong", "", demo.value("ACME_JWT")] {
-        demo.admin.get("/v1/document").bearer(token).send().await.refuses(401, "CREDENTIAL_INVALID");
+        demo.admin
+            .get("/v1/document")
+            .bearer(token)
+            .send()
+            .await
+            .refuses(401, "CREDENTIAL_INVALID");
     }
-    demo.admin.get("/v1/document").key(demo.value("ACME_KEY")).send().await.refuses(401, "CREDENTIAL_MISSING");
+    demo.admin
+        .get("/v1/document")
+        .key(demo.value("ACME_KEY"))
+        .send()
+        .await
+        .refuses(401, "CREDENTIAL_MISSING");
     demo.administers(Method::GET, "/v1/nothing").send().await.refuses(404, "NOT_FOUND");
-    demo.administers(Method::DELETE, "/v1/document").send().await.refuses(405, "METHOD_NOT_ALLOWED");
+    demo.administers(Method::DELETE, "/v1/document")
+        .send()
+        .await
+        .refuses(405, "METHOD_NOT_ALLOWED");
     // The admin's token is no credential of the gateway.
     let token = demo.value("ADMIN_TOKEN");
     demo.get("/v1/contacts").bearer(token).send().await.refuses(401, "CREDENTIAL_INVALID");
-    assert!(!demo.log().contains(token) || demo.log().matches(token).count() <= 2, "it is told to who starts the demo only");
+    assert!(
+        !demo.log().contains(token) || demo.log().matches(token).count() <= 2,
+        "it is told to who starts the demo only"
+    );
 }
 
 #[tokio::test]
@@ -144,12 +187,19 @@ async fn a_document_of_the_operators_is_not_admins_to_write() {
     let token = node.admin_token();
     let read = node.admin.get("/v1/document").bearer(&token).send().await;
     assert_eq!(read.is(200).json(), document);
-    let changed = document.changed(|document| document.entry("tenants", "acme")["state"] = json!("suspended"));
-    let put = node.admin.put("/v1/document").bearer(&token).header("if-match", read.header("etag")).json(&changed);
+    let changed = document
+        .changed(|document| document.entry("tenants", "acme")["state"] = json!("suspended"));
+    let put = node
+        .admin
+        .put("/v1/document")
+        .bearer(&token)
+        .header("if-match", read.header("etag"))
+        .json(&changed);
     put.send().await.refuses(409, "CONFLICT");
     node.get("/v1/contacts").key(ACME).send().await.is(200);
     // But it may be tried.
-    let dry = node.admin.put("/v1/document?dry_run=true").bearer(&token).json(&changed).send().await;
+    let dry =
+        node.admin.put("/v1/document?dry_run=true").bearer(&token).json(&changed).send().await;
     assert_eq!(dry.is(200).json()["valid"], true);
 }
 
@@ -158,14 +208,19 @@ async fn the_demo_documents_file_is_watched_beside_admin() {
     let demo = Demo::start().await;
     let file = demo.data().join("document.yaml");
     let text = std::fs::read_to_string(&file).unwrap();
-    crate::harness::node::replace(&file, text.replacen("state: active", "state: suspended", 20).as_bytes());
+    crate::harness::node::replace(
+        &file,
+        text.replace("plan: free\n    state: active", "plan: free\n    state: suspended")
+            .as_bytes(),
+    );
     crate::harness::eventually("the edit is in force", async || {
         let answer = demo.get("/v2/contacts").key(demo.value("GLOBEX_KEY")).send().await;
         if answer.code() == "TENANT_SUSPENDED" { Ok(()) } else { Err(answer.status) }
     })
     .await;
     let (document, tag) = demo.document().await;
-    let mended = document.changed(|document| document.entry("tenants", "globex")["state"] = json!("active"));
+    let mended =
+        document.changed(|document| document.entry("tenants", "globex")["state"] = json!("active"));
     demo.put(&mended, &tag).await.is(200);
 }
 
@@ -208,7 +263,9 @@ async fn watchers_of_the_process_need_no_token() {
         ("error", ""),
     ];
     assert_eq!(metrics.sum("tollgate_requests_total", &labels).to_string(), "1");
-    for stage in ["gate", "route", "authenticate", "version", "throttle", "claim", "forward", "settle"] {
+    for stage in
+        ["gate", "route", "authenticate", "version", "throttle", "claim", "forward", "settle"]
+    {
         let count = metrics.sum("tollgate_stage_duration_seconds_count", &[("stage", stage)]);
         assert_eq!(count.to_string(), "1", "{stage}");
     }

@@ -1,8 +1,9 @@
 //! What the command says, and how it ends: 0, 1 when what was asked for was refused, 2 when it was asked wrongly.
 
+use crate::harness::call::contact_of;
 use crate::harness::document;
 use crate::harness::process::{run, tollgate};
-use crate::harness::{Demo, Upstream, eventually};
+use crate::harness::{Demo, Upstream, eventually, sha256};
 use serde_json::{Value, json};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -35,7 +36,8 @@ fn golden(name: &str, found: &str) {
     }
     let expected = std::fs::read_to_string(&file)
         .unwrap_or_else(|error| panic!("{}: {error}; UPDATE_GOLDEN=1 writes it", file.display()));
-    let difference = expected.lines().zip(found.lines()).position(|(expected, found)| expected != found);
+    let difference =
+        expected.lines().zip(found.lines()).position(|(expected, found)| expected != found);
     assert!(
         expected == found,
         "{name} differs from line {} on. If that is meant, UPDATE_GOLDEN=1 rewrites it, and CHANGELOG.md says so.",
@@ -97,16 +99,22 @@ fn check_prints_every_error_with_its_pointer_and_ends_with_1() {
     let output = check(WRONG, &[]);
     ends_with(&output, 1);
     let printed = stdout(&output);
-    let pointers: Vec<&str> = printed.lines().map(|line| line.split(": ").next().unwrap()).collect();
+    let pointers: Vec<&str> =
+        printed.lines().map(|line| line.split(": ").next().unwrap()).collect();
     assert_eq!(pointers, POINTERS, "{printed}");
-    assert!(printed.lines().all(|line| line.split_once(": ").is_some_and(|(_, message)| !message.is_empty())));
+    assert!(
+        printed
+            .lines()
+            .all(|line| line.split_once(": ").is_some_and(|(_, message)| !message.is_empty()))
+    );
     assert!(!printed.contains("secret"), "what should have been a hash may be a key: {printed}");
 
     let output = check(WRONG, &["--json"]);
     ends_with(&output, 1);
     let told: Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!(told["valid"], false);
-    let pointers: Vec<_> = told["errors"].as_array().unwrap().iter().map(|error| &error["pointer"]).collect();
+    let pointers: Vec<_> =
+        told["errors"].as_array().unwrap().iter().map(|error| &error["pointer"]).collect();
     assert_eq!(pointers, POINTERS);
 }
 
@@ -118,7 +126,8 @@ fn check_takes_yaml_and_json_from_files_and_standard_input() {
     assert!(stdout(&output).contains("valid"));
     let document = document::standard(Upstream::address_of_none());
     ends_with(&check(&document.to_string(), &[]), 0);
-    let told: Value = serde_json::from_str(&stdout(&check(&document.to_string(), &["--json"]))).unwrap();
+    let told: Value =
+        serde_json::from_str(&stdout(&check(&document.to_string(), &["--json"]))).unwrap();
     assert_eq!(told, json!({ "valid": true, "errors": [] }));
 
     let mut child = tollgate()
@@ -181,8 +190,15 @@ fn asking_wrongly_ends_with_2() {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    let commands: &[&[&str]] =
-        &[&["demo"], &["serve"], &["check"], &["schema"], &["scenario"], &["token", "mint"], &["pack", "build"]];
+    let commands: &[&[&str]] = &[
+        &["demo"],
+        &["serve"],
+        &["check"],
+        &["schema"],
+        &["scenario"],
+        &["token", "mint"],
+        &["pack", "build"],
+    ];
     for command in commands {
         let output = run(&[command, &["--help"][..]].concat());
         ends_with(&output, 0);
@@ -207,7 +223,13 @@ fn the_settings_are_checked() {
         ("listen: { gateway: here }\n", "tollgate.yaml"),
     ] {
         std::fs::write(&file, text).unwrap();
-        let output = tollgate().arg("serve").arg("--config").arg(&file).current_dir(&folder).output().unwrap();
+        let output = tollgate()
+            .arg("serve")
+            .arg("--config")
+            .arg(&file)
+            .current_dir(&folder)
+            .output()
+            .unwrap();
         ends_with(&output, 1);
         assert!(stderr(&output).contains(named), "{text}: {}", stderr(&output));
     }
@@ -255,11 +277,32 @@ fn scenarios_go_as_they_expect_each_time() {
     assert_eq!(play(), played, "the same input, the same output");
     for line in played.lines() {
         let step: Value = serde_json::from_str(line).unwrap();
-        assert!(step["status"].is_u64() && step["trace_id"].as_str().unwrap().len() == 32, "{line}");
+        assert!(
+            step["status"].is_u64() && step["trace_id"].as_str().unwrap().len() == 32,
+            "{line}"
+        );
     }
-    for code in ["SCOPE_DENIED"] {
-        assert!(played.contains(code), "{code}");
+    for promised in ["SCOPE_DENIED", "Idempotency-Replayed", "\"status\":201"] {
+        assert!(played.to_lowercase().contains(&promised.to_lowercase()), "{promised}: {played}");
     }
+}
+
+/// A gateway that runs keeps its own time: scenarios that move the clock are not for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scenarios_that_leave_the_clock_alone_go_the_same_way_against_a_running_gateway() {
+    let demo = Demo::start().await;
+    let mut files = scenarios();
+    files.retain(|file| !std::fs::read_to_string(file).unwrap().contains("advance:"));
+    assert!(files.len() >= 2, "{files:?}");
+    let mut command = tollgate();
+    command.args(["scenario", "--against", demo.value("GATEWAY_URL")]).args(files);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    ends_with(&output, 0);
+    let mut dead = tollgate();
+    let nobody = format!("http://{}", Upstream::address_of_none());
+    dead.args(["scenario", "--against", &nobody]).arg(&scenarios()[0]);
+    let output = tokio::task::spawn_blocking(move || dead.output().unwrap()).await.unwrap();
+    ends_with(&output, 1);
 }
 
 #[test]
@@ -293,7 +336,8 @@ fn a_scenario_that_goes_otherwise_ends_with_1_and_says_what_was_expected() {
 fn changing_a_limit_in_the_document_changes_a_scenarios_output() {
     let folder = tempfile::tempdir().unwrap();
     let text = std::fs::read_to_string(fixtures().join("demo/document.yaml")).unwrap();
-    std::fs::write(folder.path().join("document.yaml"), text.replace("burst: 1000", "burst: 1")).unwrap();
+    std::fs::write(folder.path().join("document.yaml"), text.replace("burst: 1000", "burst: 1"))
+        .unwrap();
     let script = |times: u32| {
         format!(
             "name: a limit\ndocument: document.yaml\nclock: 2026-11-21T00:00:00Z\nsteps:\n  - name: reads\n    times: {times}\n    \
@@ -342,11 +386,23 @@ async fn what_the_demo_prints_works_as_printed() {
         if log.contains("Ctrl-C ends") { Ok(log) } else { Err(log) }
     })
     .await;
-    for name in ["GATEWAY_URL", "ADMIN_URL", "CRM_URL", "STATUS_URL", "ACME_KEY", "GLOBEX_KEY", "ADMIN_TOKEN"] {
+    for name in [
+        "GATEWAY_URL",
+        "ADMIN_URL",
+        "CRM_URL",
+        "STATUS_URL",
+        "ACME_KEY",
+        "GLOBEX_KEY",
+        "ADMIN_TOKEN",
+    ] {
         assert!(printed.contains(demo.value(name)), "{name} is not printed");
     }
-    let commands: Vec<String> =
-        printed.lines().map(str::trim).filter(|line| line.starts_with("curl ")).map(str::to_owned).collect();
+    let commands: Vec<String> = printed
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("curl "))
+        .map(str::to_owned)
+        .collect();
     assert!(commands.len() >= 5, "{commands:#?}");
     for command in commands {
         let output = tokio::task::spawn_blocking({
@@ -358,11 +414,18 @@ async fn what_the_demo_prints_works_as_printed() {
         ends_with(&output, 0);
         let printed = stdout(&output);
         let body = printed.rsplit("\r\n\r\n").next().unwrap();
-        let body: Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{command}: {error}: {printed}"));
+        let body: Value = serde_json::from_str(body)
+            .unwrap_or_else(|error| panic!("{command}: {error}: {printed}"));
         if command.contains("curl -i") {
             let status = printed.split(' ').nth(1).unwrap();
             let denied = command.contains(demo.value("GLOBEX_KEY")) && command.contains("-d ");
-            let expected = if denied { "403" } else if command.contains("-d ") { "201" } else { "200" };
+            let expected = if denied {
+                "403"
+            } else if command.contains("-d ") {
+                "201"
+            } else {
+                "200"
+            };
             assert_eq!(status, expected, "{command}: {body}");
         }
     }
@@ -383,16 +446,54 @@ async fn the_demos_environment_names_everything() {
             demo.get(path).key(demo.value(key)).send().await.is(200);
         }
     }
-    let created = demo.creates("demo-1", &json!({ "first_name": "Ada", "last_name": "Lovelace" })).send().await;
+    let created = demo
+        .creates("demo-1", &json!({ "first_name": "Ada", "last_name": "Lovelace" }))
+        .send()
+        .await;
     let place = created.is(201).header("location").to_owned();
-    let repeat = demo.creates("demo-1", &json!({ "first_name": "Ada", "last_name": "Lovelace" })).send().await;
+    let repeat = demo
+        .creates("demo-1", &json!({ "first_name": "Ada", "last_name": "Lovelace" }))
+        .send()
+        .await;
     assert!(repeat.is(201).is_replay());
     assert_eq!(repeat.body, created.body);
     let arrivals = demo.arrivals().await;
     assert_eq!(arrivals.len(), 1);
-    assert_eq!((&arrivals[0]["tenant"], &arrivals[0]["path"]), (&json!("acme"), &json!("/v1/contacts")));
+    assert_eq!(
+        (&arrivals[0]["tenant"], &arrivals[0]["path"]),
+        (&json!("acme"), &json!("/v1/contacts"))
+    );
     let id = place.rsplit('/').next().unwrap();
     let v2 = demo.get(&format!("/v2/contacts/{id}")).key(demo.value("ACME_KEY")).send().await;
     assert_eq!(v2.is(200).json()["name"], json!({ "given": "Ada", "family": "Lovelace" }));
     demo.get(&format!("/v2/contacts/{id}")).key(demo.value("GLOBEX_KEY")).send().await.is(404);
+}
+
+#[tokio::test]
+async fn a_mebibyte_contact_arrives_at_the_crm_as_it_was_sent() {
+    let demo = Demo::start().await;
+    let body = contact_of(1 << 20, 7);
+    let hash = sha256(&body);
+    let call = || {
+        let call =
+            demo.gateway.post("/v1/contacts").key(demo.value("ACME_KEY")).idempotency_key("large");
+        call.header("content-type", "application/json").body(body.clone())
+    };
+    let created = call().send().await;
+    let arrivals = demo.arrivals().await;
+    assert_eq!(created.status, 201);
+    assert_eq!(
+        (&arrivals[0]["body_sha256"], &arrivals[0]["body_length"]),
+        (&json!(hash), &json!(1 << 20))
+    );
+    // The CRM answers with the contact, which is larger than what is kept: the repeat learns where it is.
+    let repeat = call().send().await;
+    if repeat.status == 409 {
+        let details = repeat.refuses(409, "IDEMPOTENCY_RESPONSE_NOT_RETAINED");
+        assert_eq!(details["location"], created.header("location"));
+    } else {
+        assert!(repeat.is(201).is_replay());
+        assert_eq!(repeat.body, created.body);
+    }
+    assert_eq!(demo.arrivals().await.len(), 1);
 }

@@ -26,9 +26,14 @@ fn marked(upstreams: [&Upstream; 2], mark: u64) -> Value {
     let upstream = upstreams[usize::try_from(mark % 2).unwrap()];
     document::standard(upstream.address)
         .attached("mark", "header-hygiene", json!({ "set": { "x-mark": mark.to_string() } }))
-        .attached("mark-route", "header-hygiene", json!({ "set": { "x-route": format!("create-{mark}") } }))
+        .attached(
+            "mark-route",
+            "header-hygiene",
+            json!({ "set": { "x-route": format!("create-{mark}") } }),
+        )
         .changed(|document| {
-            document.entry("attachments", "mark-route")["scope"] = json!({ "route": "contacts.create" });
+            document.entry("attachments", "mark-route")["scope"] =
+                json!({ "route": "contacts.create" });
         })
 }
 
@@ -133,7 +138,8 @@ async fn an_invalid_document_changes_nothing_and_says_why() {
     for text in ["", "format: [", "format: 2\n", "\0", "{\"format\": 1}}"] {
         node.write_text(text);
         // The next good one shows that this one was looked at.
-        let revision = node.publish(&good.clone().with("plans", json!({ "id": "other", "limits": [] }))).await;
+        let revision =
+            node.publish(&good.clone().with("plans", json!({ "id": "other", "limits": [] }))).await;
         assert_eq!(asks().await, revision, "{text:?}");
         let before = node.publish(&good).await;
         assert_eq!(asks().await, before, "{text:?}");
@@ -170,7 +176,13 @@ async fn a_document_whose_parts_cannot_be_made_changes_nothing() {
         let arrivals = upstream.arrivals();
         assert_eq!(arrivals.last().unwrap().header("x-a"), "1", "{pointer}");
         let in_force = answer.is(200).revision();
-        let revision = node.publish(&good.clone().with("plans", json!({ "id": pointer_id(pointer, in_force), "limits": [] }))).await;
+        let revision = node
+            .publish(
+                &good
+                    .clone()
+                    .with("plans", json!({ "id": pointer_id(pointer, in_force), "limits": [] })),
+            )
+            .await;
         assert_eq!(revision, in_force + 1, "{pointer}");
     }
 }
@@ -199,11 +211,18 @@ async fn removed_routes_and_credentials_stop_at_once() {
     node.get("/v1/contacts").key(ACME).send().await.is(200);
     let reduced = good.clone().changed(|document| {
         document["routes"].as_array_mut().unwrap().remove(0);
-        document.entry("tenants", "acme")["consumers"][0]["credentials"].as_array_mut().unwrap().remove(0);
+        document.entry("tenants", "acme")["consumers"][0]["credentials"]
+            .as_array_mut()
+            .unwrap()
+            .remove(0);
     });
     node.publish(&reduced).await;
     node.get("/v1/contacts/7").key(ACME).send().await.refuses(401, "CREDENTIAL_INVALID");
-    node.get("/v1/contacts").key(document::ACME_SECOND).send().await.refuses(405, "METHOD_NOT_ALLOWED");
+    node.get("/v1/contacts")
+        .key(document::ACME_SECOND)
+        .send()
+        .await
+        .refuses(405, "METHOD_NOT_ALLOWED");
     node.publish(&good).await;
     node.get("/v1/contacts").key(ACME).send().await.is(200);
     assert_eq!(upstream.arrivals().len(), 2);
@@ -218,7 +237,8 @@ async fn a_publish_resets_no_counter() {
             { "id": "monthly", "quota": quota, "per": "tenant", "on_store_error": "closed" },
         ])
     };
-    let node = Node::start(&document::standard(upstream.address).limited(limits("100/month"))).await;
+    let node =
+        Node::start(&document::standard(upstream.address).limited(limits("100/month"))).await;
     for _ in 0..3 {
         node.get("/v1/contacts").key(ACME).send().await.is(200);
     }

@@ -15,17 +15,22 @@ async fn a_refused_connection_is_502_with_our_body() {
         answer.refuses(502, "UPSTREAM_UNREACHABLE");
         assert_eq!(answer.header("proxy-status"), "tollgate; error=destination_unavailable");
         assert_eq!(answer.header("api-version"), "v1");
-        assert!(!String::from_utf8_lossy(&answer.body).contains("127.0.0.1"), "addresses stay private");
+        assert!(
+            !String::from_utf8_lossy(&answer.body).contains("127.0.0.1"),
+            "addresses stay private"
+        );
     }
     let metrics = node.has_reported(3).await;
-    let labels = [("error", "UPSTREAM_UNREACHABLE"), ("status_class", "5xx"), ("route", "contacts.list")];
+    let labels =
+        [("error", "UPSTREAM_UNREACHABLE"), ("status_class", "5xx"), ("route", "contacts.list")];
     assert_eq!(metrics.sum("tollgate_requests_total", &labels).to_string(), "3");
 }
 
 #[tokio::test]
 async fn an_upstream_that_is_silent_is_504() {
     let upstream = Upstream::scripted(|_| Reply::never()).await;
-    let node = Node::start(&document::standard(upstream.address).timeouts("1s", "300ms", "5s")).await;
+    let node =
+        Node::start(&document::standard(upstream.address).timeouts("1s", "300ms", "5s")).await;
     let answer = node.get("/v1/contacts").key(ACME).send().await;
     answer.refuses(504, "UPSTREAM_TIMEOUT");
     assert!(answer.header("proxy-status").starts_with("tollgate; error="));
@@ -44,7 +49,8 @@ async fn an_upstream_that_hangs_up_is_502_and_a_write_is_not_repeated() {
     let put = || node.call(http::Method::PATCH, "/v1/contacts/7").key(ACME).body("{}");
     put().send().await.refuses(502, "UPSTREAM_UNREACHABLE");
     put().send().await.refuses(502, "UPSTREAM_UNREACHABLE");
-    let writes = upstream.arrivals().into_iter().filter(|arrival| arrival.method == "PATCH").count();
+    let writes =
+        upstream.arrivals().into_iter().filter(|arrival| arrival.method == "PATCH").count();
     assert_eq!(writes, 2);
     upstream.does(|_| Reply::of(200));
     put().send().await.is(200);
@@ -81,7 +87,8 @@ async fn a_second_target_takes_what_the_first_refuses() {
     let document = document::standard(upstream.address).changed(|document| {
         let dead = Upstream::address_of_none().to_string();
         let alive = upstream.address.to_string();
-        document.entry("upstreams", "crm")["targets"] = json!([{ "address": dead }, { "address": alive }]);
+        document.entry("upstreams", "crm")["targets"] =
+            json!([{ "address": dead }, { "address": alive }]);
     });
     let node = Node::start(&document).await;
     for number in 0..10 {

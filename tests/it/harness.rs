@@ -41,7 +41,9 @@ pub(crate) async fn eventually<T, S: std::fmt::Debug>(
     loop {
         match ask().await {
             Ok(answer) => return answer,
-            Err(seen) if Instant::now() > deadline => panic!("{hope}: still {seen:?} after {PATIENCE:?}"),
+            Err(seen) if Instant::now() > deadline => {
+                panic!("{hope}: still {seen:?} after {PATIENCE:?}")
+            }
             // A pause between two questions, so that asking doesn't starve what is asked.
             Err(_) => sleep(Duration::from_millis(20)).await,
         }

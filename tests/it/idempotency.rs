@@ -63,11 +63,17 @@ async fn a_repeat_gets_the_first_answer_byte_for_byte() {
 async fn every_final_answer_is_kept_also_errors() {
     let upstream = Upstream::scripted(|arrival| {
         let status = arrival.header("x-status").parse().unwrap();
-        Reply::of(status).body(if status == 204 { String::new() } else { format!("told {}", arrival.number) })
+        Reply::of(status).body(if status == 204 {
+            String::new()
+        } else {
+            format!("told {}", arrival.number)
+        })
     })
     .await;
     let node = node(&upstream).await;
-    for (count, status) in [200, 202, 204, 302, 400, 404, 409, 422, 500, 503].into_iter().enumerate() {
+    for (count, status) in
+        [200, 202, 204, 302, 400, 404, 409, 422, 500, 503].into_iter().enumerate()
+    {
         let key = format!("kept-{status}");
         let ask = || node.keyed(&key).header("x-status", status.to_string()).body(ADA).send();
         let first = ask().await;
@@ -101,7 +107,10 @@ async fn an_answer_that_says_not_processed_frees_the_key() {
 #[tokio::test]
 async fn a_cookie_is_not_given_to_repeats() {
     let upstream = Upstream::scripted(|_| {
-        Reply::of(201).header("set-cookie", "session=1").header("x-from-upstream", "yes").body("made")
+        Reply::of(201)
+            .header("set-cookie", "session=1")
+            .header("x-from-upstream", "yes")
+            .body("made")
     })
     .await;
     let node = node(&upstream).await;
@@ -118,13 +127,22 @@ async fn reused_key_with_another_request_is_422() {
     let upstream = Upstream::start().await;
     let node = node(&upstream).await;
     node.keyed("mine").body(ADA).send().await.is(201);
-    node.keyed("mine").body(r#"{"first_name":"Eve"}"#).send().await.refuses(422, "IDEMPOTENCY_KEY_REUSED");
-    let other_query = node.post("/v1/contacts?notify=yes").key(ACME).idempotency_key("mine").body(ADA);
+    node.keyed("mine")
+        .body(r#"{"first_name":"Eve"}"#)
+        .send()
+        .await
+        .refuses(422, "IDEMPOTENCY_KEY_REUSED");
+    let other_query =
+        node.post("/v1/contacts?notify=yes").key(ACME).idempotency_key("mine").body(ADA);
     other_query.send().await.refuses(422, "IDEMPOTENCY_KEY_REUSED");
     let other_version = node.post("/v2/contacts").key(ACME).idempotency_key("mine").body(ADA);
     other_version.send().await.refuses(422, "IDEMPOTENCY_KEY_REUSED");
     // Another route is another scope.
-    let other_route = node.call(http::Method::PATCH, "/v1/contacts/7").key(ACME).idempotency_key("mine").body(ADA);
+    let other_route = node
+        .call(http::Method::PATCH, "/v1/contacts/7")
+        .key(ACME)
+        .idempotency_key("mine")
+        .body(ADA);
     assert!(!other_route.send().await.is(200).is_replay());
     assert!(node.keyed("mine").body(ADA).send().await.is(201).is_replay());
     assert_eq!(upstream.arrivals().len(), 2);
@@ -135,7 +153,9 @@ async fn of_fifty_at_once_one_arrives_and_all_learn_what_came_of_it() {
     let latch = Latch::closed();
     let upstream = Upstream::start().await;
     let held = latch.clone();
-    upstream.does(move |arrival| Reply::of(201).body(format!("made {}", arrival.number)).held_by(&held));
+    upstream.does(move |arrival| {
+        Reply::of(201).body(format!("made {}", arrival.number)).held_by(&held)
+    });
     let node = node(&upstream).await;
     let mut clients = JoinSet::new();
     for _ in 0..50 {
@@ -177,8 +197,11 @@ async fn a_keyed_body_arrives_as_it_was_sent_whatever_its_size() {
         raw.hear().await.unwrap().is(201);
         expected.extend([(size, sha256(&body)), (size, sha256(&body))]);
     }
-    let seen: Vec<_> =
-        upstream.arrivals().into_iter().map(|arrival| (arrival.body_length, arrival.body_sha256)).collect();
+    let seen: Vec<_> = upstream
+        .arrivals()
+        .into_iter()
+        .map(|arrival| (arrival.body_length, arrival.body_sha256))
+        .collect();
     assert_eq!(seen, expected);
 }
 
@@ -187,7 +210,8 @@ async fn a_keyed_body_over_the_limit_is_413_and_takes_no_key() {
     let upstream = Upstream::start().await;
     let node = node(&upstream).await;
     let body = pattern((1 << 20) + 1);
-    let details = node.keyed("large").body(body.clone()).send().await.refuses(413, "BODY_TOO_LARGE");
+    let details =
+        node.keyed("large").body(body.clone()).send().await.refuses(413, "BODY_TOO_LARGE");
     assert_eq!(details["limit"], 1 << 20);
     let mut raw = Raw::to(node.gateway).await;
     let head = format!(
@@ -240,7 +264,8 @@ async fn equal_keys_of_different_callers_do_not_meet() {
     let key = Key::eddsa("k1");
     let keys = key_server(&[&key]).await;
     let upstream = Upstream::start().await;
-    let document = with_a_writing_globex(&upstream).with("issuers", issuer(&["EdDSA"], served_by(&keys)));
+    let document =
+        with_a_writing_globex(&upstream).with("issuers", issuer(&["EdDSA"], served_by(&keys)));
     let node = Node::start(&document).await;
     let of = |subject: &str| key.signs(&but(claims(), "sub", json!(subject)));
     let post = || node.post("/v1/contacts").idempotency_key("same").body(ADA);
@@ -264,8 +289,11 @@ async fn equal_keys_of_different_callers_do_not_meet() {
         assert!(repeat.is(201).is_replay(), "{caller}");
         assert_eq!(repeat.body, body, "{caller}");
     }
-    let mut derived: Vec<_> =
-        upstream.arrivals().iter().map(|arrival| arrival.header("idempotency-key").to_owned()).collect();
+    let mut derived: Vec<_> = upstream
+        .arrivals()
+        .iter()
+        .map(|arrival| arrival.header("idempotency-key").to_owned())
+        .collect();
     derived.sort_unstable();
     derived.dedup();
     assert_eq!(derived.len(), 5, "each caller's key is another one to the upstream");
@@ -276,7 +304,13 @@ async fn rotating_a_credential_keeps_repeats_safe() {
     let upstream = Upstream::start().await;
     let node = node(&upstream).await;
     let first = node.keyed("rotated").body(ADA).send().await;
-    let repeat = node.post("/v1/contacts").key(ACME_SECOND).idempotency_key("rotated").body(ADA).send().await;
+    let repeat = node
+        .post("/v1/contacts")
+        .key(ACME_SECOND)
+        .idempotency_key("rotated")
+        .body(ADA)
+        .send()
+        .await;
     same(&first, &repeat);
     assert!(repeat.is_replay());
     upstream.only_arrival();
@@ -364,7 +398,8 @@ async fn the_upstream_gets_a_derived_key_and_a_fence() {
         assert_eq!(arrival.lines("x-idempotency-key").len(), 0);
     }
     assert_ne!(arrivals[0].header("idempotency-key"), arrivals[1].header("idempotency-key"));
-    let fence = |number: usize| arrivals[number].header("x-idempotency-fence").parse::<i64>().unwrap();
+    let fence =
+        |number: usize| arrivals[number].header("x-idempotency-fence").parse::<i64>().unwrap();
     assert!(fence(0) < fence(1));
 }
 
@@ -436,7 +471,12 @@ async fn a_large_answer_streams_whole_and_is_not_retained() {
     let node = node(&upstream).await;
     let first = node.keyed("large").body(ADA).send().await;
     assert_eq!(sha256(&first.is(201).body), sha256(pattern(3 << 20)));
-    let details = node.keyed("large").body(ADA).send().await.refuses(409, "IDEMPOTENCY_RESPONSE_NOT_RETAINED");
+    let details = node
+        .keyed("large")
+        .body(ADA)
+        .send()
+        .await
+        .refuses(409, "IDEMPOTENCY_RESPONSE_NOT_RETAINED");
     assert_eq!((&details["status"], &details["location"]), (&json!(201), &json!("/v1/contacts/7")));
     upstream.only_arrival();
 }
@@ -491,11 +531,15 @@ async fn what_was_on_its_way_when_the_process_was_killed_is_never_sent_again() {
 #[tokio::test]
 async fn a_refused_request_takes_no_key() {
     let upstream = Upstream::start().await;
-    let document = document::standard(upstream.address)
-        .attached("correlation", "require-header", json!({ "header": "x-correlation-id" }));
+    let document = document::standard(upstream.address).attached(
+        "correlation",
+        "require-header",
+        json!({ "header": "x-correlation-id" }),
+    );
     let node = Setup::of(&document).packs().start().await;
     node.keyed("refused").body(ADA).send().await.refuses(403, "POLICY_DENIED");
-    let corrected = node.keyed("refused").header("x-correlation-id", "7").body(r#"{"first_name":"Eve"}"#);
+    let corrected =
+        node.keyed("refused").header("x-correlation-id", "7").body(r#"{"first_name":"Eve"}"#);
     assert!(!corrected.send().await.is(201).is_replay());
     upstream.only_arrival();
 }

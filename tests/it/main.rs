@@ -1,4 +1,11 @@
 //! Claims about the product, each shown against the real binary on real sockets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test that meets the unexpected fails, and says where and after what"
+)]
 
 mod harness;
 

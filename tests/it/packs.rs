@@ -16,8 +16,11 @@ async fn with_packs(document: &Value) -> Node {
 #[tokio::test]
 async fn a_denial_tells_the_partner_who_denied_and_why() {
     let upstream = Upstream::start().await;
-    let document = document::standard(upstream.address)
-        .attached("needs-correlation", "require-header", json!({ "header": "x-correlation-id", "format": "uuid" }));
+    let document = document::standard(upstream.address).attached(
+        "needs-correlation",
+        "require-header",
+        json!({ "header": "x-correlation-id", "format": "uuid" }),
+    );
     let node = with_packs(&document).await;
     let asks = |value: Option<&str>| {
         let call = node.get("/v1/contacts").key(ACME);
@@ -29,7 +32,10 @@ async fn a_denial_tells_the_partner_who_denied_and_why() {
     for (value, reason) in [(None, "header_missing"), (Some("7"), "header_invalid")] {
         let answer = asks(value).send().await;
         let details = answer.refuses(403, "POLICY_DENIED");
-        assert_eq!((&details["policy"], &details["reason"]), (&json!("needs-correlation"), &json!(reason)));
+        assert_eq!(
+            (&details["policy"], &details["reason"]),
+            (&json!("needs-correlation"), &json!(reason))
+        );
         assert_eq!(details["header"], "x-correlation-id");
         assert!(answer.json()["message"].as_str().unwrap().contains("`x-correlation-id`"));
     }
@@ -41,14 +47,28 @@ async fn a_denial_tells_the_partner_who_denied_and_why() {
 async fn edits_reach_the_upstream_in_the_order_of_attachments() {
     let upstream = Upstream::start().await;
     let document = document::standard(upstream.address)
-        .attached("second", "header-hygiene", json!({ "set": { "x-order": "second" }, "remove": ["x-debug"] }))
-        .attached("first", "header-hygiene", json!({ "set": { "x-order": "first", "x-first": "yes" } }))
+        .attached(
+            "second",
+            "header-hygiene",
+            json!({ "set": { "x-order": "second" }, "remove": ["x-debug"] }),
+        )
+        .attached(
+            "first",
+            "header-hygiene",
+            json!({ "set": { "x-order": "first", "x-first": "yes" } }),
+        )
         .changed(|document| {
             document.entry("attachments", "first")["order"] = json!(1);
             document.entry("attachments", "second")["order"] = json!(2);
         });
     let node = with_packs(&document).await;
-    node.get("/v1/contacts").key(ACME).header("x-debug", "1").header("x-order", "client").send().await.is(200);
+    node.get("/v1/contacts")
+        .key(ACME)
+        .header("x-debug", "1")
+        .header("x-order", "client")
+        .send()
+        .await
+        .is(200);
     let arrival = upstream.only_arrival();
     assert_eq!((arrival.header("x-order"), arrival.header("x-first")), ("second", "yes"));
     assert_eq!(arrival.lines("x-debug").len(), 0);
@@ -57,10 +77,14 @@ async fn edits_reach_the_upstream_in_the_order_of_attachments() {
 #[tokio::test]
 async fn an_attachment_decides_only_what_is_in_its_scope() {
     let upstream = Upstream::start().await;
-    let document = misbehaves(&upstream, json!({ "how": "deny", "status": 418, "reason": "teapot", "details": [] }))
-        .changed(|document| {
-            document.entry("attachments", "trouble")["scope"] = json!({ "tenant": "acme", "route": "contacts.list" });
-        });
+    let document = misbehaves(
+        &upstream,
+        json!({ "how": "deny", "status": 418, "reason": "teapot", "details": [] }),
+    )
+    .changed(|document| {
+        document.entry("attachments", "trouble")["scope"] =
+            json!({ "tenant": "acme", "route": "contacts.list" });
+    });
     let node = with_packs(&document).await;
     let answer = node.get("/v1/contacts").key(ACME).send().await;
     assert_eq!(answer.refuses(418, "POLICY_DENIED")["reason"], "teapot");
@@ -77,8 +101,14 @@ async fn a_pack_sees_the_request_and_who_sent_it() {
     let answer = node.get("/v1/contacts?limit=2&x-a=q").key(ACME).header("x-a", "h").send().await;
     let details = answer.refuses(403, "POLICY_DENIED");
     assert_eq!((&details["method"], &details["tenant"]), (&json!("GET"), &json!("acme")));
-    assert_eq!((&details["consumer"], &details["route"]), (&json!("acme-mobile"), &json!("contacts.list")));
-    assert_eq!((&details["version"], &details["client_address"]), (&json!("v1"), &json!("127.0.0.1")));
+    assert_eq!(
+        (&details["consumer"], &details["route"]),
+        (&json!("acme-mobile"), &json!("contacts.list"))
+    );
+    assert_eq!(
+        (&details["version"], &details["client_address"]),
+        (&json!("v1"), &json!("127.0.0.1"))
+    );
     assert_eq!(details["scopes"], json!(["contacts:read", "contacts:write"]));
     let text = details.to_string();
     assert!(!text.contains(ACME), "a pack is shown no credential: {text}");
@@ -99,15 +129,21 @@ async fn a_pack_forgets_every_decision() {
 #[tokio::test]
 async fn replacing_a_packs_file_changes_the_next_answer() {
     let upstream = Upstream::start().await;
-    let document = document::standard(upstream.address)
-        .attached("nobody", "cidr-allow", json!({ "allow": ["192.0.2.0/24"] }));
+    let document = document::standard(upstream.address).attached(
+        "nobody",
+        "cidr-allow",
+        json!({ "allow": ["192.0.2.0/24"] }),
+    );
     let node = with_packs(&document).await;
     let message = async || {
         let answer = node.get("/v1/contacts").key(ACME).send().await;
         answer.refuses(403, "POLICY_DENIED");
         answer.json()["message"].as_str().unwrap().to_owned()
     };
-    let (before, after) = ("Requests from this address are not accepted.", "Requests from that address are not accepted.");
+    let (before, after) = (
+        "Requests from this address are not accepted.",
+        "Requests from that address are not accepted.",
+    );
     assert_eq!(message().await, before);
     let pack = demo::PACKS.iter().find(|pack| pack.name == "cidr-allow").unwrap();
     node.publish_pack("cidr-allow", &patched(pack.wasm, before, after)).await;
@@ -125,7 +161,8 @@ async fn replacing_a_packs_file_changes_the_next_answer() {
 /// The bytes with a text replaced by another one of the same length.
 fn patched(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
-    let found: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(from.as_bytes())).collect();
+    let found: Vec<usize> =
+        (0..bytes.len()).filter(|at| bytes[*at..].starts_with(from.as_bytes())).collect();
     assert_eq!(found.len(), 1, "the pack holds its message once: {from}");
     let mut patched = bytes.to_vec();
     patched[found[0]..found[0] + to.len()].copy_from_slice(to.as_bytes());
@@ -142,7 +179,10 @@ fn failures() -> Vec<(&'static str, Value)> {
         ("memory", json!({ "how": "hoard", "bytes": null })),
         ("host_limit", json!({ "how": "storm" })),
         ("host_limit", json!({ "how": "long-name", "bytes": 1_000_000 })),
-        ("output", json!({ "how": "set", "name": "x-big", "value": "x".repeat(2000), "times": 100 })),
+        (
+            "output",
+            json!({ "how": "set", "name": "x-big", "value": "x".repeat(2000), "times": 100 }),
+        ),
         ("output", json!({ "how": "set", "name": "x-tenant-id", "value": "globex", "times": 1 })),
         ("output", json!({ "how": "set", "name": "a b", "value": "", "times": 1 })),
         ("output", json!({ "how": "deny", "status": 200, "reason": "fine", "details": [] })),
@@ -169,7 +209,8 @@ async fn a_pack_that_fails_is_503_and_harms_nobody_else() {
     );
     let node = with_packs(&document).await;
     for (number, (reason, settings)) in failures().into_iter().enumerate() {
-        let before = node.metrics().await.sum("tollgate_pack_failures_total", &[("reason", reason)]);
+        let before =
+            node.metrics().await.sum("tollgate_pack_failures_total", &[("reason", reason)]);
         let answer = node.get(&format!("/v1/trouble/{number}")).key(ACME).send().await;
         let details = answer.refuses(503, "POLICY_FAILED");
         assert_eq!(details["policy"], format!("trouble-{number}"));
@@ -199,21 +240,31 @@ async fn a_pack_that_fails_open_lets_the_request_through_as_it_was() {
 #[tokio::test]
 async fn a_pack_that_observes_is_recorded_and_does_not_act() {
     let upstream = Upstream::start().await;
-    let document = misbehaves(&upstream, json!({ "how": "deny", "status": 403, "reason": "no", "details": [] }))
-        .attached("edits", "header-hygiene", json!({ "set": { "x-observed": "yes" } }))
-        .attached("fails", "misbehave", json!({ "how": "panic", "message": "boom" }))
-        .changed(|document| {
-            for id in ["trouble", "edits", "fails"] {
-                document.entry("attachments", id)["mode"] = json!("observe");
-            }
-        });
+    let document = misbehaves(
+        &upstream,
+        json!({ "how": "deny", "status": 403, "reason": "no", "details": [] }),
+    )
+    .attached("edits", "header-hygiene", json!({ "set": { "x-observed": "yes" } }))
+    .attached("fails", "misbehave", json!({ "how": "panic", "message": "boom" }))
+    .changed(|document| {
+        for id in ["trouble", "edits", "fails"] {
+            document.entry("attachments", id)["mode"] = json!("observe");
+        }
+    });
     let node = with_packs(&document).await;
     node.get("/v1/contacts").key(ACME).send().await.is(200);
     assert_eq!(upstream.only_arrival().lines("x-observed").len(), 0);
     let metrics = node.has_reported(1).await;
-    for (pack, decision) in [("misbehave", "deny"), ("header-hygiene", "edit"), ("misbehave", "failed")] {
-        let labels = [("pack", pack), ("decision", decision), ("mode", "observe"), ("version", "1.0.0")];
-        assert_eq!(metrics.sum("tollgate_pack_decisions_total", &labels).to_string(), "1", "{pack} {decision}");
+    for (pack, decision) in
+        [("misbehave", "deny"), ("header-hygiene", "edit"), ("misbehave", "failed")]
+    {
+        let labels =
+            [("pack", pack), ("decision", decision), ("mode", "observe"), ("version", "1.0.0")];
+        assert_eq!(
+            metrics.sum("tollgate_pack_decisions_total", &labels).to_string(),
+            "1",
+            "{pack} {decision}"
+        );
     }
 }
 
@@ -250,11 +301,16 @@ async fn the_demo_has_an_enforced_pack_on_every_contacts_route() {
     assert!(enforced, "{}", document["attachments"]);
     // Demanding a header takes one more attachment, and no restart.
     demo.get("/v1/contacts").key(demo.value("ACME_KEY")).send().await.is(200);
-    let demanding = document.attached("demands", "require-header", json!({ "header": "x-correlation-id" }));
+    let demanding =
+        document.attached("demands", "require-header", json!({ "header": "x-correlation-id" }));
     demo.put(&demanding, &tag).await.is(200);
     let answer = demo.get("/v1/contacts").key(demo.value("ACME_KEY")).send().await;
     let details = answer.refuses(403, "POLICY_DENIED");
-    assert_eq!((&details["policy"], &details["reason"]), (&json!("demands"), &json!("header_missing")));
-    let answer = demo.get("/v1/contacts").key(demo.value("ACME_KEY")).header("x-correlation-id", "7");
+    assert_eq!(
+        (&details["policy"], &details["reason"]),
+        (&json!("demands"), &json!("header_missing"))
+    );
+    let answer =
+        demo.get("/v1/contacts").key(demo.value("ACME_KEY")).header("x-correlation-id", "7");
     answer.send().await.is(200);
 }

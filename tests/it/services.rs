@@ -6,12 +6,14 @@ use std::time::Duration;
 
 /// A connection to the server that this variable names.
 fn connected(variable: &str) -> TcpStream {
-    let url = std::env::var(variable)
-        .unwrap_or_else(|_| panic!("{variable} is not set: run the tests by `make test`, which starts the servers"));
+    let url = std::env::var(variable).unwrap_or_else(|_| {
+        panic!("{variable} is not set: run the tests by `make test`, which starts the servers")
+    });
     let (_, rest) = url.split_once("://").unwrap();
     let authority = rest.split('/').next().unwrap();
     let address = authority.rsplit('@').next().unwrap();
-    let stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("{variable} ({address}): {error}"));
+    let stream = TcpStream::connect(address)
+        .unwrap_or_else(|error| panic!("{variable} ({address}): {error}"));
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     stream
 }

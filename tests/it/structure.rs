@@ -34,13 +34,36 @@ const HOMES: &[(&str, &[&str])] = &[
 
 /// What does I/O. None of it may be below `model`, however far.
 const DOES_IO: &[&str] = &[
-    "tokio", "mio", "hyper", "reqwest", "axum", "pingora", "pingora-core", "sqlx", "sqlx-core", "wasmtime", "redis",
-    "rustls", "tempfile", "prometheus",
+    "tokio",
+    "mio",
+    "hyper",
+    "reqwest",
+    "axum",
+    "pingora",
+    "pingora-core",
+    "sqlx",
+    "sqlx-core",
+    "wasmtime",
+    "redis",
+    "rustls",
+    "tempfile",
+    "prometheus",
 ];
 
 /// Files that would hold anything.
-const BANNED_NAMES: &[&str] =
-    &["utils", "util", "common", "helpers", "helper", "types", "manager", "misc", "filter", "middleware", "mod"];
+const BANNED_NAMES: &[&str] = &[
+    "utils",
+    "util",
+    "common",
+    "helpers",
+    "helper",
+    "types",
+    "manager",
+    "misc",
+    "filter",
+    "middleware",
+    "mod",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
@@ -96,7 +119,8 @@ fn sources(folders: &[&str]) -> Vec<(String, String)> {
 
 /// The files whose code (not its comments) mentions a text.
 fn mentioning(folders: &[&str], text: &str) -> Vec<String> {
-    let code = |source: &str| source.lines().any(|line| line.split("//").next().unwrap().contains(text));
+    let code =
+        |source: &str| source.lines().any(|line| line.split("//").next().unwrap().contains(text));
     sources(folders).into_iter().filter(|(_, source)| code(source)).map(|(name, _)| name).collect()
 }
 
@@ -109,9 +133,13 @@ fn crates_know_only_those_that_they_may_know() {
             continue;
         }
         let arrows = ARROWS.iter().find(|(known, _)| known == name);
-        let (_, allowed) = arrows.unwrap_or_else(|| panic!("{name} is new: say in ARROWS what it may know"));
+        let (_, allowed) =
+            arrows.unwrap_or_else(|| panic!("{name} is new: say in ARROWS what it may know"));
         for dependency in dependencies.iter().filter(|dependency| ours.contains(dependency)) {
-            assert!(allowed.contains(&dependency.as_str()), "{name} must not depend on {dependency}");
+            assert!(
+                allowed.contains(&dependency.as_str()),
+                "{name} must not depend on {dependency}"
+            );
         }
     }
     for (name, _) in ARROWS {
@@ -125,15 +153,27 @@ fn each_heavy_dependency_has_one_home() {
     for (dependency, homes) in HOMES {
         for (name, dependencies) in &found {
             let has = dependencies.iter().any(|known| known == dependency);
-            assert!(!has || homes.contains(&name.as_str()), "{name} must not depend on {dependency}");
+            assert!(
+                !has || homes.contains(&name.as_str()),
+                "{name} must not depend on {dependency}"
+            );
         }
     }
 }
 
 #[test]
 fn the_model_does_no_io() {
-    let arguments =
-        ["tree", "--package", "model", "--edges", "normal", "--prefix", "none", "--locked", "--offline"];
+    let arguments = [
+        "tree",
+        "--package",
+        "model",
+        "--edges",
+        "normal",
+        "--prefix",
+        "none",
+        "--locked",
+        "--offline",
+    ];
     let tree = cargo(&arguments);
     for line in tree.lines() {
         let name = line.split(' ').next().unwrap();
@@ -162,7 +202,8 @@ fn only_the_reporter_counts() {
 
 #[test]
 fn no_file_has_a_name_that_says_nothing() {
-    let all = ["model", "store", "gateway", "plugins", "admin", "cli", "fixtures", "policies", "tests"];
+    let all =
+        ["model", "store", "gateway", "plugins", "admin", "cli", "fixtures", "policies", "tests"];
     for (path, _) in sources(&all) {
         for part in Path::new(&path).with_extension("").components() {
             let part = part.as_os_str().to_string_lossy().into_owned();
@@ -173,7 +214,8 @@ fn no_file_has_a_name_that_says_nothing() {
 
 #[test]
 fn no_test_is_skipped() {
-    let all = ["model", "store", "gateway", "plugins", "admin", "cli", "fixtures", "policies", "tests"];
+    let all =
+        ["model", "store", "gateway", "plugins", "admin", "cli", "fixtures", "policies", "tests"];
     let attribute = concat!("#[ig", "nore");
     assert_eq!(mentioning(&all, attribute), Vec::<String>::new());
 }

@@ -1,7 +1,9 @@
 //! Mixed traffic, good and bad: everybody gets what is due, and everything is counted once.
 
 use crate::harness::call::{Call, Client};
-use crate::harness::document::{self, ACME, ACME_EXPIRED, ACME_SECOND, Edit as _, GLOBEX, SUSPENDED};
+use crate::harness::document::{
+    self, ACME, ACME_EXPIRED, ACME_SECOND, Edit as _, GLOBEX, SUSPENDED,
+};
 use crate::harness::node::Setup;
 use crate::harness::token::{self, Key, but, claims, issuer, key_server, served_by};
 use crate::harness::{Answer, Node, Random, Upstream};
@@ -112,8 +114,10 @@ fn document(upstream: &Upstream, keys: &Upstream) -> Value {
         .attached("hygiene", "header-hygiene", json!({ "set": { "x-edge": "tollgate" } }))
         .attached("correlation", "require-header", json!({ "header": "x-correlation-id" }))
         .changed(|document| {
-            document.entry("attachments", "correlation")["scope"] = json!({ "route": "contacts.change" });
-            document.entry("routes", "contacts.create")["body"] = json!({ "limit": format!("{BODY_LIMIT}B") });
+            document.entry("attachments", "correlation")["scope"] =
+                json!({ "route": "contacts.change" });
+            document.entry("routes", "contacts.create")["body"] =
+                json!({ "limit": format!("{BODY_LIMIT}B") });
         })
 }
 
@@ -135,7 +139,8 @@ fn world(node: &Node, key: &Key) -> World {
 /// Sends the `number`th request of a kind and judges the answer. True when it must have reached the upstream.
 async fn send(world: &World, kind: &Kind, number: usize) -> (Answer, bool) {
     let forbidden = matches!(kind.due, Due::Refused(..));
-    let marked = (kind.make)(world, number).header("x-forbidden", if forbidden { "yes" } else { "no" });
+    let marked =
+        (kind.make)(world, number).header("x-forbidden", if forbidden { "yes" } else { "no" });
     let answer = marked.send().await;
     let served = match kind.due {
         Due::Served(status) => Some(status),
@@ -148,7 +153,12 @@ async fn send(world: &World, kind: &Kind, number: usize) -> (Answer, bool) {
             }
         }
         Due::Refused(status, code) => {
-            assert_eq!((answer.status, &*answer.code()), (status, code), "{}: {answer:?}", kind.name);
+            assert_eq!(
+                (answer.status, &*answer.code()),
+                (status, code),
+                "{}: {answer:?}",
+                kind.name
+            );
             answer.has_error_body();
             None
         }
@@ -170,7 +180,8 @@ async fn ten_thousand_mixed_requests_get_what_is_due_and_are_counted_once() {
     let before = node.has_reported(1).await;
 
     let mut random = Random::seeded(SEED);
-    let chosen: Arc<Vec<usize>> = Arc::new((0..REQUESTS).map(|_| random.below(KINDS.len())).collect());
+    let chosen: Arc<Vec<usize>> =
+        Arc::new((0..REQUESTS).map(|_| random.below(KINDS.len())).collect());
     let mut clients = JoinSet::new();
     for offset in 0..CLIENTS {
         let (world, chosen) = (world(&node, &key), chosen.clone());
@@ -197,11 +208,14 @@ async fn ten_thousand_mixed_requests_get_what_is_due_and_are_counted_once() {
 
     assert_eq!(seen.values().sum::<usize>(), REQUESTS);
     let arrivals = upstream.arrivals();
-    let forbidden: Vec<_> = arrivals.iter().filter(|arrival| arrival.header("x-forbidden") == "yes").collect();
+    let forbidden: Vec<_> =
+        arrivals.iter().filter(|arrival| arrival.header("x-forbidden") == "yes").collect();
     assert!(forbidden.is_empty(), "{forbidden:#?}");
     assert_eq!(arrivals.len(), arrived, "every request that was served arrived once");
-    let of_hooli = arrivals.iter().filter(|arrival| arrival.header("x-tenant-id") == "hooli").count();
-    let sent_by_hooli = chosen.iter().filter(|kind| KINDS[**kind].name == "within a quota, or not").count();
+    let of_hooli =
+        arrivals.iter().filter(|arrival| arrival.header("x-tenant-id") == "hooli").count();
+    let sent_by_hooli =
+        chosen.iter().filter(|kind| KINDS[**kind].name == "within a quota, or not").count();
     assert_eq!(of_hooli, QUOTA.min(sent_by_hooli));
 
     let after = node.has_reported(1 + u64::try_from(REQUESTS).unwrap()).await;

@@ -103,6 +103,21 @@ pub struct Requirement {
     pub scopes: Vec<Arc<str>>,
 }
 
+/// Why a request is not let in.
+#[derive(Debug)]
+pub struct Unauthenticated {
+    /// The answer.
+    pub reject: Reject,
+    /// Who it was, where the credential was accepted and something else was missing.
+    pub caller: Option<Caller>,
+}
+
+impl From<Reject> for Unauthenticated {
+    fn from(reject: Reject) -> Self {
+        Self { reject, caller: None }
+    }
+}
+
 /// The one credential that a request presents.
 enum Presented<'a> {
     Bearer(&'a str),
@@ -137,21 +152,20 @@ impl Directory {
         tokens: &TokenCache,
         head: &Head,
         now: Timestamp,
-    ) -> Result<Caller, Reject> {
+    ) -> Result<Caller, Unauthenticated> {
         let caller = match requirement.presented(head)? {
-            Presented::ApiKey(key) => {
-                self.keys.verify(key, now).map_err(|reject| requirement.challenge(reject))?
-            }
-            Presented::Bearer(token) => self
-                .verify_token(token, tokens, now)
-                .await
-                .map_err(|reject| requirement.challenge(reject))?,
+            Presented::ApiKey(key) => self.keys.verify(key, now),
+            Presented::Bearer(token) => self.verify_token(token, tokens, now).await,
         };
-        if caller.tenant().state == TenantState::Suspended {
-            return Err(Reject::new(ErrorCode::TenantSuspended));
+        let caller = caller.map_err(|reject| requirement.challenge(reject))?;
+        let allowed = match caller.tenant().state {
+            TenantState::Suspended => Err(Reject::new(ErrorCode::TenantSuspended)),
+            TenantState::Active => requirement.check_scopes(caller.identity()),
+        };
+        match allowed {
+            Ok(()) => Ok(caller),
+            Err(reject) => Err(Unauthenticated { reject, caller: Some(caller) }),
         }
-        requirement.check_scopes(caller.identity())?;
-        Ok(caller)
     }
 
     async fn verify_token(

@@ -129,3 +129,6 @@ fn degraded(demand: &Demand, error: &StoreError) -> Result<Permit, Throttled> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,6 +49,8 @@ pub struct Version {
     pub sunset_at: Option<Timestamp>,
     /// The version to move to.
     pub successor: Option<VersionName>,
+    /// Whether a path can name the successor, so that a link can.
+    pub successor_by_path: bool,
     /// Where the deprecation is explained.
     pub docs: Option<String>,
     /// Tenants that may use it for longer.
@@ -180,7 +182,7 @@ impl Version {
                 add(header::LINK, format!(r#"<{docs}>; rel="sunset"; type="text/html""#));
             }
         }
-        if let Some(successor) = &self.successor {
+        if let Some(successor) = self.successor.as_ref().filter(|_| self.successor_by_path) {
             add(header::LINK, format!(r#"</{successor}{path}>; rel="successor-version""#));
         }
         headers
@@ -196,3 +198,6 @@ fn media_type_version(head: &Head) -> Option<&str> {
         media_type.strip_prefix("application/vnd.crm.")?.strip_suffix("+json")
     })
 }
+
+#[cfg(test)]
+mod tests;

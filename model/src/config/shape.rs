@@ -83,6 +83,9 @@ const FORMATS: &[Format] = &[
     },
 ];
 
+/// Formats whose values are not repeated in an error.
+const SECRET_FORMATS: &[&str] = &["sha256"];
+
 fn is_address(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty()
@@ -219,7 +222,13 @@ fn describe(kind: &ValidationErrorKind, instance: &Value) -> String {
         }
         ValidationErrorKind::Format { format } => {
             let wanted = FORMATS.iter().find(|known| known.name == format.as_str());
-            format!("{shown} is not {}", wanted.map_or(format.as_str(), |known| known.wanted))
+            let wanted = wanted.map_or(format.as_str(), |known| known.wanted);
+            // Where a hash belongs, people write the secret itself: it is never shown.
+            if SECRET_FORMATS.contains(&format.as_str()) {
+                format!("is not {wanted}")
+            } else {
+                format!("{shown} is not {wanted}")
+            }
         }
         ValidationErrorKind::Enum { options } => {
             format!("{shown} is not one of {}", listed(options))

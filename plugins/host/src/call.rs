@@ -114,17 +114,21 @@ impl request_phase::HostRequest for Call {
     }
 
     fn header(&mut self, _: Resource<Lent>, name: String) -> Result<Option<Vec<u8>>> {
-        Ok(self.request()?.head.headers.get(name).map(|value| value.as_bytes().to_vec()))
+        let head = &self.request()?.head;
+        Ok(lent(&name).then(|| head.headers.get(name)?.as_bytes().to_vec().into()).flatten())
     }
 
     fn headers_all(&mut self, _: Resource<Lent>, name: String) -> Result<Vec<Vec<u8>>> {
+        if !lent(&name) {
+            return Ok(Vec::new());
+        }
         let lines = self.request()?.head.headers.get_all(name);
         Ok(lines.iter().map(|value| value.as_bytes().to_vec()).collect())
     }
 
     fn header_names(&mut self, _: Resource<Lent>) -> Result<Vec<String>> {
         let names = self.request()?.head.headers.keys();
-        Ok(names.map(|name| name.as_str().to_owned()).collect())
+        Ok(names.map(|name| name.as_str().to_owned()).filter(|name| lent(name)).collect())
     }
 
     fn client_address(&mut self, _: Resource<Lent>) -> Result<String> {
@@ -180,4 +184,11 @@ impl log::Host for Call {
         }
         Ok(())
     }
+}
+
+/// Whether packs see a header. Credentials they don't: who calls is told by typed getters.
+fn lent(name: &str) -> bool {
+    !["authorization", "proxy-authorization", "x-api-key"]
+        .iter()
+        .any(|secret| name.eq_ignore_ascii_case(secret))
 }

@@ -36,6 +36,7 @@ const UNTOUCHABLE: &[&str] = &[
     "x-idempotency-fence",
     "forwarded",
     "via",
+    "x-real-ip",
 ];
 /// And those that start so.
 const UNTOUCHABLE_PREFIX: &str = "x-forwarded-";

@@ -96,17 +96,28 @@ async fn bench(settings: Settings) -> Outcome<bool> {
     for chain in &chains {
         chain.prove().await?;
     }
+    let ended = rounds(&chains, &upstream, &settings, &mut report).await;
+    // What was measured until then stays, whatever ended it.
+    report.conclude(&chains, began.elapsed());
+    write(&folder, &report)?;
+    ended.map(|()| report.passed)
+}
+
+async fn rounds(
+    chains: &[Chain],
+    upstream: &Process,
+    settings: &Settings,
+    report: &mut Report,
+) -> Outcome<()> {
     for round in 1..=settings.rounds {
-        for chain in &chains {
-            let run = measure(round, chain, &upstream, &settings).await?;
+        for chain in chains {
+            let run = measure(round, chain, upstream, settings).await?;
             say(&run.line());
             report.runs.push(run);
             tokio::time::sleep(PAUSE).await;
         }
     }
-    report.conclude(&chains, began.elapsed());
-    write(&folder, &report)?;
-    Ok(report.passed)
+    Ok(())
 }
 
 async fn measure(

@@ -47,7 +47,9 @@ impl Process {
     pub(crate) fn resident_kib(&self) -> Outcome<u64> {
         let status = self.proc("status")?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).ok_or("no VmRSS")?;
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).ok_or_else(|| {
+            format!("`{}` ended while it was measured; its log may say why", self.name)
+        })?;
         Ok(kib.parse()?)
     }
 }

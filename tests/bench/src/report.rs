@@ -139,7 +139,8 @@ impl Report {
     /// Sums up the runs.
     pub(crate) fn conclude(&mut self, chains: &[Chain], took: Duration) {
         self.seconds = took.as_secs_f64();
-        self.passed = !self.runs.is_empty() && self.runs.iter().all(Run::passed);
+        let wanted = usize::try_from(self.settings.rounds).unwrap_or(usize::MAX) * chains.len();
+        self.passed = self.runs.len() == wanted && self.runs.iter().all(Run::passed);
         self.summary = chains.iter().map(|chain| self.summarise(chain)).collect();
     }
 
@@ -173,7 +174,8 @@ impl Report {
             "| chain | CPU µs/request, median (min–max) | × bare pingora, of one round | requests/s | p50 / p99 ms | RSS MiB |\n\
              |---|---|---|---|---|---|",
         );
-        for row in &self.summary {
+        // A chain that was never measured, as the bench ended before, has no row.
+        for row in self.summary.iter().filter(|row| !row.cpu_us_per_request.median.is_nan()) {
             let (cpu, bare) = (row.cpu_us_per_request, row.times_bare);
             let _ = writeln!(
                 text,

@@ -129,7 +129,8 @@ impl Answer {
 
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.shown()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.shown()))
     }
 
     /// The revision that it says it is of.
@@ -170,10 +171,22 @@ impl Answer {
         let object = body.as_object().unwrap();
         let mut members: Vec<&str> = object.keys().map(String::as_str).collect();
         members.sort_unstable();
-        let promised =
-            ["code", "detail", "details", "instance", "message", "retryable", "status", "title", "trace_id", "type"];
+        let promised = [
+            "code",
+            "detail",
+            "details",
+            "instance",
+            "message",
+            "retryable",
+            "status",
+            "title",
+            "trace_id",
+            "type",
+        ];
         assert_eq!(members, promised, "{}", shown());
-        let text = |name: &str| body[name].as_str().unwrap_or_else(|| panic!("{name}: {}", shown())).to_owned();
+        let text = |name: &str| {
+            body[name].as_str().unwrap_or_else(|| panic!("{name}: {}", shown())).to_owned()
+        };
         let code = model::ErrorCode::parse(&text("code")).unwrap_or_else(|| panic!("{}", shown()));
         assert_eq!(body["status"], self.status, "{}", shown());
         assert_eq!(body["retryable"], code.retryable(), "{}", shown());
@@ -183,7 +196,11 @@ impl Answer {
         assert_eq!(text("title"), code.title(), "{}", shown());
         let trace = text("trace_id");
         let lower_hex = trace.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        assert!(trace.len() == 32 && lower_hex && trace.bytes().any(|byte| byte != b'0'), "{}", shown());
+        assert!(
+            trace.len() == 32 && lower_hex && trace.bytes().any(|byte| byte != b'0'),
+            "{}",
+            shown()
+        );
         let request = self.header("x-request-id");
         assert!((8..=128).contains(&request.len()), "{}", shown());
         assert_eq!(text("instance"), format!("urn:request:{request}"), "{}", shown());
@@ -201,7 +218,9 @@ impl Answer {
             500.. => has("proxy-status"),
             _ => {}
         }
-        use model::ErrorCode::{ConcurrencyLimited, IdempotencyInProgress, QuotaExceeded, RateLimited};
+        use model::ErrorCode::{
+            ConcurrencyLimited, IdempotencyInProgress, QuotaExceeded, RateLimited,
+        };
         if [ConcurrencyLimited, IdempotencyInProgress, QuotaExceeded, RateLimited].contains(&code) {
             has("retry-after");
             let seconds: u64 = self.header("retry-after").parse().expect("whole seconds");
@@ -220,9 +239,11 @@ impl Answer {
 /// A body of this size that is JSON for the CRM: a contact with long notes.
 pub(crate) fn contact_of(size: usize, seed: u64) -> Vec<u8> {
     let mut random = Random::seeded(seed);
-    let frame = |notes: &str| format!(r#"{{"first_name":"Ada","last_name":"Lovelace","notes":"{notes}"}}"#);
+    let frame =
+        |notes: &str| format!(r#"{{"first_name":"Ada","last_name":"Lovelace","notes":"{notes}"}}"#);
     let room = size - frame("").len();
-    let bytes: Vec<u8> = (0..room.div_ceil(8)).flat_map(|_| random.number().to_le_bytes()).collect();
+    let bytes: Vec<u8> =
+        (0..room.div_ceil(8)).flat_map(|_| random.number().to_le_bytes()).collect();
     let text = base64::engine::general_purpose::STANDARD.encode(bytes);
     frame(&text[..room]).into_bytes()
 }

@@ -43,7 +43,8 @@ impl Demo {
             }
         })
         .await;
-        let environment = read_environment(&std::fs::read_to_string(data.join("demo.env")).unwrap());
+        let environment =
+            read_environment(&std::fs::read_to_string(data.join("demo.env")).unwrap());
         let client = |name: &str| Client::to_url(&environment[name]);
         Self {
             gateway: client("GATEWAY_URL"),
@@ -67,7 +68,11 @@ impl Demo {
 
     /// A POST of a contact by acme.
     pub(crate) fn creates(&self, idempotency_key: &str, contact: &Value) -> Call {
-        self.gateway.post("/v1/contacts").key(self.value("ACME_KEY")).idempotency_key(idempotency_key).json(contact)
+        self.gateway
+            .post("/v1/contacts")
+            .key(self.value("ACME_KEY"))
+            .idempotency_key(idempotency_key)
+            .json(contact)
     }
 
     /// A call of admin with its token.
@@ -89,7 +94,11 @@ impl Demo {
 
     /// Replaces the document of this tag.
     pub(crate) async fn put(&self, document: &Value, tag: &str) -> Answer {
-        self.administers(Method::PUT, "/v1/document").header("if-match", tag).json(document).send().await
+        self.administers(Method::PUT, "/v1/document")
+            .header("if-match", tag)
+            .json(document)
+            .send()
+            .await
     }
 
     /// Its data folder.
@@ -104,7 +113,8 @@ impl Demo {
 
 /// Shell assignments: `export NAME=value`, quoted or not.
 fn read_environment(text: &str) -> HashMap<String, String> {
-    let assignments = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let assignments =
+        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let read = |line: &str| {
         let (name, value) = line.trim_start_matches("export ").split_once('=').unwrap();
         (name.to_owned(), value.trim_matches(['\'', '"']).to_owned())

@@ -131,8 +131,11 @@ impl Edit for Value {
             packs.into_iter().any(|known| known["id"] == pack)
         };
         let known = named(&self["packs"]);
-        let document =
-            if known { self } else { self.with("packs", json!({ "id": pack, "version": "1.0.0" })) };
+        let document = if known {
+            self
+        } else {
+            self.with("packs", json!({ "id": pack, "version": "1.0.0" }))
+        };
         document.with(
             "attachments",
             json!({

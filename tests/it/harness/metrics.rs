@@ -20,7 +20,9 @@ impl Metrics {
             labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
         let fits = |sample: &str| {
             let (found, rest) = sample.split_once('{').unwrap_or((sample, ""));
-            let has = |wanted: &String| rest.trim_end_matches('}').split(',').any(|label| label == wanted);
+            let has = |wanted: &String| {
+                rest.trim_end_matches('}').split(',').any(|label| label == wanted)
+            };
             found == name && wanted.iter().all(has)
         };
         self.0.iter().filter(|(sample, _)| fits(sample)).map(|(_, value)| value).sum()
@@ -46,7 +48,11 @@ impl Metrics {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts are small and positive")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts are small and positive"
+)]
 fn whole(value: f64) -> u64 {
     value as u64
 }

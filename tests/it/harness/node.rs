@@ -49,7 +49,9 @@ impl Setup {
     /// With every pack of the demo, and the one that misbehaves.
     pub(crate) fn packs(self) -> Self {
         let named = demo::PACKS.iter().map(|pack| (pack.name, pack.wasm));
-        named.chain([("misbehave", demo::MISBEHAVE)]).fold(self, |setup, (name, bytes)| setup.pack(name, bytes))
+        named
+            .chain([("misbehave", demo::MISBEHAVE)])
+            .fold(self, |setup, (name, bytes)| setup.pack(name, bytes))
     }
 
     /// With this in its environment.
@@ -173,7 +175,11 @@ impl Node {
     pub(crate) async fn has_reported(&self, count: u64) -> Metrics {
         eventually("every exchange is reported once", async || {
             let metrics = self.metrics().await;
-            assert!(metrics.requests() <= count, "{} exchanges instead of {count}", metrics.requests());
+            assert!(
+                metrics.requests() <= count,
+                "{} exchanges instead of {count}",
+                metrics.requests()
+            );
             hoped(metrics.requests(), &count).map(|()| metrics)
         })
         .await
@@ -227,7 +233,8 @@ impl Node {
     pub(crate) async fn has_used(&self, key: &str, limit: &str, used: u64) {
         eventually(&format!("{used} of {limit} used"), async || {
             let limits = self.usage(key).await;
-            let found = limits.as_array().unwrap().iter().find(|entry| entry["id"] == limit).unwrap();
+            let found =
+                limits.as_array().unwrap().iter().find(|entry| entry["id"] == limit).unwrap();
             hoped(found["used"].as_u64().unwrap(), &used)
         })
         .await;

@@ -81,9 +81,16 @@ impl Drop for Process {
         self.child.wait().ok();
         if panicking() {
             let log = self.log();
-            let lines: Vec<&str> = log.lines().collect();
+            // What went well only hides the rest.
+            let served = |line: &&str| {
+                line.contains(r#""error":"""#) && line.contains(r#""target":"exchange""#)
+            };
+            let lines: Vec<&str> = log.lines().filter(|line| !served(line)).collect();
             let start = lines.len().saturating_sub(PRINTED_LINES);
-            println!("--- the end of its log ---\n{}", lines[start..].join("\n"));
+            println!(
+                "--- the end of its log, without what was served ---\n{}",
+                lines[start..].join("\n")
+            );
         }
     }
 }

@@ -65,8 +65,10 @@ impl Raw {
             let name = HeaderName::try_from(name).unwrap();
             headers.append(name, HeaderValue::try_from(value.trim()).unwrap());
         }
-        let bodiless = method == "HEAD" || (100..200).contains(&status) || status == 204 || status == 304;
-        let length = headers.get("content-length").map(|value| value.to_str().unwrap().parse().unwrap());
+        let bodiless =
+            method == "HEAD" || (100..200).contains(&status) || status == 204 || status == 304;
+        let length =
+            headers.get("content-length").map(|value| value.to_str().unwrap().parse().unwrap());
         let body = match length {
             _ if bodiless => Bytes::new(),
             _ if headers.contains_key("transfer-encoding") => self.chunks().await?,
@@ -77,14 +79,8 @@ impl Raw {
     }
 
     async fn more(&mut self) -> bool {
-        let mut buffer = [0; 16 * 1024];
-        match self.stream.read(&mut buffer).await {
-            Ok(0) | Err(_) => false,
-            Ok(read) => {
-                self.received.extend_from_slice(&buffer[..read]);
-                true
-            }
-        }
+        self.received.reserve(16 * 1024);
+        matches!(self.stream.read_buf(&mut self.received).await, Ok(read) if read > 0)
     }
 
     async fn take(&mut self, length: usize) -> Option<Bytes> {

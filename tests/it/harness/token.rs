@@ -2,8 +2,8 @@
 
 use super::{Reply, Upstream};
 use aws_lc_rs::encoding::AsDer as _;
-use aws_lc_rs::signature::{self, KeyPair as _};
 use aws_lc_rs::rsa;
+use aws_lc_rs::signature::{self, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::Jwk;
@@ -25,17 +25,27 @@ pub(crate) struct Key {
 impl Key {
     pub(crate) fn rs256(id: &str) -> Self {
         let pair = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
-        Self::new(id, Algorithm::RS256, EncodingKey::from_rsa_der(pair.as_der().unwrap().as_ref()))
+        let pem = pem("PRIVATE KEY", pair.as_der().unwrap().as_ref());
+        Self::new(id, Algorithm::RS256, EncodingKey::from_rsa_pem(pem.as_bytes()).unwrap())
     }
 
     pub(crate) fn es256(id: &str) -> Self {
-        let pair = signature::EcdsaKeyPair::generate(&signature::ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
-        Self::new(id, Algorithm::ES256, EncodingKey::from_ec_der(pair.to_pkcs8v1().unwrap().as_ref()))
+        let pair =
+            signature::EcdsaKeyPair::generate(&signature::ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        Self::new(
+            id,
+            Algorithm::ES256,
+            EncodingKey::from_ec_der(pair.to_pkcs8v1().unwrap().as_ref()),
+        )
     }
 
     pub(crate) fn eddsa(id: &str) -> Self {
         let pair = signature::Ed25519KeyPair::generate().unwrap();
-        Self::new(id, Algorithm::EdDSA, EncodingKey::from_ed_der(pair.to_pkcs8v1().unwrap().as_ref()))
+        Self::new(
+            id,
+            Algorithm::EdDSA,
+            EncodingKey::from_ed_der(pair.to_pkcs8v1().unwrap().as_ref()),
+        )
     }
 
     pub(crate) fn hs256(secret: &[u8]) -> Self {
@@ -63,9 +73,7 @@ impl Key {
 
     /// The same as text.
     pub(crate) fn public_pem(&self) -> String {
-        let text = STANDARD.encode(self.public_der());
-        let lines: Vec<&str> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
-        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
+        pem("PUBLIC KEY", &self.public_der())
     }
 
     /// The header of this key's tokens.
@@ -85,9 +93,18 @@ impl Key {
     /// A token with this header and these claims.
     pub(crate) fn signs_under(&self, header: &Value, claims: &Value) -> String {
         let message = format!("{}.{}", encoded(header), encoded(claims));
-        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &self.private, self.algorithm).unwrap();
+        let signature =
+            jsonwebtoken::crypto::sign(message.as_bytes(), &self.private, self.algorithm).unwrap();
         format!("{message}.{signature}")
     }
+}
+
+/// RFC 7468.
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
 /// A key set.

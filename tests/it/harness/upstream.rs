@@ -191,14 +191,19 @@ impl Upstream {
 
     pub(crate) async fn start_at(address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
-        let shared = Arc::new(Shared { arrivals: Mutex::default(), script: Mutex::new(Arc::new(described)) });
+        let shared = Arc::new(Shared {
+            arrivals: Mutex::default(),
+            script: Mutex::new(Arc::new(described)),
+        });
         let mut serving = JoinSet::new();
         serving.spawn(accept(listener, shared.clone()));
         Self { address, shared, _serving: serving }
     }
 
     /// One that does as the script says.
-    pub(crate) async fn scripted(script: impl Fn(&Arrival) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) async fn scripted(
+        script: impl Fn(&Arrival) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let upstream = Self::start().await;
         upstream.does(script);
         upstream
@@ -318,7 +323,11 @@ async fn receive(connection: &mut BufReader<TcpStream>, shared: &Shared) -> Opti
 }
 
 /// Reads a body to its end; `None` when it ends early.
-async fn body(connection: &mut BufReader<TcpStream>, arrival: &mut Arrival, hash: &mut Sha256) -> Option<()> {
+async fn body(
+    connection: &mut BufReader<TcpStream>,
+    arrival: &mut Arrival,
+    hash: &mut Sha256,
+) -> Option<()> {
     if !arrival.chunked {
         let length = arrival.header("content-length").parse().unwrap_or(0);
         return piece(connection, length, arrival, hash).await;

@@ -59,16 +59,19 @@ impl ApiKeys {
         if presented.len() > KEY_BYTES_MAX {
             return Err(refused("key too long"));
         }
-        let candidate = self
-            .lengths
-            .iter()
-            .filter_map(|length| presented.get(..*length))
-            .find_map(|prefix| self.by_prefix.get(prefix));
-        let expected = candidate.map_or(&NOBODY, |key| &key.hash);
         let hash = Sha256::digest(presented.as_bytes());
-        let equal = bool::from(hash.as_slice().ct_eq(expected));
-        let Some(key) = candidate.filter(|_| equal) else {
-            return Err(refused(if candidate.is_some() { "wrong key" } else { "unknown prefix" }));
+        let (mut known, mut accepted) = (false, None);
+        // A prefix may begin another one, so every length is compared.
+        for length in &self.lengths {
+            let candidate = presented.get(..*length).and_then(|prefix| self.by_prefix.get(prefix));
+            known |= candidate.is_some();
+            let expected = candidate.map_or(&NOBODY, |key| &key.hash);
+            if bool::from(hash.as_slice().ct_eq(expected)) {
+                accepted = candidate;
+            }
+        }
+        let Some(key) = accepted else {
+            return Err(refused(if known { "wrong key" } else { "unknown prefix" }));
         };
         if key.expires.is_some_and(|expires| expires <= now) {
             return Err(Reject::new(ErrorCode::CredentialExpired));
