@@ -68,7 +68,7 @@ packs: setup build ## Build the reference packs from source, as components in ta
 ##@ Takes longer
 
 .PHONY: test-all
-test-all: test deny ## All tests, and the supply chain
+test-all: lint test demo ## Lint, all tests, and the scenarios
 
 .PHONY: bench
 bench: setup ## Measure what a request costs, beside a bare pingora, in one run (ARGS=--help for its options)
@@ -81,7 +81,7 @@ DENY := $(TARGET)/tools/bin/cargo-deny
 .PHONY: deny
 deny: setup $(DENY) ## Check licences, advisories and duplicates (deny.toml). Not part of lint: it compiles cargo-deny once
 	$(DENY) --locked --all-features check
-	$(DENY) --locked --all-features --manifest-path policies/Cargo.toml check --config deny.toml
+	$(DENY) --locked --all-features --manifest-path policies/Cargo.toml --config deny.toml check
 
 $(DENY):
 	@echo 'deny: cargo-deny $(DENY_VERSION) is not there; compiling it, once, takes some minutes'

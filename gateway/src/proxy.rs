@@ -330,12 +330,12 @@ impl ProxyHttp for Edge {
         exchange.facts.refused(&reject);
         let reply = Reply::refusal(&reject, &exchange.facts.trace);
         let status = reply.status.as_u16();
-        // A whole request and a whole answer leave the connection as good as new.
-        let can_reuse_downstream = session.response_written().is_none() && session.is_body_done();
         if session.response_written().is_none() {
+            // pingora ends the connection after a failed exchange, so the answer has to say so.
+            session.set_keepalive(None);
             session::answer(session, exchange, reply).await;
         }
-        FailToProxy { error_code: status, can_reuse_downstream }
+        FailToProxy { error_code: status, can_reuse_downstream: false }
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, role: &mut Role) {

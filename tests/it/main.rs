@@ -1,4 +1,6 @@
 //! Claims about the product, each shown against the real binary on real sockets.
+//!
+//! `make test` runs them all. One of them: `make build`, then `cargo test -p tests NAME`.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -27,14 +27,13 @@ fn a_request_that_has_the_header_continues() {
 
 #[test]
 fn edits_arrive_in_order_and_apply() {
-    let settings =
-        json!({ "remove": ["x-debug", "authorization"], "set": { "X-Edge": "tollgate" } });
+    let settings = json!({ "remove": ["x-debug", "cookie"], "set": { "X-Edge": "tollgate" } });
     let pack = compile_demo("header-hygiene").prepare(&settings, Limits::default()).expect("good");
-    let request = request(&[("x-debug", b"1"), ("x-debug", b"2"), ("authorization", b"Bearer x")]);
+    let request = request(&[("x-debug", b"1"), ("x-debug", b"2"), ("cookie", b"a=b")]);
     let Ok(Decision::Edit(edits)) = pack.on_request(&request) else { panic!("no edits") };
     let expected = [
         HeaderEdit::Remove(http::HeaderName::from_static("x-debug")),
-        HeaderEdit::Remove(http::header::AUTHORIZATION),
+        HeaderEdit::Remove(http::header::COOKIE),
         HeaderEdit::Set(
             http::HeaderName::from_static("x-edge"),
             http::HeaderValue::from_static("tollgate"),
@@ -46,6 +45,21 @@ fn edits_arrive_in_order_and_apply() {
     edits.apply(&mut headers);
     assert_eq!(headers.len(), 1);
     assert_eq!(headers["x-edge"], "tollgate");
+}
+
+#[test]
+fn the_credentials_of_a_request_are_not_lent_to_packs() {
+    let pack = compile_demo("require-header");
+    for (header, admitted) in [("x-trace", true), ("Authorization", false), ("X-Api-Key", false)] {
+        let pack = pack.prepare(&json!({ "header": header }), Limits::default()).expect("good");
+        let request = request(&[
+            ("x-trace", b"1"),
+            ("authorization", b"Bearer x"),
+            ("x-api-key", b"test-only"),
+        ]);
+        let outcome = pack.on_request(&request);
+        assert_eq!(outcome == Ok(Decision::Continue), admitted, "{header}: {outcome:?}");
+    }
 }
 
 #[test]
