@@ -3,10 +3,11 @@
 use crate::node::{self, Node, Start};
 use crate::settings::{Role, Settings};
 use crate::{Ending, ports, print, token};
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::Args;
 use gateway::watch::{Readers, replace};
 use model::Clock;
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use tokio::sync::oneshot;
@@ -53,8 +54,7 @@ impl Addresses {
 impl Demo {
     pub(crate) fn run(self) -> anyhow::Result<Ending> {
         let addresses = Addresses::new(self.port_base);
-        std::fs::create_dir_all(&self.data)
-            .with_context(|| format!("{} can't be made", self.data.display()))?;
+        let lock = node::hold(&self.data)?;
         seed(&self.data, addresses.crm)?;
         if self.seed_only {
             print(&format!("{} is filled", self.data.display()));
@@ -63,13 +63,13 @@ impl Demo {
         crate::log::start("warn,gateway::watch=info");
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(start(self.data, addresses))?;
+        runtime.block_on(start(self.data, addresses, lock))?;
         runtime.shutdown_background();
         Ok(Ending::Done)
     }
 }
 
-async fn start(data: PathBuf, addresses: Addresses) -> anyhow::Result<()> {
+async fn start(data: PathBuf, addresses: Addresses, lock: File) -> anyhow::Result<()> {
     let listener = ports::bind("demo CRM", addresses.crm, HINT)?;
     let crm = crm::Crm::open(crm_settings(&data)).await?;
     let (stop_crm, crm_stopped) = oneshot::channel::<()>();
@@ -88,7 +88,7 @@ async fn start(data: PathBuf, addresses: Addresses) -> anyhow::Result<()> {
     let text: String =
         environment.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
     replace(&data.join("demo.env"), text.as_bytes(), Readers::Owner)?;
-    let start = Start { settings, clock: Clock::system(), hint: HINT, probes: Vec::new() };
+    let start = Start { settings, clock: Clock::system(), hint: HINT, lock };
     let node = Node::start(start).await?;
     welcome(&data, &environment);
     let ended = node.run().await;

@@ -13,6 +13,7 @@ use model::idempotency::Salt;
 use model::revision::Revisions as _;
 use rand::Rng as _;
 use std::fmt::Write as _;
+use std::fs::File;
 use std::future::IntoFuture as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -37,8 +38,8 @@ pub(crate) struct Start {
     pub(crate) clock: Clock,
     /// How to choose other ports.
     pub(crate) hint: &'static str,
-    /// What else must answer before the process is ready.
-    pub(crate) probes: Vec<(&'static str, Probe)>,
+    /// Holds the data folder for this process.
+    pub(crate) lock: File,
 }
 
 /// A process whose roles run.
@@ -48,12 +49,13 @@ pub(crate) struct Node {
     servers: JoinSet<()>,
     /// Ends with the node: follows the document, purges the database.
     _background: JoinSet<()>,
+    _lock: File,
 }
 
 impl Node {
     /// Starts the roles. When this returns, they answer.
     pub(crate) async fn start(start: Start) -> anyhow::Result<Self> {
-        let Start { settings, clock, hint, mut probes } = start;
+        let Start { settings, clock, hint, lock } = start;
         let listen = &settings.listen;
         let status = ports::bind("status endpoints", listen.status, hint)?;
         let admin = match settings.roles.contains(&Role::Admin) {
@@ -84,15 +86,14 @@ impl Node {
         let in_force: Probe = Arc::new(move || {
             revisions.current().map(drop).ok_or("no document is in force".to_owned())
         });
-        probes.insert(0, ("document", in_force));
-        let router = status::router(gateway.clone(), probes);
+        let router = status::router(gateway.clone(), vec![("document", in_force)]);
         if let Some(admin) = admin {
             let token = admin_token(&settings.data)?;
             let api = admin::router(document, admin::TokenHash::of(&token), router.clone());
             serve(&mut servers, admin, api, stopped.clone())?;
         }
         serve(&mut servers, status, router, stopped)?;
-        Ok(Self { gateway, stop, servers, _background: background })
+        Ok(Self { gateway, stop, servers, _background: background, _lock: lock })
     }
 
     /// Runs until SIGTERM or SIGINT, then lets exchanges end.
@@ -186,6 +187,20 @@ fn serve(
         }
     });
     Ok(())
+}
+
+/// Takes a data folder for this process, or says that another one has it.
+pub(crate) fn hold(data: &Path) -> anyhow::Result<File> {
+    std::fs::create_dir_all(data).with_context(|| format!("{} can't be made", data.display()))?;
+    let path = data.join("lock");
+    let file = File::options().create(true).append(true).open(&path);
+    let file = file.with_context(|| format!("{} can't be made", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(_) => {
+            anyhow::bail!("{} is in use by another tollgate; choose another folder", data.display())
+        }
+    }
 }
 
 /// Waits until the edge accepts connections.

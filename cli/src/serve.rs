@@ -1,7 +1,7 @@
 //! `tollgate serve`: the product.
 
 use crate::Ending;
-use crate::node::{Node, Start};
+use crate::node::{self, Node, Start};
 use crate::settings::{Role, Settings};
 use clap::Args;
 use model::Clock;
@@ -26,6 +26,7 @@ impl Serve {
         if !self.roles.is_empty() {
             settings.roles = self.roles;
         }
+        let lock = node::hold(&settings.data)?;
         crate::log::start("info");
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -34,7 +35,7 @@ impl Serve {
                 settings,
                 clock: Clock::system(),
                 hint: "set `listen` in tollgate.yaml or TOLLGATE_LISTEN_…",
-                probes: Vec::new(),
+                lock,
             };
             Node::start(start).await?.run().await
         })?;

@@ -98,9 +98,13 @@ impl Settings {
                     .with_context(|| format!("{} is not valid", file.display()))?
             }
         };
-        for (name, value) in std::env::vars() {
+        for (name, value) in std::env::vars_os() {
+            let Some(name) = name.to_str() else { continue };
             if let Some(key) = name.strip_prefix("TOLLGATE_") {
-                settings.set(key, &value).with_context(|| format!("the environment's {name}"))?;
+                let value = value
+                    .to_str()
+                    .with_context(|| format!("the environment's {name} is not text"))?;
+                settings.set(key, value).with_context(|| format!("the environment's {name}"))?;
             }
         }
         if settings.roles.is_empty() {

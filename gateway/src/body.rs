@@ -67,46 +67,48 @@ async fn read<B: BodySource>(
     limit: usize,
     budget: &Budget,
 ) -> Result<Body, Reject> {
-    let Some(first) = source.next().await? else {
-        return Ok(Body { bytes: Bytes::new(), _share: None });
-    };
-    let mut share = budget.take(first.len())?;
-    if first.len() > limit {
-        return Err(too_large(limit));
-    }
-    let Some(second) = source.next().await? else {
-        return Ok(Body { bytes: first, _share: share });
-    };
-    let mut whole = BytesMut::from(first.as_ref());
-    let mut next = Some(second);
-    while let Some(piece) = next {
-        if whole.len() + piece.len() > limit {
+    let mut share = None;
+    let mut first = Bytes::new();
+    let mut whole = BytesMut::new();
+    while let Some(piece) = source.next().await? {
+        let length = first.len() + whole.len() + piece.len();
+        if length > limit {
             return Err(too_large(limit));
         }
-        if let Some(more) = budget.take(piece.len())? {
-            match share.as_mut() {
-                Some(share) => share.merge(more),
-                None => share = Some(more),
+        budget.raise(&mut share, length)?;
+        if first.is_empty() && whole.is_empty() {
+            // Most bodies are one piece, which is then not copied.
+            first = piece;
+        } else {
+            if whole.is_empty() {
+                whole.extend_from_slice(&std::mem::take(&mut first));
             }
+            whole.extend_from_slice(&piece);
         }
-        whole.extend_from_slice(&piece);
-        next = source.next().await?;
     }
-    Ok(Body { bytes: whole.freeze(), _share: share })
+    let bytes = if whole.is_empty() { first } else { whole.freeze() };
+    Ok(Body { bytes, _share: share })
 }
 
 impl Budget {
-    fn take(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Reject> {
-        let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
-        if units == 0 {
-            return Ok(None);
+    /// Takes what a body of this length needs beyond the share that it has.
+    fn raise(&self, share: &mut Option<OwnedSemaphorePermit>, length: usize) -> Result<(), Reject> {
+        let held = share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let missing = length.div_ceil(BUDGET_UNIT).saturating_sub(held);
+        if missing == 0 {
+            return Ok(());
         }
-        let full = |_| {
+        let missing = u32::try_from(missing).unwrap_or(u32::MAX);
+        let more = self.0.clone().try_acquire_many_owned(missing).map_err(|_| {
             Reject::new(ErrorCode::Overloaded)
                 .retry_after(1)
                 .because("the budget of buffered bodies is spent")
-        };
-        self.0.clone().try_acquire_many_owned(units).map(Some).map_err(full)
+        })?;
+        match share {
+            Some(share) => share.merge(more),
+            None => *share = Some(more),
+        }
+        Ok(())
     }
 }
 
@@ -149,8 +151,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn many_small_pieces_take_no_more_than_their_sum() {
+        let budget = Budget(Arc::new(Semaphore::new(1)));
+        let body = collect(&mut Pieces(vec![b"a"; 100]), 100, &budget).await.unwrap();
+        assert_eq!(body.bytes().len(), 100);
+    }
+
+    #[tokio::test]
     async fn the_budget_is_given_back_with_the_body() {
-        let budget = Budget(Arc::new(Semaphore::new(2)));
+        let budget = Budget(Arc::new(Semaphore::new(1)));
         let held = collect(&mut Pieces(vec![b"a", b"b"]), 9, &budget).await.unwrap();
         let reject = collect(&mut Pieces(vec![b"c"]), 9, &budget).await.unwrap_err();
         assert_eq!(reject.code, ErrorCode::Overloaded);

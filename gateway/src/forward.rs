@@ -9,6 +9,7 @@ use crate::respond::{self, Reply};
 use crate::session;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode, header};
+use model::exchange::HOP_BY_HOP;
 use model::idempotency::{Answer, Ending, RESPONSE_BODY_MAX};
 use model::quota;
 use model::{ErrorCode, Reject};
@@ -18,8 +19,11 @@ use pingora::protocols::http::subrequest::server::SubrequestHandle;
 use pingora::proxy::Session;
 use pingora::proxy::subrequest::{BodyMode, Ctx};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
+
+/// How long a client may leave a piece of a streamed keyed answer unread; the upstream's part goes on without it.
+const CLIENT_STALL_MAX: Duration = Duration::from_secs(5);
 
 /// The dispatch that a subrequest carries; none in a client's session.
 pub(crate) fn dispatch_of(session: &mut Session) -> Option<Arc<Dispatch>> {
@@ -136,7 +140,13 @@ async fn send(session: &mut Session, exchange: &mut Exchange, dispatch: &Arc<Dis
             () = feed => Outcome::Failed(UpstreamFailure::Broken(ErrorCode::Internal)),
         }
     });
-    exchanged.await.unwrap_or(Outcome::Failed(UpstreamFailure::Broken(ErrorCode::UpstreamTimeout)))
+    let late = UpstreamFailure::Broken(ErrorCode::UpstreamTimeout);
+    match exchanged.await {
+        Ok(outcome) => outcome,
+        // Nothing may follow what has gone to the client.
+        Err(_) if session.response_written().is_some() => Outcome::CutOff(late),
+        Err(_) => Outcome::Failed(late),
+    }
 }
 
 type Prepared = (pingora::proxy::PreparedSubrequest, SubrequestHandle);
@@ -243,7 +253,10 @@ impl Gathering {
 
     async fn write(&mut self, session: &mut Session, piece: Bytes, end: bool) {
         if !self.client_gone {
-            self.client_gone = session.write_response_body(Some(piece), end).await.is_err();
+            // A client that doesn't read is as good as gone: the answer is worth more than its delivery.
+            let written =
+                timeout(CLIENT_STALL_MAX, session.write_response_body(Some(piece), end)).await;
+            self.client_gone = !matches!(written, Ok(Ok(())));
         }
     }
 
@@ -292,16 +305,7 @@ fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     for name in nominated {
         kept.remove(name.as_str());
     }
-    let hops = [
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
-    for name in hops {
+    for name in HOP_BY_HOP.iter().copied() {
         kept.remove(name);
     }
     kept.remove(header::CONTENT_LENGTH);

@@ -4,7 +4,7 @@ use crate::body::Budget;
 use crate::compile::{self, PackFiles};
 use crate::ledger::AnyLedger;
 use crate::report::{Metrics, RevisionState};
-use crate::snapshot::{Live, Snapshot};
+use crate::snapshot::Live;
 use model::Clock;
 use model::config::{Config, ConfigError};
 use model::idempotency::{Owner, Salt};
@@ -13,8 +13,8 @@ use stages::authenticate::jwt::TokenCache;
 use stages::counters::{self, MemoryCounters};
 use stages::throttle::Permit;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -64,7 +64,9 @@ pub struct Gateway {
     files: PackFiles,
     keys: compile::KeySets,
     revisions: AtomicU64,
-    publishing: Mutex<()>,
+    /// The document in force; held while another one is compiled.
+    in_force: Mutex<Option<Config>>,
+    was_ready: AtomicBool,
     settlements: mpsc::Sender<(Permit, Settlement)>,
 }
 
@@ -102,7 +104,8 @@ impl Gateway {
             files: PackFiles::new(settings.packs, host),
             keys,
             revisions: AtomicU64::new(0),
-            publishing: Mutex::new(()),
+            in_force: Mutex::default(),
+            was_ready: AtomicBool::new(false),
             settlements,
         });
         settings.runtime.spawn(settle_cut_off(Arc::downgrade(&gateway), queue));
@@ -113,24 +116,39 @@ impl Gateway {
     /// Compiles a document and puts it in force, or says everything that is in the way and changes nothing.
     /// Blocks: packs are compiled here.
     pub fn publish(&self, config: &Config) -> Result<u64, Vec<ConfigError>> {
-        let _one_at_a_time =
-            self.publishing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
         let number = self.revisions.load(Ordering::Acquire) + 1;
-        let compiled = self.compile(config, number);
-        let snapshot =
-            compiled.inspect_err(|_| self.metrics.revision(RevisionState::Rejected, number))?;
-        self.files.keep_only_those_of(config);
-        self.keys.keep_only_those_of(config);
+        let snapshot = match compile::compile(config, number, &self.files, &self.keys) {
+            Ok(snapshot) => snapshot,
+            Err(errors) => {
+                self.forget_all_but(in_force.as_ref());
+                self.metrics.revision(RevisionState::Rejected, number);
+                return Err(errors);
+            }
+        };
         self.live.publish(snapshot);
         self.revisions.store(number, Ordering::Release);
         self.metrics.revision(RevisionState::Active, number);
-        self.metrics.revision(RevisionState::Rejected, 0);
+        self.accepted();
+        self.forget_all_but(Some(config));
+        *in_force = Some(config.clone());
         Ok(number)
     }
 
     /// Everything that publishing this document would say, without doing it. Blocks.
     pub fn check(&self, config: &Config) -> Result<(), Vec<ConfigError>> {
-        self.compile(config, 0).map(drop)
+        let in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+        let compiled = compile::compile(config, 0, &self.files, &self.keys).map(drop);
+        self.forget_all_but(in_force.as_ref());
+        compiled
+    }
+
+    /// Lets go of what was made for a document that is not in force.
+    fn forget_all_but(&self, config: Option<&Config>) {
+        if let Some(config) = config {
+            self.files.keep_only_those_of(config);
+            self.keys.keep_only_those_of(config);
+        }
     }
 
     /// Shows that nothing is in the way: the document is the one in force.
@@ -144,23 +162,25 @@ impl Gateway {
         self.metrics.revision(RevisionState::Rejected, number);
     }
 
-    fn compile(&self, config: &Config, revision: u64) -> Result<Snapshot, Vec<ConfigError>> {
-        compile::compile(config, revision, &self.files, &self.keys)
-    }
-
     /// The revision in force; 0 when there is none.
     pub fn revision(&self) -> u64 {
         self.revisions.load(Ordering::Acquire)
     }
 
-    /// Whether traffic can be served: a revision is in force and every issuer's keys are there.
+    /// Whether traffic can be served: a revision is in force, and every issuer's keys were there once. An issuer that
+    /// can't be reached later is its tenants' trouble, not a reason to take the node out.
     pub fn is_ready(&self) -> Result<(), String> {
         if self.revision() == 0 {
             return Err("no revision is in force".to_owned());
         }
-        self.keys.missing().map_or(Ok(()), |issuer| {
-            Err(format!("the keys of issuer `{issuer}` are not there yet"))
-        })
+        if self.was_ready.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if let Some(issuer) = self.keys.missing() {
+            return Err(format!("the keys of issuer `{issuer}` are not there yet"));
+        }
+        self.was_ready.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// What the pack files look like now; changes whenever one of them does.

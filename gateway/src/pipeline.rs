@@ -1,6 +1,6 @@
 //! Admission: the ordered stages, each asking for the proofs of those before it.
 
-use crate::body::{self, Body, BodySource, Budget};
+use crate::body::{self, BODY_DEADLINE, Body, BodySource, Budget};
 use crate::facts::{Facts, Stage, Witness};
 use crate::gateway::Gateway;
 use crate::packs::{self, Asked, Decided};
@@ -178,16 +178,11 @@ async fn charge<B: BodySource>(
 ) -> Result<Permit, Halt> {
     let mut refused: Arc<[Reading]> = Arc::default();
     let work = async {
-        let hold =
-            cx.snapshot.upstreams.get(&version.version().upstream).map(|upstream| upstream.hold());
-        let permit = rand::rng().random();
-        let demand = throttle::demand(
-            caller,
-            cx.head.client,
-            matched.route().cost,
-            permit,
-            hold.unwrap_or_default(),
-        );
+        let upstream = cx.snapshot.upstreams.get(&version.version().upstream);
+        // The body may still have to come.
+        let hold = upstream.map(|upstream| upstream.hold()).unwrap_or_default() + BODY_DEADLINE;
+        let (cost, permit) = (matched.route().cost, rand::rng().random());
+        let demand = throttle::demand(caller, cx.head.client, cost, permit, hold);
         throttle::throttle(&cx.gateway.counters, &demand, cx.now.as_microsecond()).await.map_err(
             |throttled| {
                 refused = throttled.readings;

@@ -22,10 +22,12 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Exchanges in progress at once; more are refused.
 const EXCHANGES_MAX: i64 = 20_000;
+/// How long a client may leave an answer unread before its connection is cut.
+const CLIENT_WRITE_MAX: Duration = Duration::from_secs(30);
 /// Peers that are tried when connections are refused.
 const CONNECT_TRIES_MAX: usize = 3;
 
@@ -161,6 +163,7 @@ impl ProxyHttp for Edge {
             *role = Role::Inner(dispatch);
             return Ok(false);
         }
+        session.set_write_timeout(Some(CLIENT_WRITE_MAX));
         let now = self.gateway.clock.now();
         let trace = Trace::of(&session.req_header().headers, now);
         let snapshot = self.gateway.live.pin();
@@ -265,7 +268,7 @@ impl ProxyHttp for Edge {
         _: &mut Option<Bytes>,
         _: bool,
         role: &mut Role,
-    ) -> Result<Option<std::time::Duration>> {
+    ) -> Result<Option<Duration>> {
         let Some(dispatch) = dispatched(role) else { return Ok(None) };
         if dispatch.started.elapsed() > dispatch.upstream.timeouts.total.0 {
             let error = Error::explain(ReadTimedout, "the upstream's total time is over");
@@ -287,6 +290,27 @@ impl ProxyHttp for Edge {
         error.set_retry(tries < dispatch.upstream.peers().min(CONNECT_TRIES_MAX));
         if !error.retry() {
             let _ = dispatch.failure.set(UpstreamFailure::Unsent(session::upstream_code(&error)));
+        }
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        role: &mut Role,
+        client_reused: bool,
+    ) -> Box<Error> {
+        let mut error = error.more_context(format!("Peer: {peer}"));
+        // What may have been sent is not sent again: never under a key, else only where a repeat does no harm.
+        let repeatable = !matches!(role, Role::Inner(_))
+            && session.req_header().method.is_idempotent()
+            && !session.as_ref().retry_buffer_truncated();
+        if repeatable {
+            error.retry.decide_reuse(client_reused);
+        } else {
+            error.set_retry(false);
         }
         error
     }

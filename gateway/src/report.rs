@@ -1,6 +1,7 @@
 //! The one reporter: [`Facts`] → metrics and a log line, once, at an exchange's end. Nothing else counts or logs requests.
 
 use crate::facts::{Facts, Stage};
+use model::ErrorCode;
 use model::quota::{Kind, Reading};
 use prometheus::core::Collector;
 use prometheus::{
@@ -257,7 +258,7 @@ impl Metrics {
                 .with_label_values(&[upstream.id.as_str()])
                 .observe(upstream.took.as_secs_f64());
         }
-        if let Some(outcome) = facts.idempotency {
+        if let Some(outcome) = facts.idempotency.or_else(|| facts.error.and_then(key_outcome)) {
             self.idempotency.with_label_values(&[outcome]).inc();
         }
         self.report_limits(&facts.readings);
@@ -312,6 +313,19 @@ impl Metrics {
             }
             _ => OTHER,
         }
+    }
+}
+
+/// What became of a keyed request that was refused for its key.
+const fn key_outcome(code: ErrorCode) -> Option<&'static str> {
+    match code {
+        ErrorCode::IdempotencyKeyMissing => Some("missing"),
+        ErrorCode::IdempotencyKeyInvalid => Some("invalid"),
+        ErrorCode::IdempotencyKeyReused => Some("reused"),
+        ErrorCode::IdempotencyInProgress => Some("in_progress"),
+        ErrorCode::IdempotencyOutcomeUnknown => Some("unknown"),
+        ErrorCode::IdempotencyResponseNotRetained => Some("not_retained"),
+        _ => None,
     }
 }
 

@@ -5,6 +5,7 @@ use crate::exchange::Exchange;
 use crate::respond::{self, Reply};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, header};
+use model::exchange::HOP_BY_HOP;
 use model::{ErrorCode, Reject};
 use pingora::http::ResponseHeader;
 use pingora::prelude::*;
@@ -16,8 +17,6 @@ use tokio::time::timeout;
 const DRAIN_BYTES_MAX: usize = 4 << 20;
 /// How long that may take.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
-/// What of an upstream's answer belongs to its connection with us, beside framing.
-const HOP_BY_HOP: [&str; 3] = ["keep-alive", "proxy-connection", "te"];
 
 /// A client's body.
 pub(crate) struct Downstream<'a> {
@@ -130,8 +129,9 @@ pub(crate) fn add_to_response(response: &mut ResponseHeader, added: &HeaderMap) 
     let framing = [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
     let removed = |name: &&HeaderName| {
         respond::OWNED.contains(name)
-            || HOP_BY_HOP.contains(&name.as_str())
-            || (nominated.iter().any(|other| other == name.as_str()) && !framing.contains(name))
+            || (!framing.contains(name)
+                && (HOP_BY_HOP.contains(&name.as_str())
+                    || nominated.iter().any(|other| other == name.as_str())))
     };
     let removed: Vec<HeaderName> = response.headers.keys().filter(removed).cloned().collect();
     for name in removed {

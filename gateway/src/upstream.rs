@@ -6,6 +6,7 @@ use crate::pipeline::Admitted;
 use crate::trace::{TRACEPARENT, TRACESTATE, Trace, X_REQUEST_ID};
 use http::{HeaderName, HeaderValue, header};
 use model::document::Timeouts;
+use model::exchange::GATEWAY_HEADERS;
 use model::id::UpstreamId;
 use model::{Head, HeaderEdit};
 use pingora::http::RequestHeader;
@@ -23,23 +24,6 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_FENCE: HeaderName = HeaderName::from_static("x-idempotency-fence");
-
-/// Headers that only we may write. Lower case; names with `_` for `-` are removed with every other such name.
-const OURS: [&str; 13] = [
-    "x-tenant-id",
-    "x-consumer-id",
-    "x-scopes",
-    "api-version",
-    "x-request-id",
-    "traceparent",
-    "tracestate",
-    "idempotency-key",
-    "x-idempotency-key",
-    "x-idempotency-fence",
-    "forwarded",
-    "via",
-    "x-real-ip",
-];
 
 /// A service behind the gateway, as one revision knows it.
 pub struct Upstream {
@@ -106,7 +90,7 @@ pub fn target(head: &Head, admitted: &Admitted) -> String {
 pub fn rewrite(request: &mut RequestHeader, head: &Head, admitted: &Admitted, trace: &Trace) {
     let forged = |name: &HeaderName| {
         let name = name.as_str();
-        OURS.contains(&name) || name.contains('_') || name.starts_with("x-forwarded-")
+        GATEWAY_HEADERS.contains(&name) || name.contains('_') || name.starts_with("x-forwarded-")
     };
     let forged: Vec<HeaderName> =
         request.headers.keys().filter(|name| forged(name)).cloned().collect();

@@ -66,24 +66,30 @@ impl DocumentFile {
 
     /// Follows the file for as long as the process runs.
     pub async fn follow(self: Arc<Self>) {
-        let mut seen = self.look(self.current().as_ref().map(|current| &*current.config));
+        let mut asked = self.current().map(|current| current.config);
+        // Whatever the document was when it was loaded, it is looked at once more: it may have changed since.
+        let mut seen = Seen { document: None, ..self.look(asked.as_deref()) };
         let mut interval = tokio::time::interval(LOOK_INTERVAL);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut asked = self.current().map(|current| current.config);
         loop {
             interval.tick().await;
             let now = self.look(asked.as_deref());
             if now == seen {
                 continue;
             }
-            asked = self.changed(now.packs != seen.packs).await.or(asked);
-            seen = self.look(asked.as_deref());
+            let packs_changed = now.packs != seen.packs;
+            // From before anything is read: what changes while it is put in force differs at the next look.
+            seen = now;
+            if let Some((config, packs)) = self.changed(packs_changed).await {
+                asked = Some(config);
+                seen.packs = packs;
+            }
         }
     }
 
     /// Takes up a change of the files. Returns the document whose packs are to be watched: that of the file, even when
     /// it can't be put in force, so that a pack that was missing is noticed when it comes.
-    async fn changed(self: &Arc<Self>, packs_changed: bool) -> Option<Arc<Config>> {
+    async fn changed(self: &Arc<Self>, packs_changed: bool) -> Option<(Arc<Config>, u64)> {
         let turn = self.turn.lock().await;
         let text = match tokio::fs::read_to_string(&self.path).await {
             Ok(text) => text,
@@ -97,9 +103,9 @@ impl DocumentFile {
         let unchanged = current.as_ref().is_some_and(|current| *current.text == *text);
         if unchanged && !packs_changed {
             self.gateway.accepted();
-            return current.map(|current| current.config);
+            return current.map(|current| self.watched(current.config));
         }
-        let watched = config::read(&text).ok().map(Arc::new);
+        let watched = config::read(&text).ok().map(|config| self.watched(Arc::new(config)));
         match self.put_in_force(text).await {
             Ok(published) => {
                 tracing::info!(revision = published.number, "a new revision is in force");
@@ -121,6 +127,12 @@ impl DocumentFile {
         }
         drop(turn);
         watched
+    }
+
+    /// A document whose packs are to be watched, and what they look like now.
+    fn watched(&self, config: Arc<Config>) -> (Arc<Config>, u64) {
+        let packs = self.gateway.pack_files_state(&config);
+        (config, packs)
     }
 
     fn look(&self, config: Option<&Config>) -> Seen {
@@ -177,7 +189,10 @@ impl Revisions for DocumentFile {
             return Err(PublishError::Stale);
         }
         if let Some(current) = current.filter(|current| *current.text == *text) {
-            return Ok(current);
+            let on_disk = tokio::fs::read_to_string(&self.path).await;
+            if on_disk.is_ok_and(|on_disk| on_disk == text) {
+                return Ok(current);
+            }
         }
         self.check(text.clone()).await.map_err(PublishError::Invalid)?;
         let (path, copy) = (self.path.clone(), text.clone());

@@ -6,6 +6,35 @@ use serde_json::Value;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+/// Headers that only the gateway may write, towards an upstream: who calls, which version, which request. Lower case; names
+/// that start with `x-forwarded-` are such headers, too.
+pub const GATEWAY_HEADERS: &[&str] = &[
+    "x-tenant-id",
+    "x-consumer-id",
+    "x-scopes",
+    "api-version",
+    "x-request-id",
+    "traceparent",
+    "tracestate",
+    "idempotency-key",
+    "x-idempotency-key",
+    "x-idempotency-fence",
+    "forwarded",
+    "via",
+    "x-real-ip",
+];
+
+/// Headers of one connection, not of an exchange (RFC 9110 §7.6.1). Lower case.
+pub const HOP_BY_HOP: &[&str] = &[
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
 /// A request's head after the Gate: well formed, its target split, its origin known.
 #[derive(Clone, Debug)]
 pub struct Head {

@@ -3,10 +3,11 @@
 use crate::harness::call::Client;
 use crate::harness::document::{self, ACME, Edit as _};
 use crate::harness::node::Setup;
-use crate::harness::{Arrival, Node, Reply, Upstream, eventually};
+use crate::harness::{Arrival, Node, Random, Reply, Upstream, eventually, hoped};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::task::JoinSet;
 
 const REVISIONS: u64 = 100;
@@ -86,6 +87,31 @@ async fn a_hundred_revisions_under_load_fail_no_request_and_tear_no_answer() {
     assert_eq!(metrics.revision("active"), REVISIONS + 1);
     assert_eq!(metrics.revision("rejected"), 0);
     assert_eq!(even.arrivals().len() + odd.arrivals().len(), sent);
+}
+
+#[tokio::test]
+async fn what_is_replaced_while_the_one_before_is_put_in_force_is_noticed() {
+    let upstream = Upstream::start().await;
+    let document = |mark: u32| {
+        document::standard(upstream.address).attached(
+            "mark",
+            "header-hygiene",
+            json!({ "set": { "x-mark": mark.to_string() } }),
+        )
+    };
+    let node = Setup::of(&document(0)).packs().start().await;
+    let mut random = Random::seeded(7);
+    for mark in (2..=40).step_by(2) {
+        node.write(&document(mark - 1));
+        // Somewhere between noticing the first one and having it in force.
+        tokio::time::sleep(Duration::from_millis(u64::try_from(random.below(200)).unwrap())).await;
+        node.write(&document(mark));
+        eventually("the second one is in force", async || {
+            node.get("/v1/contacts").key(ACME).send().await.is(200);
+            hoped(upstream.arrivals().pop().unwrap().header("x-mark").to_owned(), &mark.to_string())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

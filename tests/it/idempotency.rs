@@ -452,6 +452,21 @@ async fn a_keyed_request_is_never_retried_on_a_connection_that_died() {
     assert_eq!(upstream.arrivals().len(), 2);
 }
 
+/// PUT is idempotent for HTTP, and pingora would send it again; under a key it is sent once like any other.
+#[tokio::test]
+async fn not_even_a_keyed_put_is_sent_again_on_another_connection() {
+    let upstream = Upstream::start().await;
+    let node = node(&upstream).await;
+    let put =
+        |key: &str| node.put("/v1/contacts/7").key(ACME).idempotency_key(key).body(ADA).send();
+    put("alive").await.is(200);
+    upstream.does(|_| Reply::cut());
+    put("dead").await.refuses(502, "UPSTREAM_UNREACHABLE");
+    assert_eq!(upstream.arrivals().len(), 2);
+    put("dead").await.refuses(409, "IDEMPOTENCY_OUTCOME_UNKNOWN");
+    assert_eq!(upstream.arrivals().len(), 2);
+}
+
 #[tokio::test]
 async fn an_answer_that_never_comes_leaves_the_outcome_unknown() {
     let upstream = Upstream::scripted(|_| Reply::never()).await;

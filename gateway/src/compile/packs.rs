@@ -3,15 +3,12 @@
 use crate::packs::Attachment;
 use model::config::{Config, ConfigError};
 use model::document::{self, Document};
-use pack_host::{Host, Limits, Pack, Prepared};
+use pack_host::{Host, Limits, MAX_PACK_BYTES, Pack, Prepared};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Largest pack file that is read, in bytes.
-const PACK_BYTES_MAX: u64 = 8 << 20;
 
 /// The folder of pack files and what was made of them.
 pub struct PackFiles {
@@ -48,8 +45,8 @@ impl PackFiles {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let unreadable =
             |error: std::io::Error| format!("its file `{name}` can't be read: {error}");
-        if std::fs::metadata(&path).map_err(unreadable)?.len() > PACK_BYTES_MAX {
-            return Err(format!("its file `{name}` is larger than {PACK_BYTES_MAX} bytes"));
+        if std::fs::metadata(&path).map_err(unreadable)?.len() > MAX_PACK_BYTES as u64 {
+            return Err(format!("its file `{name}` is larger than {MAX_PACK_BYTES} bytes"));
         }
         let bytes = std::fs::read(&path).map_err(unreadable)?;
         let digest = format!("sha256:{:x}", Sha256::digest(&bytes));

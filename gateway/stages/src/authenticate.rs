@@ -135,16 +135,6 @@ impl Directory {
         Self { revision, tenants, keys, issuers }
     }
 
-    /// The revision that says so.
-    pub fn revision(&self) -> u64 {
-        self.revision
-    }
-
-    /// The tenant of this id.
-    pub fn tenant(&self, id: &str) -> Option<&Arc<Tenant>> {
-        self.tenants.get(id)
-    }
-
     /// Accepts the request's credential, or says why not.
     pub async fn authenticate(
         &self,

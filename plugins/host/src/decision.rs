@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
+use model::exchange::{GATEWAY_HEADERS, HOP_BY_HOP};
 use model::{Decision, Denial, Edits, HeaderEdit};
 use serde_json::{Map, Value};
 
@@ -11,33 +12,9 @@ use crate::failure::Failure;
 /// The longest reason of a denial, in bytes.
 const MAX_REASON: usize = 64;
 
-/// Headers that a pack can't change: hop-by-hop ones, framing, and those by which the gateway tells the upstream what it
-/// found out.
-const UNTOUCHABLE: &[&str] = &[
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "content-length",
-    "expect",
-    "host",
-    "x-tenant-id",
-    "x-consumer-id",
-    "x-scopes",
-    "api-version",
-    "x-request-id",
-    "traceparent",
-    "tracestate",
-    "idempotency-key",
-    "x-idempotency-key",
-    "x-idempotency-fence",
-    "forwarded",
-    "via",
-    "x-real-ip",
-];
+/// Headers that a pack can't change, beside hop-by-hop ones and those by which the gateway tells the upstream what it found
+/// out.
+const FRAMING: &[&str] = &["content-length", "expect", "host"];
 /// And those that start so.
 const UNTOUCHABLE_PREFIX: &str = "x-forwarded-";
 /// Headers that a pack can only remove: it hands on no credentials of its own.
@@ -87,7 +64,9 @@ fn check_name(name: &str) -> Result<HeaderName, Failure> {
     };
     // Many servers read `_` as `-`, so that x_tenant_id would pass for x-tenant-id.
     let plain = name.as_str().replace('_', "-");
-    if UNTOUCHABLE.contains(&plain.as_str()) || plain.starts_with(UNTOUCHABLE_PREFIX) {
+    if [FRAMING, HOP_BY_HOP, GATEWAY_HEADERS].iter().any(|list| list.contains(&plain.as_str()))
+        || plain.starts_with(UNTOUCHABLE_PREFIX)
+    {
         return Err(Failure::output(format!("`{name}` belongs to the gateway")));
     }
     Ok(name)

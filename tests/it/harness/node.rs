@@ -151,6 +151,10 @@ impl Node {
         self.client.post(path)
     }
 
+    pub(crate) fn put(&self, path: &str) -> Call {
+        self.client.put(path)
+    }
+
     /// A POST of acme under an idempotency key.
     pub(crate) fn keyed(&self, key: &str) -> Call {
         self.post("/v1/contacts").key(ACME).idempotency_key(key)
