@@ -1,9 +1,11 @@
 //! One call of a guest: what it may see, what it may still use, and the host functions it calls.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use wasmtime::component::Resource;
-use wasmtime::{ResourceLimiter, Result, Store};
+use wasmtime::{ResourceLimiter, Result, Store, StoreContextMut, UpdateDeadline};
 
 use crate::abi::tollgate::policy::log::{self, Level};
 use crate::abi::tollgate::policy::request_phase;
@@ -27,6 +29,23 @@ pub(crate) struct Call {
     log_lines_left: u32,
 }
 
+/// What happens when a call is past its deadline in wall time. A host that is busy with other threads is no fault of the
+/// call's, so from then on its thread's own time counts: it ends when it has taken a quarter of the deadline of that.
+fn net(limits: &Limits) -> impl FnMut(StoreContextMut<'_, Call>) -> Result<UpdateDeadline> + use<> {
+    let (ticks, grace) = (limits.ticks().div_ceil(4), limits.deadline / 4);
+    let mut since: Option<Duration> = None;
+    move |_| {
+        let now = clock_gettime(ClockId::ThreadCPUTime);
+        let now = Duration::try_from(now).unwrap_or(Duration::MAX);
+        let since = *since.get_or_insert(now);
+        if now.saturating_sub(since) < grace {
+            Ok(UpdateDeadline::Continue(ticks))
+        } else {
+            Ok(UpdateDeadline::Interrupt)
+        }
+    }
+}
+
 impl Call {
     /// A store for one call, under all limits.
     pub(crate) fn store(
@@ -47,6 +66,7 @@ impl Call {
         store.limiter(|call| call);
         store.set_fuel(limits.fuel).expect("the engine consumes fuel");
         store.set_epoch_deadline(limits.ticks());
+        store.epoch_deadline_callback(net(limits));
         store.set_hostcall_fuel(limits.output);
         store.set_max_component_handles(MAX_HANDLES);
         store

@@ -20,7 +20,8 @@ pub struct Limits {
     /// Work, in fuel: about one unit per WebAssembly instruction, the same for the same request on any host
     /// ([`model::FailureReason::Fuel`]).
     pub fuel: u64,
-    /// The net beneath the fuel, in wall time; 100 ms to 10 s ([`model::FailureReason::Deadline`]).
+    /// The net beneath the fuel; 100 ms to 10 s ([`model::FailureReason::Deadline`]). Wall time, and then a quarter as
+    /// much of the thread's own time: a busy host ends no call that does little.
     pub deadline: Duration,
     /// Linear memory in bytes, at most [`MAX_MEMORY`] ([`model::FailureReason::Memory`]).
     pub memory: usize,

