@@ -70,6 +70,21 @@ packs: setup build ## Build the reference packs from source, as components in ta
 .PHONY: test-all
 test-all: lint test demo ## Lint, all tests, and the scenarios
 
+ROUNDS ?= 10
+CASES ?= 50000
+
+.PHONY: chaos
+chaos: setup build ## Kill processes that hold idempotency records, ROUNDS times
+	for round in $$(seq $(ROUNDS)); do \
+	  echo "round $$round of $(ROUNDS)"; \
+	  $(CARGO) test --locked -q -p store a_killed_process && \
+	  $(CARGO) test --locked -q -p tests --test it process_was_killed || exit 1; \
+	done
+
+.PHONY: fuzz
+fuzz: setup ## Random histories and inputs against the state machines, CASES of each; a failure prints its seed
+	PROPTEST_CASES=$(CASES) $(CARGO) test --locked -p model -- any_interval windows_follow at_most_one_dispatch
+
 .PHONY: bench
 bench: setup ## Measure what a request costs, beside a bare pingora, in one run (ARGS=--help for its options)
 	$(CARGO) build --locked --release -p bench -p cli

@@ -2,9 +2,7 @@
 //!
 //! Invariant: an amount is at least 1 and small enough for every field that shows it (RFC 9651 §3.3.1: 15 digits).
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::borrow::Cow;
+use crate::units::as_text;
 use std::fmt;
 use std::str::FromStr;
 
@@ -176,35 +174,6 @@ fn number(text: &str, max: u64) -> Option<u64> {
         return None;
     }
     text.parse().ok().filter(|number| (1..=max).contains(number))
-}
-
-macro_rules! as_text {
-    ($name:ident, $format:literal) => {
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = Cow::<'de, str>::deserialize(deserializer)?;
-                text.parse().map_err(de::Error::custom)
-            }
-        }
-
-        impl JsonSchema for $name {
-            fn inline_schema() -> bool {
-                true
-            }
-            fn schema_name() -> Cow<'static, str> {
-                stringify!($name).into()
-            }
-            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                schemars::json_schema!({ "type": "string", "format": $format })
-            }
-        }
-    };
 }
 
 as_text!(Rate, "rate");
