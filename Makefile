@@ -68,7 +68,12 @@ packs: setup build ## Build the reference packs from source, as components in ta
 ##@ Takes longer
 
 .PHONY: test-all
-test-all: lint test demo ## Lint, all tests, and the scenarios
+test-all: export TOLLGATE_TEST_LONG := 1
+test-all: lint test demo ## Lint, all tests in their full sizes, and the scenarios
+
+.PHONY: api-test
+api-test: setup-test build ## Test the admin API by its own description alone (ARGS=--help for its options)
+	scripts/api-test $(ARGS)
 
 ROUNDS ?= 10
 CASES ?= 50000

@@ -1,152 +1,97 @@
-//! `/v1/document`: the whole document, read and replaced.
+//! `/v1/document`: the whole document, read and replaced. Its text is kept as it was sent.
 
 use crate::Shared;
-use crate::problem::Refused;
-use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Query, State};
-use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use model::config::{self, ConfigError};
-use model::revision::{PublishError, Published, Revisions};
+use crate::acting::Acting;
+use crate::answer::{Answer, DryRun};
+use crate::body::{self, DOCUMENT_BYTES_MAX, Query};
+use crate::newest::blocking;
+use crate::once::Once;
+use crate::precondition::Conditions;
+use crate::problem::{Refused, located};
+use crate::write::{ChangeQuery, Edit, How, Made, Proposal, Run, Writing};
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse as _, Response};
+use http::HeaderMap;
+use model::config;
+use model::role::{Permission, Section};
 use model::{ErrorCode, Reject};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use std::fmt::Write as _;
 use std::sync::Arc;
 
-const TOLLGATE_REVISION: HeaderName = HeaderName::from_static("tollgate-revision");
+/// How many whole documents are taken in at once; more are refused.
+pub(crate) const DOCUMENTS_MAX: usize = 4;
 
-/// `?dry_run=true`
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct PutQuery {
-    #[serde(default)]
-    dry_run: bool,
-}
-
-/// The document in force.
-pub(crate) async fn get<R: Revisions>(
-    State(shared): State<Arc<Shared<R>>>,
+/// The newest document.
+pub(crate) async fn get(
+    State(shared): State<Arc<Shared>>,
+    acting: Acting,
+    headers: HeaderMap,
 ) -> Result<Response, Refused> {
-    let current = current(&*shared.revisions)?;
-    let document = written(&current)?;
-    Ok((StatusCode::OK, tags(&current), Json(document)).into_response())
+    acting.may(Permission::Read)?;
+    acting.unbound()?;
+    let newest = shared.newest().await?;
+    let Some(etag) = &newest.etag else {
+        let none = Reject::new(ErrorCode::NotFound).message("No document is in force yet.");
+        return Err(none.into());
+    };
+    let answer = Answer::ok(&newest.document).tagged(etag.clone()).of_revision(newest.number);
+    if Conditions::of(&headers)?.is_known(etag) {
+        return Ok(answer.not_modified());
+    }
+    Ok(answer.into_response())
 }
 
 /// Replaces the document, or says what replacing it would change.
-pub(crate) async fn put<R: Revisions>(
-    State(shared): State<Arc<Shared<R>>>,
-    query: Result<Query<PutQuery>, axum::extract::rejection::QueryRejection>,
-    headers: HeaderMap,
-    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
-) -> Result<Response, Refused> {
-    let Query(query) = query
-        .map_err(|error| Reject::new(ErrorCode::ValidationFailed).message(error.body_text()))?;
-    let body = body.map_err(|error| match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Reject::new(ErrorCode::BodyTooLarge)
-            .message("The document is too large.")
-            .detail("limit", crate::DOCUMENT_BYTES_MAX),
-        _ => Reject::new(ErrorCode::ValidationFailed).message(error.body_text()),
-    })?;
-    let text = String::from_utf8(body.to_vec()).map_err(|_| {
-        Reject::new(ErrorCode::ValidationFailed).message("The document is not UTF-8 text.")
-    })?;
-    let current = current(&*shared.revisions)?;
-    let expected = precondition(&headers, &current, query.dry_run)?;
-    if query.dry_run {
-        return Ok(dry_run(&*shared.revisions, &current, text).await?.into_response());
+pub(crate) async fn put(
+    State(shared): State<Arc<Shared>>,
+    acting: Acting,
+    Query(query): Query<ChangeQuery>,
+    request: Request,
+) -> Result<Answer, Refused> {
+    let changes = |section: &Section| acting.may(Permission::Change(*section)).is_ok();
+    if !Section::ALL.iter().any(changes) {
+        acting.may(Permission::Change(Section::Tenants))?;
     }
-    let published = shared.revisions.publish(text, &expected).await.map_err(refused)?;
-    let changed = difference(&written(&current)?, &written(&published)?);
-    let body =
-        json!({ "revision": published.number, "etag": quoted(&published), "difference": changed });
-    Ok((StatusCode::OK, tags(&published), Json(body)).into_response())
-}
-
-async fn dry_run<R: Revisions>(
-    revisions: &R,
-    current: &Published,
-    text: String,
-) -> Result<Json<Value>, Refused> {
-    let proposed = config::parse(&text);
-    let errors = revisions.check(text).await.err().unwrap_or_default();
-    let changed = match &proposed {
-        Ok(proposed) => difference(&written(current)?, proposed),
-        Err(_) => Value::Array(Vec::new()),
+    acting.unbound()?;
+    let how = How::of(&shared, &acting, &query).await?;
+    let conditions = Conditions::of(request.headers())?;
+    let Ok(_place) = shared.documents.try_acquire() else {
+        return Err(Reject::new(ErrorCode::Overloaded).retry_after(1).into());
     };
-    Ok(Json(json!({ "valid": errors.is_empty(), "errors": errors, "difference": changed })))
-}
-
-fn current<R: Revisions>(revisions: &R) -> Result<Published, Refused> {
-    revisions.current().ok_or_else(|| {
-        Reject::new(ErrorCode::NotFound).message("No document is in force yet.").into()
+    let bytes = body::read(request, body::DOCUMENT, DOCUMENT_BYTES_MAX).await?;
+    let text = String::from_utf8(bytes.into())
+        .map_err(|_| Refused::malformed("The document is not UTF-8 text."))?;
+    let (text, parsed) = blocking(move || {
+        let parsed = config::parse(&text);
+        (text, parsed)
     })
-}
-
-fn written(published: &Published) -> Result<Value, Refused> {
-    config::parse(&published.text).map_err(|errors| {
-        Reject::new(ErrorCode::Internal).because(format_args!("{errors:?}")).into()
-    })
-}
-
-/// RFC 6902: what makes one document of the other.
-fn difference(from: &Value, to: &Value) -> Value {
-    serde_json::to_value(json_patch::diff(from, to)).unwrap_or_default()
-}
-
-/// RFC 9110 §13.1.1. Without `If-Match` nothing is changed: two writers must not overwrite each other unseen.
-fn precondition(
-    headers: &HeaderMap,
-    current: &Published,
-    dry_run: bool,
-) -> Result<String, Refused> {
-    let Some(value) = headers.get(header::IF_MATCH) else {
-        return if dry_run {
-            Ok(current.etag.clone())
-        } else {
-            Err(ErrorCode::PreconditionRequired.into())
-        };
-    };
-    let value = value.to_str().unwrap_or_default();
-    let named = |tag: &str| tag.trim() == quoted(current);
-    if value.trim() == "*" || value.split(',').any(named) {
-        Ok(current.etag.clone())
-    } else {
-        Err(stale())
-    }
-}
-
-fn stale() -> Refused {
-    ErrorCode::PreconditionFailed.into()
-}
-
-fn refused(error: PublishError) -> Refused {
-    match error {
-        PublishError::Invalid(errors) => invalid(&errors),
-        PublishError::Stale => stale(),
-        PublishError::ReadOnly => Reject::new(ErrorCode::Conflict)
-            .message("The document is kept in a file that the operator owns; change it there.")
-            .into(),
-        PublishError::Unavailable(cause) => {
-            Reject::new(ErrorCode::DependencyUnavailable).retry_after(1).because(cause).into()
+    .await?;
+    let document = match parsed {
+        Ok(document) => document,
+        Err(errors) if how.run == Run::Dry => {
+            let errors = located(&errors, None);
+            return Ok(Answer::ok(&DryRun { valid: false, errors, difference: json!([]) }));
         }
-    }
+        Err(errors) => return Err(Refused::invalid(&errors, None)),
+    };
+    let etag = etag(&text);
+    let guard = how.guard();
+    let edit: Edit = Arc::new(move |newest| {
+        conditions.permit(newest.etag.as_deref(), guard)?;
+        Ok(Proposal { document: document.clone(), text: Some(text.clone()), at: None })
+    });
+    let answer = |made: &Made| made.changed(&how, Some(etag.clone()), None);
+    Writing { shared: &shared, acting: &acting, how: &how, once: &Once::NEVER }
+        .change(edit, answer)
+        .await
 }
 
-fn invalid(errors: &[ConfigError]) -> Refused {
-    let errors = serde_json::to_value(errors).unwrap_or_default();
-    Reject::new(ErrorCode::ConfigInvalid).detail("errors", errors).into()
-}
-
-fn quoted(published: &Published) -> String {
-    format!("\"{}\"", published.etag)
-}
-
-fn tags(published: &Published) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    if let Ok(tag) = HeaderValue::try_from(quoted(published)) {
-        headers.insert(header::ETAG, tag);
-    }
-    headers.insert(TOLLGATE_REVISION, HeaderValue::from(published.number));
-    headers
+/// The tag of a whole document, as whoever publishes it makes it: of its text.
+fn etag(text: &str) -> String {
+    Sha256::digest(text).iter().take(16).fold(String::new(), |mut tag, byte| {
+        let _ = write!(tag, "{byte:02x}");
+        tag
+    })
 }

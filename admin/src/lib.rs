@@ -1,42 +1,151 @@
 //! The control plane's HTTP API. It publishes through [`Revisions`] and knows neither pingora nor files.
 //!
-//! Invariant: but for the status endpoints, nothing is answered without a token; every refusal has the one error body.
+//! Invariant: but for the status endpoints and `/openapi.json`, nothing is answered without a token; every refusal has the
+//! one error body; every change is in the audit, in the transaction that makes it.
 
+mod acting;
+mod allowed;
+mod answer;
+mod audit;
+mod body;
+mod credential;
+mod difference;
 mod document;
+mod exchanges;
+mod newest;
+mod nodes;
+mod once;
+mod openapi;
+mod ownership;
+mod page;
+mod place;
+mod precondition;
 mod problem;
+mod request;
+mod resource;
+mod revisions;
+mod revocations;
+mod search;
+mod secret;
 mod token;
+mod tokens;
+mod usage;
+mod verbs;
+mod write;
 
-pub use token::TokenHash;
+pub use openapi::openapi;
+pub use token::{first_token, new_token};
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::routing::get;
-use model::ErrorCode;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use model::id::NodeName;
 use model::revision::Revisions;
+use model::usage::UsageOf;
+use model::{Clock, ErrorCode};
 use problem::Refused;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use store::Store;
+use store::seal::MasterKeys;
+use tokio::sync::Semaphore;
+use uuid::{ContextV7, Uuid};
 
-/// Largest document that is taken, in bytes.
-const DOCUMENT_BYTES_MAX: usize = 16 << 20;
+/// What the API stands on.
+pub struct Settings {
+    /// Whoever holds the document.
+    pub revisions: Arc<dyn Revisions>,
+    /// Whoever holds the counters.
+    pub usage: Arc<dyn UsageOf>,
+    /// Tokens, audit, revocations, records, kept answers.
+    pub store: Store,
+    /// What secrets are sealed with.
+    pub keys: MasterKeys,
+    /// The time.
+    pub clock: Clock,
+    /// The name of this process.
+    pub node: NodeName,
+}
 
 /// What handlers share.
-pub(crate) struct Shared<R> {
-    revisions: Arc<R>,
-    token: TokenHash,
+pub(crate) struct Shared {
+    pub(crate) revisions: Arc<dyn Revisions>,
+    pub(crate) usage: Arc<dyn UsageOf>,
+    pub(crate) store: Store,
+    pub(crate) keys: MasterKeys,
+    pub(crate) clock: Clock,
+    /// Ids of this process, growing also within a millisecond.
+    ids: Mutex<ContextV7>,
+    /// The newest document.
+    read: newest::Read,
+    /// One change of the document at a time.
+    turn: tokio::sync::Mutex<()>,
+    /// Whole documents on their way in.
+    documents: Semaphore,
+    /// Requests being served.
+    places: Arc<Semaphore>,
+    /// Exports of the audit being written.
+    exports: Arc<Semaphore>,
+    /// Refused requests without an accepted token.
+    strangers: acting::Strangers,
+}
+
+impl Shared {
+    fn new(settings: Settings) -> Self {
+        let Settings { revisions, usage, store, keys, clock, node: _ } = settings;
+        Self {
+            revisions,
+            usage,
+            store,
+            keys,
+            clock,
+            ids: Mutex::default(),
+            read: newest::Read::default(),
+            turn: tokio::sync::Mutex::default(),
+            documents: Semaphore::new(document::DOCUMENTS_MAX),
+            places: Arc::new(Semaphore::new(request::REQUESTS_MAX)),
+            exports: Arc::new(Semaphore::new(audit::EXPORTS_MAX)),
+            strangers: acting::Strangers::default(),
+        }
+    }
+
+    /// A UUIDv7 (RFC 9562 §5.7), later than all before it.
+    pub(crate) fn fresh_id(&self) -> String {
+        let now = self.clock.now();
+        let seconds = u64::try_from(now.as_second()).unwrap_or_default();
+        let nanos = u32::try_from(now.subsec_nanosecond()).unwrap_or_default();
+        let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        Uuid::new_v7(uuid::Timestamp::from_unix(&*ids, seconds, nanos)).to_string()
+    }
 }
 
 /// The API. `status` answers `/healthz`, `/readyz` and `/metrics`, which need no token.
-pub fn router<R: Revisions>(revisions: Arc<R>, token: TokenHash, status: Router) -> Router {
-    let shared = Arc::new(Shared { revisions, token });
+pub fn router(settings: Settings, status: Router) -> Router {
+    let shared = Arc::new(Shared::new(settings));
     let v1 = Router::new()
-        .route("/v1/document", get(document::get::<R>).put(document::put::<R>))
+        .route("/v1/document", get(document::get).put(document::put))
+        .merge(resource::routes())
+        .merge(revisions::routes())
+        .merge(audit::routes())
+        .merge(tokens::routes())
+        .merge(nodes::routes())
+        .merge(revocations::routes())
+        .merge(usage::routes())
+        .merge(exchanges::routes())
+        .merge(credential::routes())
+        .route("/v1/secrets:rekey", post(secret::rekey))
         .fallback(async || Refused::from(ErrorCode::NotFound))
-        .method_not_allowed_fallback(async || Refused::from(ErrorCode::MethodNotAllowed))
-        .layer(DefaultBodyLimit::max(DOCUMENT_BYTES_MAX))
-        // Outermost: what isn't there is nobody's business either.
-        .layer(axum::middleware::from_fn_with_state(shared.clone(), token::check::<R>))
-        .with_state(shared);
-    v1.merge(status)
+        .method_not_allowed_fallback(method_not_allowed)
+        // What isn't there is nobody's business either: asked before routes are.
+        .layer(from_fn_with_state(shared.clone(), token::check))
+        .layer(from_fn_with_state(shared.clone(), request::bounded))
+        .with_state(shared.clone());
+    let open = Router::new().route("/openapi.json", get(openapi::serve)).merge(status);
+    v1.merge(open.method_not_allowed_fallback(method_not_allowed))
+        .layer(from_fn_with_state(shared, request::frame))
+}
+
+async fn method_not_allowed() -> Refused {
+    ErrorCode::MethodNotAllowed.into()
 }
 
 #[cfg(test)]

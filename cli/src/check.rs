@@ -1,12 +1,13 @@
 //! `tollgate check`: every error of a document, each with its pointer.
 
-use crate::{Ending, print, say};
-use anyhow::Context as _;
+use crate::document::{self, Precondition};
+use crate::remote::{self, Form, Remote};
+use crate::{Ending, print};
 use clap::Args;
-use std::io::Read as _;
 use std::path::PathBuf;
 
-/// Checks a document: prints every error with its JSON pointer; exit 1 on any.
+/// Checks a document: prints every error with its JSON pointer; exit 1 on any. With --admin-url, the admin API compiles
+/// it as well, and so finds what only a node can know: addresses, secrets, key files, packs.
 ///
 /// Example: tollgate check fixtures/demo/document.yaml
 #[derive(Args)]
@@ -16,31 +17,26 @@ pub(crate) struct Check {
     /// Prints `{"valid", "errors": [{"pointer", "message"}]}`.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    remote: Remote,
 }
 
 impl Check {
     pub(crate) fn run(self) -> anyhow::Result<Ending> {
-        let text = if self.document.as_os_str() == "-" {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("standard input can't be read")?;
-            text
+        let form = Form::json_if(self.json);
+        let text = document::text_of(&self.document)?;
+        let errors = if self.remote.is_named() {
+            let api = self.remote.connect()?;
+            match remote::run(document::dry_run(&api, text, &Precondition::None))? {
+                Ok(errors) => errors,
+                Err(refusal) => return Ok(refusal.show(form)),
+            }
         } else {
-            std::fs::read_to_string(&self.document)
-                .with_context(|| format!("{} can't be read", self.document.display()))?
+            model::config::read(&text).err().unwrap_or_default()
         };
-        let errors = model::config::read(&text).err().unwrap_or_default();
-        if self.json {
-            print(&serde_json::json!({ "valid": errors.is_empty(), "errors": errors }).to_string());
-        } else {
-            for error in &errors {
-                print(&error.to_string());
-            }
-            match errors.len() {
-                0 => print(&format!("{}: valid", self.document.display())),
-                1 => say("1 error"),
-                count => say(&format!("{count} errors")),
-            }
+        if errors.is_empty() && form == Form::Text {
+            print(&format!("{}: valid", self.document.display()));
         }
-        Ok(if errors.is_empty() { Ending::Done } else { Ending::Refused })
+        Ok(document::show_errors(&errors, form))
     }
 }

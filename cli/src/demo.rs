@@ -1,9 +1,15 @@
 //! `tollgate demo`: everything in one process, in front of the demo CRM. The roles are those of `serve`.
 
-use crate::node::{self, Node, Start};
+mod seed;
+mod welcome;
+
+pub(crate) use seed::lay_packs;
+
+use crate::folder;
+use crate::node::{Listeners, Node};
+use crate::parts::Parts;
 use crate::settings::{Role, Settings};
 use crate::{Ending, ports, print, token};
-use anyhow::bail;
 use clap::Args;
 use gateway::watch::{Readers, replace};
 use model::Clock;
@@ -54,71 +60,67 @@ impl Addresses {
 impl Demo {
     pub(crate) fn run(self) -> anyhow::Result<Ending> {
         let addresses = Addresses::new(self.port_base);
-        let lock = node::hold(&self.data)?;
-        seed(&self.data, addresses.crm)?;
-        if self.seed_only {
-            print(&format!("{} is filled", self.data.display()));
-            return Ok(Ending::Done);
-        }
-        crate::log::start("warn,gateway::watch=info");
+        let lock = folder::hold(&self.data)?;
+        let settings = settings(&self.data, &addresses)?;
+        crate::log::start("warn,gateway::watch=info,gateway::follow=info");
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(start(self.data, addresses, lock))?;
+        runtime.block_on(async {
+            match self.seed_only {
+                true => fill(&settings, &addresses).await,
+                false => start(settings, &addresses, lock).await,
+            }
+        })?;
         runtime.shutdown_background();
         Ok(Ending::Done)
     }
 }
 
-async fn start(data: PathBuf, addresses: Addresses, lock: File) -> anyhow::Result<()> {
-    let listener = ports::bind("demo CRM", addresses.crm, HINT)?;
-    let crm = crm::Crm::open(crm_settings(&data)).await?;
-    let (stop_crm, crm_stopped) = oneshot::channel::<()>();
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let crm = tokio::spawn(crm.serve(listener, async {
-        let _ = crm_stopped.await;
-    }));
+/// The process' own settings; of those in the environment, what the demo leaves open.
+fn settings(data: &Path, addresses: &Addresses) -> anyhow::Result<Settings> {
     let mut settings = Settings::read(None)?;
-    settings.data.clone_from(&data);
+    data.clone_into(&mut settings.data);
     settings.document.file = None;
     settings.roles = vec![Role::Gateway, Role::Admin];
     settings.listen.gateway = addresses.gateway;
     settings.listen.admin = addresses.admin;
     settings.listen.status = addresses.status;
-    let environment = environment(&data, &addresses)?;
+    Ok(settings)
+}
+
+/// Fills the data folder and the store, and starts nothing.
+async fn fill(settings: &Settings, addresses: &Addresses) -> anyhow::Result<()> {
+    lay_packs(&settings.data)?;
+    let parts = Parts::make(settings, Clock::system()).await?;
+    seed::document(&parts, &settings.data, addresses.crm).await?;
+    parts.store.close().await;
+    print(&format!("{} is filled", settings.data.display()));
+    Ok(())
+}
+
+async fn start(settings: Settings, addresses: &Addresses, lock: File) -> anyhow::Result<()> {
+    let data = &settings.data;
+    let listener = ports::bind("demo CRM", addresses.crm, HINT)?;
+    let listeners = Listeners::bind(&settings, HINT)?;
+    let crm = crm::Crm::open(crm_settings(data)).await?;
+    let (stop_crm, crm_stopped) = oneshot::channel::<()>();
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let crm = tokio::spawn(crm.serve(listener, async {
+        let _ = crm_stopped.await;
+    }));
+    lay_packs(data)?;
+    let parts = Parts::make(&settings, Clock::system()).await?;
+    seed::document(&parts, data, addresses.crm).await?;
+    let environment = environment(addresses, seed::token(&parts, data).await?);
     let text: String =
         environment.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
     replace(&data.join("demo.env"), text.as_bytes(), Readers::Owner)?;
-    let start = Start { settings, clock: Clock::system(), hint: HINT, lock };
-    let node = Node::start(start).await?;
-    welcome(&data, &environment);
+    let node = Node::start(&settings, listeners, parts, lock).await?;
+    welcome::show(data, &environment);
     let ended = node.run().await;
     let _ = stop_crm.send(());
     crm.await??;
     ended
-}
-
-/// Fills an empty data folder; what is there already stays, but for the address of the demo's own CRM.
-pub(crate) fn seed(data: &Path, crm: SocketAddr) -> anyhow::Result<()> {
-    let packs = data.join("packs");
-    std::fs::create_dir_all(&packs)?;
-    for pack in demo::PACKS {
-        let file = packs.join(format!("{}-{}.wasm", pack.name, pack.version));
-        if !file.exists() {
-            let component = pack_host::componentize(pack.wasm)?;
-            replace(&file, &component, Readers::Everybody)?;
-        }
-    }
-    let (document, place) = (data.join("document.yaml"), data.join("crm.address"));
-    let before = std::fs::read_to_string(&place).unwrap_or_else(|_| demo::CRM_ADDRESS.to_owned());
-    let text = match std::fs::read_to_string(&document) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => demo::DOCUMENT.to_owned(),
-        Err(error) => bail!("{} can't be read: {error}", document.display()),
-    };
-    let after = crm.to_string();
-    replace(&document, text.replace(before.trim(), &after).as_bytes(), Readers::Everybody)?;
-    replace(&place, after.as_bytes(), Readers::Everybody)?;
-    Ok(())
 }
 
 /// The demo's CRM, with a client for each consumer of the demo.
@@ -138,9 +140,8 @@ pub(crate) fn crm_settings(data: &Path) -> crm::Settings {
 }
 
 /// What `demo.env` holds. No value has a quote in it.
-fn environment(data: &Path, addresses: &Addresses) -> anyhow::Result<Vec<(String, String)>> {
+fn environment(addresses: &Addresses, admin_token: String) -> Vec<(String, String)> {
     let url = |address: SocketAddr| format!("http://{address}");
-    let admin_token = node::admin_token(data)?;
     let mut environment = vec![
         ("GATEWAY_URL".to_owned(), url(addresses.gateway)),
         ("ADMIN_URL".to_owned(), url(addresses.admin)),
@@ -156,56 +157,5 @@ fn environment(data: &Path, addresses: &Addresses) -> anyhow::Result<Vec<(String
         environment.push((format!("{tenant}_KEY"), consumer.api_key.to_owned()));
         environment.push((format!("{tenant}_JWT"), token::for_demo(consumer, now)));
     }
-    Ok(environment)
-}
-
-/// Addresses, keys and commands to try, each on one line.
-fn welcome(data: &Path, environment: &[(String, String)]) {
-    let value = |name: &str| {
-        let found = environment.iter().find(|(known, _)| known == name);
-        found.map(|(_, value)| value.as_str()).unwrap_or_default()
-    };
-    let (gateway, admin) = (value("GATEWAY_URL"), value("ADMIN_URL"));
-    let (acme, globex) = (value("ACME_KEY"), value("GLOBEX_KEY"));
-    let body = r#"'{"name":{"given":"Ada","family":"Lovelace"},"emails":["ada@example.org"],"notes":"met at the fair"}'"#;
-    let lines = [
-        "Tollgate is ready.".to_owned(),
-        String::new(),
-        format!("  gateway   {gateway}"),
-        format!("  admin     {admin}"),
-        format!("  demo CRM  {}", value("CRM_URL")),
-        format!("  status    {}/metrics", value("STATUS_URL")),
-        String::new(),
-        format!("  acme      {acme}   (gold: reads and writes)"),
-        format!("  globex    {globex}   (free: reads)"),
-        format!("  admin     {}", value("ADMIN_TOKEN")),
-        format!("  all of it, and JWTs, in {}", data.join("demo.env").display()),
-        String::new(),
-        "Try:".to_owned(),
-        format!("  curl -i {gateway}/v2/contacts -H 'X-Api-Key: {acme}'"),
-        format!(
-            "  curl -i {gateway}/v2/contacts -H 'X-Api-Key: {acme}' -H 'Content-Type: application/json' -H 'Idempotency-Key: try-1' -d {body}"
-        ),
-        format!(
-            "  curl -i {gateway}/v2/contacts -H 'X-Api-Key: {globex}' -H 'Content-Type: application/json' -H 'Idempotency-Key: try-2' -d {body}"
-        ),
-        format!(
-            "  curl -i {gateway}/v1/contacts -H \"Authorization: Bearer $(. {}; echo $ACME_JWT)\"",
-            data.join("demo.env").display()
-        ),
-        format!("  curl -s {gateway}/.tollgate/usage -H 'X-Api-Key: {acme}'"),
-        format!("  curl -s {gateway}/.tollgate/errors/RATE_LIMITED"),
-        format!(
-            "  curl -s {admin}/v1/document -H 'Authorization: Bearer {}'",
-            value("ADMIN_TOKEN")
-        ),
-        String::new(),
-        format!(
-            "The document is {}: edit it, and the next request sees it. Ctrl-C ends.",
-            data.join("document.yaml").display()
-        ),
-    ];
-    for line in lines {
-        print(&line);
-    }
+    environment
 }

@@ -1,12 +1,21 @@
 //! `tollgate`: the one binary. Composes the roles and holds the tools around them.
 
+mod apply;
 mod check;
 mod demo;
+mod difference;
+mod document;
+mod export;
+mod folder;
 mod log;
 mod migrate;
 mod node;
 mod pack;
+mod parts;
 mod ports;
+mod ready;
+mod rekey;
+mod remote;
 mod scenario;
 mod schema;
 mod serve;
@@ -15,6 +24,7 @@ mod status;
 mod token;
 
 use clap::{Parser, Subcommand};
+use std::fmt;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -34,18 +44,39 @@ enum Command {
     Demo(demo::Demo),
     Serve(serve::Serve),
     Check(check::Check),
+    Apply(apply::Apply),
+    Export(export::Export),
     Schema(schema::Schema),
     Scenario(scenario::Scenario),
     Token(token::Token),
     Pack(pack::Pack),
+    Rekey(rekey::Rekey),
     Migrate(migrate::Migrate),
+    Ready(ready::Ready),
 }
 
-/// How a command ended: 0, or 1 when what was asked for was refused. Usage errors end with 2 in clap.
+/// How a command ended: 0, or 1 when what was asked for was refused. [`Misused`] ends with 2, as usage errors do in clap.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ending {
     Done,
     Refused,
+}
+
+/// It was asked wrongly, in a way that clap can't see.
+#[derive(Debug)]
+struct Misused(String);
+
+impl fmt::Display for Misused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Misused {}
+
+/// The error that says how to ask instead.
+fn misused(message: impl Into<String>) -> anyhow::Error {
+    Misused(message.into()).into()
 }
 
 fn main() -> ExitCode {
@@ -56,18 +87,22 @@ fn main() -> ExitCode {
         Command::Demo(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::Check(command) => command.run(),
+        Command::Apply(command) => command.run(),
+        Command::Export(command) => command.run(),
         Command::Schema(command) => command.run(),
         Command::Scenario(command) => command.run(),
         Command::Token(command) => command.run(),
         Command::Pack(command) => command.run(),
+        Command::Rekey(command) => command.run(),
         Command::Migrate(command) => command.run(),
+        Command::Ready(command) => command.run(),
     };
     match ended {
         Ok(Ending::Done) => ExitCode::SUCCESS,
         Ok(Ending::Refused) => ExitCode::from(1),
         Err(error) => {
             say(&format!("tollgate: {error:#}"));
-            ExitCode::from(1)
+            ExitCode::from(if error.is::<Misused>() { 2 } else { 1 })
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::settings::Settings;
 use crate::{Ending, print};
+use anyhow::Context as _;
 use clap::Args;
 use std::path::PathBuf;
 use store::Store;
@@ -27,13 +28,17 @@ impl Migrate {
         }
         std::fs::create_dir_all(&settings.data)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let url = settings.database_url();
-        runtime.block_on(async {
-            let store = Store::open(&url).await?;
-            store.close().await;
-            anyhow::Ok(())
-        })?;
-        print(&format!("{url} is up to date"));
+        let database = settings.database();
+        runtime
+            .block_on(async {
+                let store = Store::open(database.revealed()).await?;
+                // A server that is away is waited for when processes start, not here.
+                let outcome: Result<(), store::OpenError> = Ok(()); // SHIM
+                store.close().await;
+                outcome.map_err(anyhow::Error::from)
+            })
+            .with_context(|| database.to_string())?;
+        print(&format!("{database} is up to date"));
         Ok(Ending::Done)
     }
 }

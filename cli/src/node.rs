@@ -1,27 +1,19 @@
 //! One process' roles, composed: the data plane at the edge, admin and status beside it.
 
-use crate::settings::{IdempotencyStore, Role, Settings};
-use crate::status::{self, Probe};
+use crate::folder::FirstToken;
+use crate::parts::Parts;
+use crate::settings::{Role, Settings};
+use crate::status::{self, Readiness};
 use crate::{ports, say};
 use anyhow::Context as _;
-use gateway::Gateway;
-use gateway::ledger::AnyLedger;
+use gateway::record::FLUSH_MAX;
 use gateway::server::{self, Listen};
-use gateway::watch::{DocumentFile, Owner};
-use model::Clock;
-use model::idempotency::Salt;
-use model::revision::Revisions as _;
-use rand::Rng as _;
-use std::fmt::Write as _;
+use model::usage::{Elsewhere, UsageOf};
 use std::fs::File;
 use std::future::IntoFuture as _;
-use std::io::Write as _;
-use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
-use store::Store;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -29,74 +21,81 @@ use tokio::task::JoinSet;
 const LISTEN_DEADLINE: Duration = Duration::from_secs(10);
 /// How long admin and status may take to end.
 const END_DEADLINE: Duration = Duration::from_secs(5);
-/// Between two purges of what expired in the database.
-const PURGE_PAUSE: Duration = Duration::from_secs(60);
+/// How long the store may take to write what waits, at the end.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a start waits for the store to take the first token.
+const TOKEN_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tries to bring the first token to the store.
+const TOKEN_PAUSE: Duration = Duration::from_secs(1);
 
-/// What every process needs to know to start.
-pub(crate) struct Start {
-    pub(crate) settings: Settings,
-    pub(crate) clock: Clock,
-    /// How to choose other ports.
-    pub(crate) hint: &'static str,
-    /// Holds the data folder for this process.
-    pub(crate) lock: File,
+/// The listeners of a process: taken before anything else starts, so that a busy port is named at once.
+pub(crate) struct Listeners {
+    status: TcpListener,
+    admin: Option<TcpListener>,
 }
 
 /// A process whose roles run.
 pub(crate) struct Node {
-    gateway: Arc<Gateway>,
+    parts: Parts,
     stop: watch::Sender<bool>,
     servers: JoinSet<()>,
-    /// Ends with the node: follows the document, purges the database.
-    _background: JoinSet<()>,
+    /// Ends with the node: follows document and store, purges the database.
+    background: JoinSet<()>,
     _lock: File,
 }
 
-impl Node {
-    /// Starts the roles. When this returns, they answer.
-    pub(crate) async fn start(start: Start) -> anyhow::Result<Self> {
-        let Start { settings, clock, hint, lock } = start;
+impl Listeners {
+    /// Takes the ports of these settings; `hint` says how to choose others.
+    pub(crate) fn bind(settings: &Settings, hint: &str) -> anyhow::Result<Self> {
         let listen = &settings.listen;
         let status = ports::bind("status endpoints", listen.status, hint)?;
-        let admin = match settings.roles.contains(&Role::Admin) {
+        let admin = match settings.is(Role::Admin) {
             true => Some(ports::bind("admin API", listen.admin, hint)?),
             false => None,
         };
-        let edge = settings.roles.contains(&Role::Gateway);
-        if edge {
+        if settings.is(Role::Gateway) {
+            // The edge binds for itself, later.
             drop(ports::bind("gateway", listen.gateway, hint)?);
         }
+        Ok(Self { status, admin })
+    }
+}
+
+impl Node {
+    /// Starts the roles. When this returns, they answer. `lock` holds the data folder.
+    pub(crate) async fn start(
+        settings: &Settings,
+        listeners: Listeners,
+        parts: Parts,
+        lock: File,
+    ) -> anyhow::Result<Self> {
         let (mut servers, mut background) = (JoinSet::new(), JoinSet::new());
-        let gateway = gateway(&settings, clock, &mut background).await?;
+        let roles = settings.roles.iter().map(|role| role.as_str().to_owned()).collect();
+        parts.follow(roles, &mut background).await;
         let (stop, stopped) = watch::channel(false);
-        let document = document(&settings, &gateway, &mut background).await?;
-        if edge {
+        let token = match settings.is(Role::Admin) {
+            true => Some(bring_token(settings, &parts, &mut background).await?),
+            false => None,
+        };
+        if settings.is(Role::Gateway) {
             let threads = match settings.threads {
                 0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
                 threads => threads,
             };
-            server::start(
-                gateway.clone(),
-                &Listen { address: listen.gateway, threads },
-                stopped.clone(),
-            )?;
-            listens(listen.gateway).await?;
+            let listen = Listen { address: settings.listen.gateway, threads };
+            server::start(parts.gateway.clone(), &listen, stopped.clone())?;
+            listens(settings.listen.gateway).await?;
         }
-        let revisions = document.clone();
-        let in_force: Probe = Arc::new(move || {
-            revisions.current().map(drop).ok_or("no document is in force".to_owned())
-        });
-        let router = status::router(gateway.clone(), vec![("document", in_force)]);
-        if let Some(admin) = admin {
-            let token = admin_token(&settings.data)?;
-            let api = admin::router(document, admin::TokenHash::of(&token), router.clone());
+        let router = status::router(Readiness::of(settings, &parts, token));
+        if let Some(admin) = listeners.admin {
+            let api = admin::router(admin_settings(settings, &parts), router.clone());
             serve(&mut servers, admin, api, stopped.clone())?;
         }
-        serve(&mut servers, status, router, stopped)?;
-        Ok(Self { gateway, stop, servers, _background: background, _lock: lock })
+        serve(&mut servers, listeners.status, router, stopped)?;
+        Ok(Self { parts, stop, servers, background, _lock: lock })
     }
 
-    /// Runs until SIGTERM or SIGINT, then lets exchanges end.
+    /// Runs until SIGTERM or SIGINT, then lets exchanges end and writes what is left to write.
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate())?;
@@ -107,72 +106,45 @@ impl Node {
         }
         say("tollgate: stopping; requests in progress may end");
         self.stop.send_replace(true);
-        server::drained(&self.gateway).await;
+        server::drained(&self.parts.gateway).await;
         let ended = async { while self.servers.join_next().await.is_some() {} };
         if tokio::time::timeout(END_DEADLINE, ended).await.is_err() {
             self.servers.abort_all();
+        }
+        let lost = self.parts.gateway.recorder.flush(FLUSH_MAX).await;
+        if lost > 0 {
+            tracing::error!(
+                records = lost,
+                "decision records were lost: the store did not take them"
+            );
+        }
+        self.background.shutdown().await;
+        if tokio::time::timeout(CLOSE_DEADLINE, self.parts.store.close()).await.is_err() {
+            tracing::warn!("the store was not closed in time");
         }
         Ok(())
     }
 }
 
-async fn gateway(
-    settings: &Settings,
-    clock: Clock,
-    tasks: &mut JoinSet<()>,
-) -> anyhow::Result<Arc<Gateway>> {
-    let data = &settings.data;
-    let packs = data.join("packs");
-    std::fs::create_dir_all(&packs)
-        .with_context(|| format!("{} can't be made", packs.display()))?;
-    let ledger = match settings.idempotency {
-        IdempotencyStore::Memory => AnyLedger::in_process(),
-        IdempotencyStore::Database => {
-            let store = Store::open(&settings.database_url()).await?;
-            tasks.spawn(store.clone().purge_forever(clock.clone(), PURGE_PAUSE));
-            AnyLedger::Sql(store.ledger())
-        }
+fn admin_settings(settings: &Settings, parts: &Parts) -> admin::Settings {
+    let usage: Arc<dyn UsageOf> = match settings.is(Role::Gateway) {
+        true => parts.gateway.clone(),
+        // Counters are kept in each gateway's own process.
+        false => Arc::new(Elsewhere),
     };
-    Ok(Gateway::new(gateway::Settings {
-        clock,
-        packs,
-        ledger,
-        salt: Salt(salt(data)?),
-        node: format!("{}", std::process::id()).as_str().into(),
-        runtime: tokio::runtime::Handle::current(),
-        version: env!("CARGO_PKG_VERSION"),
-    })?)
-}
-
-/// Puts the document in force and follows it.
-async fn document(
-    settings: &Settings,
-    gateway: &Arc<Gateway>,
-    tasks: &mut JoinSet<()>,
-) -> anyhow::Result<Arc<DocumentFile>> {
-    let (path, owner) = match &settings.document.file {
-        Some(file) => (file.clone(), Owner::Operator),
-        None => (settings.data.join("document.yaml"), Owner::Admin),
-    };
-    let document = DocumentFile::new(gateway.clone(), path.clone(), owner);
-    if let Err(errors) = document.load().await {
-        for error in &errors {
-            say(&error.to_string());
-        }
-        let count = if errors.len() == 1 {
-            "1 error".to_owned()
-        } else {
-            format!("{} errors", errors.len())
-        };
-        anyhow::bail!("{} can't be put in force ({count})", path.display());
+    admin::Settings {
+        revisions: parts.revisions(),
+        usage,
+        store: parts.store.clone(),
+        keys: parts.keys.clone(),
+        clock: parts.clock.clone(),
+        node: parts.node.clone(),
     }
-    tasks.spawn(document.clone().follow());
-    Ok(document)
 }
 
 fn serve(
     tasks: &mut JoinSet<()>,
-    listener: std::net::TcpListener,
+    listener: TcpListener,
     router: axum::Router,
     mut stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
@@ -180,27 +152,15 @@ fn serve(
     let stop = async move {
         let _ = stopped.wait_for(|stop| *stop).await;
     };
+    // The audit says from where.
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
     tasks.spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(stop).into_future().await;
-        if let Err(error) = served {
+        let served = axum::serve(listener, service).with_graceful_shutdown(stop).into_future();
+        if let Err(error) = served.await {
             tracing::error!(%error, "a listener ended");
         }
     });
     Ok(())
-}
-
-/// Takes a data folder for this process, or says that another one has it.
-pub(crate) fn hold(data: &Path) -> anyhow::Result<File> {
-    std::fs::create_dir_all(data).with_context(|| format!("{} can't be made", data.display()))?;
-    let path = data.join("lock");
-    let file = File::options().create(true).append(true).open(&path);
-    let file = file.with_context(|| format!("{} can't be made", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(_) => {
-            anyhow::bail!("{} is in use by another tollgate; choose another folder", data.display())
-        }
-    }
 }
 
 /// Waits until the edge accepts connections.
@@ -215,50 +175,43 @@ async fn listens(address: SocketAddr) -> anyhow::Result<()> {
         .with_context(|| format!("the gateway does not listen on {address}"))
 }
 
-/// The admin token: made at first start, readable by the owner only.
-pub(crate) fn admin_token(data: &Path) -> anyhow::Result<String> {
-    kept(&data.join("admin.token"), || format!("tga_{}", hex(&random())))
-}
-
-/// What keeps this deployment's derived idempotency keys apart from others'.
-fn salt(data: &Path) -> anyhow::Result<[u8; 32]> {
-    let text = kept(&data.join("idempotency.salt"), || hex(&random()))?;
-    let mut salt = [0; 32];
-    for (index, byte) in salt.iter_mut().enumerate() {
-        let digits = text.get(index * 2..index * 2 + 2).context("idempotency.salt is cut off")?;
-        *byte = u8::from_str_radix(digits, 16).context("idempotency.salt is not hex")?;
-    }
-    Ok(salt)
-}
-
-/// The content of a file that is made once and only the owner can read.
-fn kept(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<String> {
-    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    match made {
-        Ok(mut file) => {
-            let text = make();
-            writeln!(file, "{text}")?;
-            file.sync_all()?;
-            Ok(text)
+/// Makes the token in the data folder the first one of the store, if that has none. A store that is away gets it when it
+/// comes. Turns true once that is settled.
+async fn bring_token(
+    settings: &Settings,
+    parts: &Parts,
+    tasks: &mut JoinSet<()>,
+) -> anyhow::Result<watch::Receiver<bool>> {
+    let token = FirstToken::of(&settings.data)?;
+    let (settled, is_settled) = watch::channel(false);
+    match tokio::time::timeout(TOKEN_PATIENCE, token.bring(parts)).await {
+        Ok(Ok(accepted)) => {
+            settled.send_replace(true);
+            told(accepted);
+            return Ok(is_settled);
         }
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("{} can't be read", path.display()))?;
-            Ok(text.trim().to_owned())
+        Ok(Err(error)) => tracing::warn!(%error, "the first admin token waits for the store"),
+        Err(_) => {
+            tracing::warn!("the first admin token waits for the store, which does not answer");
         }
-        Err(error) => Err(error).with_context(|| format!("{} can't be made", path.display())),
     }
+    let parts = parts.clone();
+    tasks.spawn(async move {
+        loop {
+            tokio::time::sleep(TOKEN_PAUSE).await;
+            if let Ok(accepted) = token.bring(&parts).await {
+                settled.send_replace(true);
+                return told(accepted);
+            }
+        }
+    });
+    Ok(is_settled)
 }
 
-fn random() -> [u8; 32] {
-    let mut bytes = [0; 32];
-    rand::rng().fill_bytes(&mut bytes);
-    bytes
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+fn told(accepted: bool) {
+    if !accepted {
+        tracing::info!(
+            "the database has an admin token of its own; that of the data folder, if there is one, is not accepted"
+        );
+    }
 }

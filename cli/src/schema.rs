@@ -18,6 +18,8 @@ enum Of {
     Document,
     /// The table of error codes.
     Errors,
+    /// The admin API (OpenAPI 3.1).
+    Openapi,
 }
 
 impl Schema {
@@ -25,6 +27,7 @@ impl Schema {
         let value = match self.of {
             Of::Document => model::config::schema(),
             Of::Errors => model::ErrorCode::table(),
+            Of::Openapi => admin::openapi(),
         };
         print(&serde_json::to_string_pretty(&value)?);
         Ok(Ending::Done)

@@ -1,11 +1,15 @@
 //! `tollgate serve`: the product.
 
-use crate::Ending;
-use crate::node::{self, Node, Start};
+use crate::node::{Listeners, Node};
+use crate::parts::Parts;
 use crate::settings::{Role, Settings};
+use crate::{Ending, folder, print};
+use anyhow::Context as _;
 use clap::Args;
 use model::Clock;
 use std::path::PathBuf;
+
+const HINT: &str = "set `listen` in tollgate.yaml or TOLLGATE_LISTEN_…";
 
 /// Runs the roles that the settings name.
 ///
@@ -18,6 +22,9 @@ pub(crate) struct Serve {
     /// What this process is; overrides the file and the environment.
     #[arg(long, value_delimiter = ',')]
     roles: Vec<Role>,
+    /// Reads all settings, says what is wrong with them or prints those in force, and starts nothing.
+    #[arg(long)]
+    check: bool,
 }
 
 impl Serve {
@@ -26,20 +33,29 @@ impl Serve {
         if !self.roles.is_empty() {
             settings.roles = self.roles;
         }
-        let lock = node::hold(&settings.data)?;
+        if self.check {
+            return check(&settings);
+        }
+        let lock = folder::hold(&settings.data)?;
         crate::log::start("info");
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(async {
-            let start = Start {
-                settings,
-                clock: Clock::system(),
-                hint: "set `listen` in tollgate.yaml or TOLLGATE_LISTEN_…",
-                lock,
-            };
-            Node::start(start).await?.run().await
+            let listeners = Listeners::bind(&settings, HINT)?;
+            let parts = Parts::make(&settings, Clock::system()).await?;
+            Node::start(&settings, listeners, parts, lock).await?.run().await
         })?;
         runtime.shutdown_background();
         Ok(Ending::Done)
     }
+}
+
+/// Judges what can be judged without starting anything.
+fn check(settings: &Settings) -> anyhow::Result<Ending> {
+    settings.keys()?;
+    if let Some(file) = &settings.document.file {
+        std::fs::File::open(file).with_context(|| format!("{} can't be read", file.display()))?;
+    }
+    print(serde_saphyr::to_string(settings)?.trim_end());
+    Ok(Ending::Done)
 }

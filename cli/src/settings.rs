@@ -1,9 +1,25 @@
 //! Process settings: `tollgate.yaml`, then `TOLLGATE_<KEY>` (dots as `_`), then flags.
 
+mod database;
+
+pub(crate) use database::DatabaseUrl;
+
 use anyhow::{Context as _, bail};
+use gateway::record;
+use model::id::{NodeName, is_id};
+use model::units::Duration;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time;
+use store::seal::MasterKeys;
+
+/// How many decision records may wait to be written: at least a few batches, at most about what a large machine holds.
+const RECORDS_BUFFER: std::ops::RangeInclusive<usize> = 1_024..=1_000_000;
+/// How long they may be kept.
+const RECORDS_RETENTION: std::ops::RangeInclusive<Duration> =
+    Duration(time::Duration::from_secs(3_600))
+        ..=Duration(time::Duration::from_secs(87_600 * 3_600));
 
 /// What a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -13,6 +29,16 @@ pub(crate) enum Role {
     Gateway,
     /// The control plane.
     Admin,
+}
+
+impl Role {
+    /// The name as settings write it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Admin => "admin",
+        }
+    }
 }
 
 /// Where idempotency records are kept.
@@ -32,15 +58,23 @@ pub(crate) enum IdempotencyStore {
 pub(crate) struct Settings {
     /// What it is.
     pub(crate) roles: Vec<Role>,
+    /// What other nodes and operators call it; made at the first start and kept in the data folder when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) node: Option<NodeName>,
     /// Where it listens.
     pub(crate) listen: Listen,
-    /// The embedded store, pack files, the admin token.
+    /// The embedded store, pack files, the admin token, the last good revision.
     pub(crate) data: PathBuf,
     /// The database; `tollgate.db` in the data folder when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) database: Option<String>,
+    pub(crate) database: Option<DatabaseUrl>,
     /// Where the document is.
     pub(crate) document: Document,
+    /// What seals secrets at rest: the first seals, all open.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) master_keys: Vec<KeyFile>,
+    /// Decision records.
+    pub(crate) records: Records,
     /// Where idempotency records are kept.
     pub(crate) idempotency: IdempotencyStore,
     /// Worker threads of the data plane; as many as there are processors when 0.
@@ -60,19 +94,40 @@ pub(crate) struct Listen {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Document {
-    /// A file that the operator owns. Without one, `document.yaml` in the data folder, which admin writes.
+    /// A file that the operator owns. Without one, the document is the newest revision in the database.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) file: Option<PathBuf>,
+}
+
+/// A master key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KeyFile {
+    /// Holds 64 hex digits or 44 characters of base64.
+    pub(crate) file: PathBuf,
+}
+
+/// How decision records are kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Records {
+    /// How long.
+    pub(crate) retention: Duration,
+    /// How many may wait to be written.
+    pub(crate) buffer: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             roles: vec![Role::Gateway, Role::Admin],
+            node: None,
             listen: Listen::default(),
             data: PathBuf::from("./data"),
             database: None,
             document: Document::default(),
+            master_keys: Vec::new(),
+            records: Records::default(),
             idempotency: IdempotencyStore::default(),
             threads: 0,
         }
@@ -86,6 +141,12 @@ impl Default for Listen {
     }
 }
 
+impl Default for Records {
+    fn default() -> Self {
+        Self { retention: Duration(record::RETENTION), buffer: record::BUFFER }
+    }
+}
+
 impl Settings {
     /// Reads the file, if there is one, and what the environment says beside it.
     pub(crate) fn read(file: Option<&Path>) -> anyhow::Result<Self> {
@@ -94,7 +155,9 @@ impl Settings {
             Some(file) => {
                 let text = std::fs::read_to_string(file)
                     .with_context(|| format!("{} can't be read", file.display()))?;
-                serde_saphyr::from_str(&text)
+                // No snippet: the line above or below may hold a password.
+                let options = serde_saphyr::options! { with_snippet: false };
+                serde_saphyr::from_str_with_options(&text, options)
                     .with_context(|| format!("{} is not valid", file.display()))?
             }
         };
@@ -107,27 +170,64 @@ impl Settings {
                 settings.set(key, value).with_context(|| format!("the environment's {name}"))?;
             }
         }
-        if settings.roles.is_empty() {
-            bail!("`roles` is empty: there is nothing to do");
-        }
+        settings.judge()?;
         Ok(settings)
     }
 
+    /// Whether this process is that.
+    pub(crate) fn is(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
     /// The database; `tollgate.db` in the data folder when the settings name none.
-    pub(crate) fn database_url(&self) -> String {
-        let default = || format!("sqlite://{}", self.data.join("tollgate.db").display());
-        self.database.clone().unwrap_or_else(default)
+    pub(crate) fn database(&self) -> DatabaseUrl {
+        self.database.clone().unwrap_or_else(|| DatabaseUrl::embedded(&self.data))
+    }
+
+    /// The master keys, read from their files.
+    pub(crate) fn keys(&self) -> anyhow::Result<MasterKeys> {
+        let files: Vec<&Path> = self.master_keys.iter().map(|key| key.file.as_path()).collect();
+        MasterKeys::read(&files).context("the master keys can't be read")
+    }
+
+    /// What no single value shows.
+    fn judge(&self) -> anyhow::Result<()> {
+        if self.roles.is_empty() {
+            bail!("`roles` is empty: there is nothing to do");
+        }
+        if let Some(name) = self.node.as_ref().filter(|name| !is_id(name.as_str())) {
+            bail!(
+                "`node`: `{name}` is not a name: 1 to 64 letters, digits, `.`, `_`, `-`, starting with a letter or digit"
+            );
+        }
+        if !RECORDS_BUFFER.contains(&self.records.buffer) {
+            let (least, most) = (RECORDS_BUFFER.start(), RECORDS_BUFFER.end());
+            bail!("`records.buffer` is not between {least} and {most}");
+        }
+        if !RECORDS_RETENTION.contains(&self.records.retention) {
+            bail!("`records.retention` is not between 1h and 87600h");
+        }
+        Ok(())
     }
 
     fn set(&mut self, key: &str, value: &str) -> anyhow::Result<()> {
         match key {
             "ROLES" => self.roles = parse(&format!("[{value}]"))?,
+            "NODE" => self.node = Some(value.into()),
             "LISTEN_GATEWAY" => self.listen.gateway = address(value)?,
             "LISTEN_ADMIN" => self.listen.admin = address(value)?,
             "LISTEN_STATUS" => self.listen.status = address(value)?,
-            "DATABASE" => self.database = Some(value.to_owned()),
+            "DATABASE" => self.database = Some(value.parse().map_err(anyhow::Error::msg)?),
             "DATA" => self.data = value.into(),
             "DOCUMENT_FILE" => self.document.file = Some(value.into()),
+            "MASTER_KEYS" => {
+                let files = value.split(',').map(str::trim).filter(|file| !file.is_empty());
+                self.master_keys = files.map(|file| KeyFile { file: file.into() }).collect();
+            }
+            "RECORDS_RETENTION" => {
+                self.records.retention = value.parse().map_err(anyhow::Error::msg)?;
+            }
+            "RECORDS_BUFFER" => self.records.buffer = value.parse()?,
             "IDEMPOTENCY" => self.idempotency = parse(value)?,
             "THREADS" => self.threads = value.parse()?,
             "LOG" | "ADMIN_URL" | "ADMIN_TOKEN" => {}

@@ -1,48 +1,122 @@
 //! `/healthz`, `/readyz`, `/metrics`: for whoever watches the process. No token.
+//!
+//! Invariant: probing costs next to nothing, however often it is done: the store is asked at most once a second.
 
+use crate::parts::Parts;
+use crate::settings::{Role, Settings};
 use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use gateway::Gateway;
 use http::{StatusCode, header};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
+use store::Store;
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, timeout};
 
-/// Something that must answer before the process is ready.
-pub(crate) type Probe = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+/// For how long what the store said counts.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+/// How long the store may take to say it.
+const STORE_DEADLINE: Duration = Duration::from_secs(2);
 
-#[derive(Clone)]
-struct Shared {
+/// What makes a process ready, role by role.
+pub(crate) struct Readiness {
     gateway: Arc<Gateway>,
-    probes: Arc<[(&'static str, Probe)]>,
+    serves: bool,
+    store: Store,
+    said: Mutex<Option<(Instant, Result<(), String>)>>,
+    /// Of the role admin: whether its first token is settled.
+    token: Option<watch::Receiver<bool>>,
+}
+
+impl Readiness {
+    /// Of a process with these settings. `token`: of the role admin.
+    pub(crate) fn of(
+        settings: &Settings,
+        parts: &Parts,
+        token: Option<watch::Receiver<bool>>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            gateway: parts.gateway.clone(),
+            serves: settings.is(Role::Gateway),
+            store: parts.store.clone(),
+            said: Mutex::default(),
+            token,
+        })
+    }
+
+    /// The parts by name, and whether the process is ready.
+    async fn parts(&self) -> (bool, Vec<(&'static str, Result<(), String>)>) {
+        let store = self.store().await;
+        let mut roles = Vec::new();
+        if self.serves {
+            roles.push(("gateway", self.gateway.is_ready()));
+        }
+        if let Some(token) = &self.token {
+            let settled = match *token.borrow() {
+                true => Ok(()),
+                false => Err("the first token is not settled yet".to_owned()),
+            };
+            roles.push(("admin", store.clone().and(settled)));
+        }
+        let ready = roles.iter().all(|(_, state)| state.is_ok());
+        // A gateway serves on while the store is away: that is shown and makes nothing unready.
+        roles.push(("store", store));
+        (ready, roles)
+    }
+
+    /// Whether the store answers; who asks at the same time waits for one answer.
+    async fn store(&self) -> Result<(), String> {
+        let mut said = self.said.lock().await;
+        if let Some((at, state)) = &*said
+            && at.elapsed() < STORE_PAUSE
+        {
+            return state.clone();
+        }
+        let state = match timeout(STORE_DEADLINE, self.store.feed()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the store is not ready");
+                Err("the store does not answer".to_owned())
+            }
+            Err(_) => Err("the store does not answer in time".to_owned()),
+        };
+        *said = Some((Instant::now(), state.clone()));
+        state
+    }
 }
 
 /// The three endpoints.
-pub(crate) fn router(gateway: Arc<Gateway>, probes: Vec<(&'static str, Probe)>) -> Router {
-    let shared = Shared { gateway, probes: probes.into() };
+pub(crate) fn router(readiness: Arc<Readiness>) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .with_state(shared)
+        .with_state(readiness)
 }
 
-async fn readyz(State(shared): State<Shared>) -> Response {
-    let checked = shared.probes.iter().map(|(name, probe)| (*name, probe()));
-    let gateway = std::iter::once(("gateway", shared.gateway.is_ready()));
-    let mut parts = serde_json::Map::new();
-    let mut ready = true;
-    for (name, result) in gateway.chain(checked) {
-        ready &= result.is_ok();
-        parts.insert(name.to_owned(), result.map_or_else(Into::into, |()| "ready".into()));
+async fn readyz(State(readiness): State<Arc<Readiness>>) -> Response {
+    let (ready, parts) = readiness.parts().await;
+    let standing = readiness.gateway.standing().borrow().clone();
+    let shown = |(name, state): (&str, Result<(), String>)| {
+        (name.to_owned(), state.map_or_else(Value::from, |()| "ready".into()))
+    };
+    let parts: serde_json::Map<String, Value> = parts.into_iter().map(shown).collect();
+    let mut body = json!({
+        "ready": ready, "parts": parts, "revision": standing.revision,
+    });
+    if let (Some(rejected), Value::Object(body)) = (standing.rejected, &mut body) {
+        let detail = json!({ "revision": rejected.revision, "errors": rejected.errors.len() });
+        body.insert("rejected".to_owned(), detail);
     }
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({ "ready": ready, "parts": parts }).to_string();
-    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+    (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
-async fn metrics(State(shared): State<Shared>) -> Response {
-    let text = shared.gateway.metrics.text();
+async fn metrics(State(readiness): State<Arc<Readiness>>) -> Response {
+    let text = readiness.gateway.metrics.text();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -1,11 +1,13 @@
-//! `tollgate token`: development tokens of the demo issuer.
+//! `tollgate token`: development tokens of the demo issuer, and a way back into admin.
+
+mod admin;
 
 use crate::{Ending, print};
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
-/// Makes development tokens.
+/// Makes tokens: JWTs for development, an admin token when all are lost.
 #[derive(Args)]
 pub(crate) struct Token {
     #[command(subcommand)]
@@ -15,6 +17,7 @@ pub(crate) struct Token {
 #[derive(Subcommand)]
 enum TokenCommand {
     Mint(Mint),
+    Admin(admin::Admin),
 }
 
 /// Signs a JWT of the demo issuer. Its key is public: for development and tests only.
@@ -46,6 +49,7 @@ impl Token {
     pub(crate) fn run(self) -> anyhow::Result<Ending> {
         match self.command {
             TokenCommand::Mint(mint) => mint.run(),
+            TokenCommand::Admin(admin) => admin.run(),
         }
     }
 }

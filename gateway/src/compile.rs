@@ -1,9 +1,12 @@
 //! [`Config`] → [`Snapshot`]. All errors at once, all or nothing; runtime state is looked up by id and reused.
+//!
+//! Invariant: compiling changes nothing. What was made for a snapshot goes with the last one that uses it, so one that is
+//! dropped instead of put in force leaves nothing behind.
 
 mod issuers;
 mod packs;
 
-pub use issuers::KeySets;
+pub use issuers::{Fetched, KeySets};
 pub use packs::PackFiles;
 
 use crate::packs::Attachment;
@@ -22,22 +25,28 @@ use stages::version::{Service, Version};
 use std::collections::HashMap;
 use std::net::ToSocketAddrs as _;
 use std::sync::Arc;
+use store::seal::MasterKeys;
+
+/// What compiling draws from: what was made for other snapshots, and what opens secrets.
+pub struct Sources {
+    /// Packs.
+    pub packs: PackFiles,
+    /// Key sets that are fetched.
+    pub key_sets: KeySets,
+    /// Open sealed secrets.
+    pub master_keys: MasterKeys,
+}
 
 /// Compiles a checked document. Blocks: files are read and packs compiled.
-pub fn compile(
-    config: &Config,
-    revision: u64,
-    files: &PackFiles,
-    keys: &KeySets,
-) -> Result<Snapshot, Vec<ConfigError>> {
+pub fn compile(config: &Config, sources: &Sources) -> Result<Snapshot, Vec<ConfigError>> {
     let document = config.document();
     let mut errors = Vec::new();
     let upstreams = upstreams(document, &mut errors);
     let services = services(document);
-    let attachments = packs::attachments(document, files, &mut errors);
+    let (packs, attachments) = packs::attachments(document, &sources.packs, &mut errors);
     let routes = routes(document, &services, &attachments, &mut errors);
     let tenants = tenants(document);
-    let issuers = issuers::issuers(document, keys, &mut errors);
+    let (key_sets, issuers) = issuers::issuers(document, sources, &mut errors);
     if !errors.is_empty() {
         errors.sort();
         return Err(errors);
@@ -46,11 +55,13 @@ pub fn compile(
     let services =
         document.services.iter().filter_map(|service| services.get(&service.id).cloned());
     Ok(Snapshot {
-        revision,
+        revision: 0,
         services: services.collect(),
-        directory: Directory::new(revision, tenants, api_keys, issuers),
+        directory: Directory::new(tenants, api_keys, issuers),
         routes,
         upstreams,
+        key_sets,
+        packs,
     })
 }
 
@@ -136,6 +147,7 @@ fn routes(
             body_limit: route.body.limit.bytes(),
             cost: route.cost,
             forward_credentials: route.forward_credentials,
+            record: route.record,
             attachments: attachments
                 .iter()
                 .filter(|(scope, _)| applies(scope))

@@ -3,12 +3,14 @@
 //! Invariant: an exchange that began is reported and settled exactly once: by [`Exchange::end`], or by `Drop` when a
 //! panic or a shutdown cut it off before.
 
-use crate::facts::{Facts, UpstreamFact};
+use crate::facts::{Facts, Stage, UpstreamFact};
 use crate::gateway::Gateway;
 use crate::pipeline::{Admitted, Held};
+use crate::report;
 use crate::snapshot::Snapshot;
 use crate::upstream::Upstream;
 use model::quota::{Outcome, Terms};
+use model::record::Verdict;
 use model::{ErrorCode, Head};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
@@ -117,7 +119,17 @@ impl Exchange {
                 tracing::warn!(%error, "a permit was left to expire");
             }
         }
-        self.gateway.metrics.report(&self.facts);
+        self.report();
+    }
+
+    /// Hands the facts to the reporter, with the upstream's part of a streamed exchange.
+    fn report(&mut self) {
+        if let Some(dispatch) = &self.dispatch {
+            let answered = self.facts.error.is_none() && self.facts.upstream.is_some();
+            let verdict = if answered { Verdict::Passed } else { Verdict::Refused };
+            self.facts.ended(Stage::Forward, verdict, dispatch.started);
+        }
+        report::report(&self.gateway, &mut self.facts, std::mem::take(&mut self.held.record));
     }
 }
 
@@ -131,6 +143,6 @@ impl Drop for Exchange {
         }
         self.facts.error.get_or_insert(ErrorCode::Internal);
         self.facts.cause.get_or_insert_with(|| "the exchange was cut off".to_owned());
-        self.gateway.metrics.report(&self.facts);
+        self.report();
     }
 }

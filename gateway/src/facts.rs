@@ -1,6 +1,6 @@
 //! What is known of one exchange. Stages enrich it through their proofs; [`report`](crate::report) reads it once.
 //!
-//! Invariant: [`Facts::stage`] is the only place that times a stage and records how it ended.
+//! Invariant: only [`Facts::stage`] and [`Facts::ended`] time a stage and record how it ended.
 
 use crate::pipeline::Halt;
 use crate::trace::Trace;
@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use model::document::Mode;
 use model::id::{AttachmentId, ConsumerId, PackId, RouteId, TenantId, UpstreamId, VersionName};
 use model::quota::Reading;
+use model::record::Verdict;
 use model::{ErrorCode, FailureReason, Head};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -63,6 +64,17 @@ impl Stage {
             Self::Settle => "settle",
         }
     }
+}
+
+/// One stage that ran.
+#[derive(Clone, Copy, Debug)]
+pub struct StageFact {
+    /// Which.
+    pub stage: Stage,
+    /// Whether the exchange went on.
+    pub verdict: Verdict,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// What one pack said.
@@ -126,8 +138,8 @@ pub struct Facts {
     pub error: Option<ErrorCode>,
     /// What only the log keeps of it.
     pub cause: Option<String>,
-    /// The time of each stage that ran, in order.
-    pub stages: Vec<(Stage, Duration)>,
+    /// Each stage that ran, in order.
+    pub stages: Vec<StageFact>,
     started: Instant,
 }
 
@@ -174,13 +186,40 @@ impl Facts {
     ) -> Result<T, Halt> {
         let started = Instant::now();
         let result = work.await.map_err(Into::into);
-        self.stages.push((stage, started.elapsed()));
-        match &result {
-            Ok(proof) => proof.attest(self),
-            Err(Halt::Reject(reject)) => self.refused(reject),
-            Err(Halt::Reply(reply)) => reply.attest(self),
-        }
+        let verdict = match &result {
+            Ok(proof) => {
+                proof.attest(self);
+                Verdict::Passed
+            }
+            Err(Halt::Reject(reject)) => {
+                self.refused(reject);
+                Verdict::Refused
+            }
+            Err(Halt::Reply(reply)) => {
+                reply.attest(self);
+                Verdict::Replied
+            }
+        };
+        self.ended(stage, verdict, started);
         result
+    }
+
+    /// Records how a stage ended that began then.
+    pub fn ended(&mut self, stage: Stage, verdict: Verdict, began: Instant) {
+        self.stages.push(StageFact { stage, verdict, took: began.elapsed() });
+    }
+
+    /// How its idempotency key was treated, also where it was refused for its key.
+    pub fn key_outcome(&self) -> Option<&'static str> {
+        self.idempotency.or_else(|| match self.error? {
+            ErrorCode::IdempotencyKeyMissing => Some("missing"),
+            ErrorCode::IdempotencyKeyInvalid => Some("invalid"),
+            ErrorCode::IdempotencyKeyReused => Some("reused"),
+            ErrorCode::IdempotencyInProgress => Some("in_progress"),
+            ErrorCode::IdempotencyOutcomeUnknown => Some("unknown"),
+            ErrorCode::IdempotencyResponseNotRetained => Some("not_retained"),
+            _ => None,
+        })
     }
 
     /// Records our own error answer.

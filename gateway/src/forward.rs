@@ -12,6 +12,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use model::exchange::HOP_BY_HOP;
 use model::idempotency::{Answer, Ending, RESPONSE_BODY_MAX};
 use model::quota;
+use model::record::Verdict;
 use model::{ErrorCode, Reject};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::HttpTask;
@@ -51,10 +52,14 @@ pub(crate) async fn buffered(
 ) {
     let started = Instant::now();
     let outcome = send(session, exchange, &dispatch).await;
-    exchange.facts.stages.push((Stage::Forward, started.elapsed()));
+    let verdict = match &outcome {
+        Outcome::Whole { .. } | Outcome::Streamed { .. } => Verdict::Passed,
+        Outcome::Failed(_) | Outcome::CutOff(_) => Verdict::Refused,
+    };
+    exchange.facts.ended(Stage::Forward, verdict, started);
     let started = Instant::now();
     settle(exchange, &dispatch, &outcome).await;
-    exchange.facts.stages.push((Stage::Settle, started.elapsed()));
+    exchange.facts.ended(Stage::Settle, Verdict::Passed, started);
     match outcome {
         Outcome::Whole { status, mut headers, body } => {
             exchange.outcome = quota::Outcome::of_status(status);

@@ -1,22 +1,29 @@
 //! The data plane's runtime state: what outlives revisions, and the cell that holds the one in force.
 
 use crate::body::Budget;
-use crate::compile::{self, PackFiles};
+use crate::compile::{self, KeySets, PackFiles, Sources};
 use crate::ledger::AnyLedger;
+use crate::own::Lookups;
+use crate::record::{self, Recorder};
 use crate::report::{Metrics, RevisionState};
-use crate::snapshot::Live;
+use crate::snapshot::{Live, Snapshot};
+use jiff::Timestamp;
 use model::Clock;
 use model::config::{Config, ConfigError};
+use model::id::NodeName;
 use model::idempotency::{Owner, Salt};
+use model::node::{ERRORS_MAX, Rejected};
 use model::quota::Settlement;
-use stages::authenticate::jwt::TokenCache;
+use stages::authenticate::Memory;
 use stages::counters::{self, MemoryCounters};
 use stages::throttle::Permit;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use store::Store;
+use store::seal::MasterKeys;
+use tokio::sync::{mpsc, watch};
 
 /// Permits of cut-off exchanges that wait to be settled.
 const SETTLEMENTS_MAX: usize = 4096;
@@ -33,12 +40,18 @@ pub struct Settings {
     pub ledger: AnyLedger,
     /// Keeps derived idempotency keys of this deployment apart from others'.
     pub salt: Salt,
-    /// The name of this node, for operators.
-    pub node: Owner,
+    /// The name of this node.
+    pub node: NodeName,
     /// Where background work runs.
     pub runtime: tokio::runtime::Handle,
-    /// The version of the build, for `tollgate_build_info`.
+    /// The version of the build, for `tollgate_build_info` and what the node reports.
     pub version: &'static str,
+    /// What the processes of a deployment share.
+    pub store: Store,
+    /// Open the secrets that a document holds sealed.
+    pub keys: MasterKeys,
+    /// How decision records are kept.
+    pub records: record::Settings,
 }
 
 /// The data plane of one process.
@@ -55,19 +68,50 @@ pub struct Gateway {
     pub ledger: AnyLedger,
     /// Keeps derived idempotency keys of this deployment apart from others'.
     pub salt: Salt,
-    /// The name of this node, for operators.
-    pub node: Owner,
-    /// Verified tokens.
-    pub tokens: TokenCache,
+    /// The name of this node.
+    pub node: NodeName,
+    /// The same, as idempotency records say who holds them.
+    pub owner: Owner,
+    /// The version of the build.
+    pub version: &'static str,
+    /// When it was made.
+    pub started_at: Timestamp,
+    /// What the processes of a deployment share.
+    pub store: Store,
+    /// Verified tokens, and what is revoked.
+    pub memory: Memory,
     /// Bytes of buffered bodies.
     pub budget: Budget,
-    files: PackFiles,
-    keys: compile::KeySets,
-    revisions: AtomicU64,
-    /// The document in force; held while another one is compiled.
-    in_force: Mutex<Option<Config>>,
+    /// Decision records on their way to the store.
+    pub recorder: Recorder,
+    /// Decision records, for callers.
+    pub(crate) lookups: Lookups,
+    sources: Sources,
+    standing: watch::Sender<Standing>,
     was_ready: AtomicBool,
     settlements: mpsc::Sender<(Permit, Settlement)>,
+}
+
+/// Which revision is in force here, and which could not be put in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The revision in force; 0 when there is none.
+    pub revision: u64,
+    /// The one that was wanted last, where it was rejected.
+    pub rejected: Option<Rejected>,
+}
+
+/// A document that was compiled and is not in force yet.
+pub struct Compiled {
+    snapshot: Snapshot,
+    config: Arc<Config>,
+}
+
+impl Compiled {
+    /// What was compiled.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
 }
 
 /// Why a gateway can't be made.
@@ -88,23 +132,40 @@ impl Gateway {
     /// A gateway without a revision: it answers 503 until one is published.
     pub fn new(settings: Settings) -> Result<Arc<Self>, GatewayError> {
         let host = pack_host::Host::new(pack_host::HostSettings::default())?;
-        let keys = compile::KeySets::new(settings.runtime.clone())
+        let key_sets = KeySets::new(settings.runtime.clone())
             .map_err(|error| GatewayError::Client(error.to_string()))?;
         let (settlements, queue) = mpsc::channel(SETTLEMENTS_MAX);
+        let metrics = Metrics::new(settings.version)?;
+        let recorder = Recorder::start(
+            &settings.records,
+            settings.store.clone(),
+            settings.node.clone(),
+            settings.clock.clone(),
+            metrics.records().clone(),
+            &settings.runtime,
+        );
         let gateway = Arc::new(Self {
+            started_at: settings.clock.now(),
             clock: settings.clock,
             live: Live::default(),
-            metrics: Metrics::new(settings.version)?,
+            metrics,
             counters: MemoryCounters::new(counters::Capacity::default()),
             ledger: settings.ledger,
             salt: settings.salt,
+            owner: settings.node.as_str().into(),
             node: settings.node,
-            tokens: TokenCache::default(),
+            version: settings.version,
+            memory: Memory::default(),
             budget: Budget::default(),
-            files: PackFiles::new(settings.packs, host),
-            keys,
-            revisions: AtomicU64::new(0),
-            in_force: Mutex::default(),
+            recorder,
+            lookups: Lookups::new(settings.store.clone()),
+            store: settings.store,
+            sources: Sources {
+                packs: PackFiles::new(settings.packs, host),
+                key_sets,
+                master_keys: settings.keys,
+            },
+            standing: watch::Sender::default(),
             was_ready: AtomicBool::new(false),
             settlements,
         });
@@ -113,70 +174,64 @@ impl Gateway {
         Ok(gateway)
     }
 
-    /// Compiles a document and puts it in force, or says everything that is in the way and changes nothing.
-    /// Blocks: packs are compiled here.
-    pub fn publish(&self, config: &Config) -> Result<u64, Vec<ConfigError>> {
-        let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = self.revisions.load(Ordering::Acquire) + 1;
-        let snapshot = match compile::compile(config, number, &self.files, &self.keys) {
-            Ok(snapshot) => snapshot,
-            Err(errors) => {
-                self.forget_all_but(in_force.as_ref());
-                self.metrics.revision(RevisionState::Rejected, number);
-                return Err(errors);
-            }
-        };
-        self.live.publish(snapshot);
-        self.revisions.store(number, Ordering::Release);
+    /// Compiles a document, or says everything that is in the way. Changes nothing. Blocks: packs are compiled here.
+    pub fn compile(&self, config: Arc<Config>) -> Result<Compiled, Vec<ConfigError>> {
+        let snapshot = compile::compile(&config, &self.sources)?;
+        Ok(Compiled { snapshot, config })
+    }
+
+    /// Everything that compiling this document would say. Blocks.
+    pub fn check(&self, config: Arc<Config>) -> Result<(), Vec<ConfigError>> {
+        self.compile(config).map(drop)
+    }
+
+    /// Puts a compiled document in force, as the revision of this number. Whoever calls sees to it that numbers come in
+    /// their order.
+    pub fn put_in_force(&self, compiled: Compiled, number: u64) {
+        self.live.publish(Snapshot { revision: number, ..compiled.snapshot });
         self.metrics.revision(RevisionState::Active, number);
-        self.accepted();
-        self.forget_all_but(Some(config));
-        *in_force = Some(config.clone());
-        Ok(number)
+        self.standing.send_modify(|standing| standing.revision = number);
     }
 
-    /// Everything that publishing this document would say, without doing it. Blocks.
-    pub fn check(&self, config: &Config) -> Result<(), Vec<ConfigError>> {
-        let in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
-        let compiled = compile::compile(config, 0, &self.files, &self.keys).map(drop);
-        self.forget_all_but(in_force.as_ref());
-        compiled
-    }
-
-    /// Lets go of what was made for a document that is not in force.
-    fn forget_all_but(&self, config: Option<&Config>) {
-        if let Some(config) = config {
-            self.files.keep_only_those_of(config);
-            self.keys.keep_only_those_of(config);
-        }
-    }
-
-    /// Shows that nothing is in the way: the document is the one in force.
+    /// Shows that the revision in force is the one that is wanted.
     pub fn accepted(&self) {
         self.metrics.revision(RevisionState::Rejected, 0);
+        self.standing.send_if_modified(|standing| standing.rejected.take().is_some());
     }
 
-    /// Shows that a document could not even be read.
-    pub fn rejected(&self) {
-        let number = self.revisions.load(Ordering::Acquire) + 1;
+    /// Shows that a revision could not be put in force, and why. Whether that is news.
+    pub fn rejected(&self, number: u64, errors: &[ConfigError]) -> bool {
         self.metrics.revision(RevisionState::Rejected, number);
+        let errors = errors.iter().take(ERRORS_MAX).cloned().collect();
+        let rejected = Some(Rejected { revision: number, errors });
+        self.standing.send_if_modified(|standing| {
+            let changed = standing.rejected != rejected;
+            standing.rejected = rejected;
+            changed
+        })
+    }
+
+    /// Where it stands, and whenever that changes.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
     }
 
     /// The revision in force; 0 when there is none.
     pub fn revision(&self) -> u64 {
-        self.revisions.load(Ordering::Acquire)
+        self.standing.borrow().revision
     }
 
     /// Whether traffic can be served: a revision is in force, and every issuer's keys were there once. An issuer that
     /// can't be reached later is its tenants' trouble, not a reason to take the node out.
     pub fn is_ready(&self) -> Result<(), String> {
-        if self.revision() == 0 {
+        let Some(snapshot) = self.live.pin() else {
             return Err("no revision is in force".to_owned());
-        }
+        };
         if self.was_ready.load(Ordering::Acquire) {
             return Ok(());
         }
-        if let Some(issuer) = self.keys.missing() {
+        let missing = snapshot.key_sets.iter().find(|(_, keys)| !keys.is_ready());
+        if let Some((issuer, _)) = missing {
             return Err(format!("the keys of issuer `{issuer}` are not there yet"));
         }
         self.was_ready.store(true, Ordering::Release);
@@ -185,7 +240,7 @@ impl Gateway {
 
     /// What the pack files look like now; changes whenever one of them does.
     pub fn pack_files_state(&self, config: &Config) -> u64 {
-        self.files.state(config)
+        self.sources.packs.state(config)
     }
 
     /// Settles the permit of an exchange that was cut off. Never waits: what finds no room expires by itself.

@@ -6,6 +6,7 @@ pub mod body;
 pub mod compile;
 pub mod exchange;
 pub mod facts;
+pub mod follow;
 mod forward;
 pub mod gate;
 pub mod gateway;
@@ -14,14 +15,19 @@ mod own;
 pub mod packs;
 pub mod pipeline;
 pub mod proxy;
+mod publish;
+pub mod record;
 pub mod report;
 pub mod respond;
 pub mod route;
 pub mod server;
 mod session;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 pub mod trace;
 pub mod upstream;
+mod usage;
 pub mod watch;
 
 pub use gateway::{Gateway, GatewayError, Settings};

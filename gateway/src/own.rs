@@ -1,5 +1,9 @@
 //! The gateway's own endpoints, under `/.tollgate/`. Not charged, never forwarded.
 
+mod explain;
+
+pub(crate) use explain::Lookups;
+
 use crate::gateway::Gateway;
 use crate::pipeline::Held;
 use crate::respond::Reply;
@@ -9,7 +13,7 @@ use model::document::CredentialKind;
 use model::quota::{Counters as _, fields};
 use model::{ErrorCode, Head, Reject};
 use serde_json::{Value, json};
-use stages::authenticate::Requirement;
+use stages::authenticate::{Caller, Requirement};
 use stages::throttle;
 
 /// Where they stand.
@@ -28,7 +32,8 @@ pub(crate) async fn answer(
     }
     let path = head.path.trim_start_matches(PREFIX);
     match path.split_once('/') {
-        Some(("errors", code)) => explain(code),
+        Some(("errors", code)) => describe(code),
+        Some(("explain", id)) => explain(gateway, snapshot, head, held, id).await,
         None if path == "errors" => {
             Ok(Reply::json(StatusCode::OK, &json!({ "items": ErrorCode::table() })))
         }
@@ -38,7 +43,7 @@ pub(crate) async fn answer(
     }
 }
 
-fn explain(code: &str) -> Result<Reply, Reject> {
+fn describe(code: &str) -> Result<Reply, Reject> {
     let code = ErrorCode::parse(code)
         .ok_or_else(|| Reject::new(ErrorCode::NotFound).message("There is no such error code."))?;
     Ok(Reply::json(StatusCode::OK, &code.describe()))
@@ -69,6 +74,39 @@ fn versions(snapshot: &Snapshot) -> Value {
     json!({ "items": services.collect::<Vec<_>>() })
 }
 
+/// What became of the caller's exchanges of this id.
+async fn explain(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    head: &Head,
+    held: &mut Held,
+    id: &str,
+) -> Result<Reply, Reject> {
+    let caller = authenticate(gateway, snapshot, head, held).await?;
+    let found = gateway.lookups.find(id, caller.identity()).await?;
+    let mut reply = Reply::json(StatusCode::OK, &json!({ "items": found }));
+    reply.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(reply)
+}
+
+/// The caller, by any kind of credential.
+async fn authenticate(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    head: &Head,
+    held: &mut Held,
+) -> Result<Caller, Reject> {
+    let anybody = Requirement {
+        any_of: vec![CredentialKind::Jwt, CredentialKind::ApiKey],
+        scopes: Vec::new(),
+    };
+    let now = gateway.clock.now();
+    let caller = snapshot.directory.authenticate(&anybody, &gateway.memory, head, now).await;
+    let caller = caller.map_err(|refused| refused.reject)?;
+    held.caller = Some(caller.clone());
+    Ok(caller)
+}
+
 /// The caller's limits as they stand.
 async fn usage(
     gateway: &Gateway,
@@ -76,14 +114,8 @@ async fn usage(
     head: &Head,
     held: &mut Held,
 ) -> Result<Reply, Reject> {
-    let anybody = Requirement {
-        any_of: vec![CredentialKind::Jwt, CredentialKind::ApiKey],
-        scopes: Vec::new(),
-    };
+    let caller = authenticate(gateway, snapshot, head, held).await?;
     let now = gateway.clock.now();
-    let caller = snapshot.directory.authenticate(&anybody, &gateway.tokens, head, now).await;
-    let caller = caller.map_err(|refused| refused.reject)?;
-    held.caller = Some(caller.clone());
     let demand = throttle::demand(&caller, head.client, 1, 0, std::time::Duration::ZERO);
     let readings = gateway.counters.peek(&demand, now.as_microsecond()).await.map_err(|error| {
         Reject::new(ErrorCode::DependencyUnavailable).retry_after(1).because(error)

@@ -4,6 +4,7 @@ use crate::body::{self, BODY_DEADLINE, Body, BodySource, Budget};
 use crate::facts::{Facts, Stage, Witness};
 use crate::gateway::Gateway;
 use crate::packs::{self, Asked, Decided};
+use crate::record::Due;
 use crate::report::Store;
 use crate::respond::Reply;
 use crate::route::Matched;
@@ -108,6 +109,8 @@ pub struct Held {
     pub version: Option<Resolved>,
     /// What it was charged.
     pub permit: Option<Permit>,
+    /// Whether it leaves a decision record; its place in the buffer, where it must.
+    pub record: Due,
 }
 
 /// Admits a request, or says why not. Read top to bottom, this is the order of the product. What must be settled or
@@ -117,8 +120,7 @@ pub async fn admit<B: BodySource>(
     facts: &mut Facts,
     held: &mut Held,
 ) -> Result<Admitted, Halt> {
-    let matched = facts.stage(Stage::Route, find_route(cx)).await?;
-    held.matched = Some(matched.clone());
+    let matched = find_route(cx, facts, held).await?;
     let caller = authenticate(cx, facts, held, &matched).await?;
     let version = facts.stage(Stage::Version, resolve(cx, &matched, &caller)).await?;
     held.version = Some(version.clone());
@@ -129,10 +131,25 @@ pub async fn admit<B: BodySource>(
     Ok(Admitted { matched, caller, version, edits, claim, body: cx.body.take() })
 }
 
-async fn find_route<B: BodySource>(cx: &Context<'_, B>) -> Result<Matched, Reject> {
-    let matched = cx.snapshot.routes.find(cx.head)?;
-    body::check_announced(cx.head, matched.route().body_limit)?;
-    Ok(matched)
+/// Route: which it was is a fact as soon as it is found. Where the exchange must leave a record, its place is taken here,
+/// before anything is charged.
+async fn find_route<B: BodySource>(
+    cx: &Context<'_, B>,
+    facts: &mut Facts,
+    held: &mut Held,
+) -> Result<Matched, Halt> {
+    let work = async {
+        let matched = cx.snapshot.routes.find(cx.head)?;
+        held.matched = Some(matched.clone());
+        held.record = cx.gateway.recorder.due(matched.route().record, &cx.trace.trace_id)?;
+        body::check_announced(cx.head, matched.route().body_limit)?;
+        Ok::<_, Reject>(matched)
+    };
+    let matched = facts.stage(Stage::Route, work).await;
+    if let (Err(_), Some(known)) = (&matched, &held.matched) {
+        known.attest(facts);
+    }
+    matched
 }
 
 /// Authenticate: who it was is a fact as soon as the credential is accepted, also where a scope is missing.
@@ -145,7 +162,7 @@ async fn authenticate<B: BodySource>(
     let requirement = &matched.route().requirement;
     let work = async {
         let directory = &cx.snapshot.directory;
-        let answer = directory.authenticate(requirement, &cx.gateway.tokens, cx.head, cx.now).await;
+        let answer = directory.authenticate(requirement, &cx.gateway.memory, cx.head, cx.now).await;
         held.caller = match &answer {
             Ok(caller) => Some(caller.clone()),
             Err(refused) => refused.caller.clone(),
@@ -263,7 +280,7 @@ async fn claim<B: BodySource>(
         lease: lease.unwrap_or_default(),
     };
     let now = gateway.clock.micros();
-    let judged = claim::claim(&gateway.ledger, &gateway.salt, &gateway.node, &ask, now).await;
+    let judged = claim::claim(&gateway.ledger, &gateway.salt, &gateway.owner, &ask, now).await;
     let degraded = match &judged {
         Ok(Judged::Claim(claim)) => claim.is_bypassed(),
         Ok(Judged::Replay(_)) => false,

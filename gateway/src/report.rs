@@ -1,15 +1,18 @@
-//! The one reporter: [`Facts`] → metrics and a log line, once, at an exchange's end. Nothing else counts or logs requests.
+//! The one reporter: [`Facts`] → metrics, a log line and a decision record, once, at an exchange's end. Nothing else
+//! counts, logs or records requests.
 
 use crate::facts::{Facts, Stage};
-use model::ErrorCode;
+use crate::gateway::Gateway;
+use crate::record::Due;
 use model::quota::{Kind, Reading};
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use std::collections::HashSet;
 use std::sync::RwLock;
+use std::time::Duration;
 
 /// Tenants that have time series of their own; the rest is summed under [`OTHER`].
 pub const TENANT_SERIES_MAX: usize = 200;
@@ -35,6 +38,17 @@ const FINE_SECONDS: &[f64] = &[
     0.1,
 ];
 
+/// Reports an exchange that ended, and moves what its record needs out of the facts. Whoever sees it counted finds it over
+/// and its record on the way.
+pub fn report(gateway: &Gateway, facts: &mut Facts, due: Due) {
+    let took = facts.elapsed();
+    let ended = gateway.metrics.observe(facts, took);
+    log(facts, took);
+    gateway.recorder.take(due, facts, took);
+    gateway.metrics.in_flight.dec();
+    ended.inc();
+}
+
 /// Every metric of the gateway, in a registry of its own.
 pub struct Metrics {
     registry: Registry,
@@ -49,8 +63,44 @@ pub struct Metrics {
     pack_duration: Histogram,
     pack_failures: IntCounterVec,
     config_revision: IntGaugeVec,
-    degraded: [IntGauge; 2],
+    degraded: [IntGauge; Store::ALL.len()],
+    records: RecordMetrics,
     tenants: RwLock<HashSet<String>>,
+}
+
+/// What there is to say of decision records as a whole.
+#[derive(Clone)]
+pub struct RecordMetrics {
+    dropped: IntCounter,
+    buffered: IntGauge,
+    degraded: IntGauge,
+}
+
+impl RecordMetrics {
+    /// There was no room for a record.
+    pub fn dropped(&self) {
+        self.dropped.inc();
+    }
+
+    /// So many came to those that wait to be written.
+    pub fn came(&self, records: usize) {
+        self.buffered.add(i64::try_from(records).unwrap_or(i64::MAX));
+    }
+
+    /// So many wait no more.
+    pub fn went(&self, records: usize) {
+        self.buffered.sub(i64::try_from(records).unwrap_or(i64::MAX));
+    }
+
+    /// How many wait to be written.
+    pub fn waiting(&self) -> usize {
+        usize::try_from(self.buffered.get()).unwrap_or_default()
+    }
+
+    /// Shows whether the store takes records.
+    pub fn degraded(&self, degraded: bool) {
+        self.degraded.set(i64::from(degraded));
+    }
 }
 
 /// Makes metrics and registers them.
@@ -66,6 +116,10 @@ impl Maker {
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Made<IntCounterVec> {
         self.registered(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Made<IntCounter> {
+        self.registered(IntCounter::new(name, help)?)
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Made<IntGaugeVec> {
@@ -110,13 +164,21 @@ pub enum Store {
     Counters,
     /// Idempotency records.
     Idempotency,
+    /// Decision records.
+    Records,
+    /// Revisions, which this node follows.
+    Revisions,
 }
 
 impl Store {
+    const ALL: [Self; 4] = [Self::Counters, Self::Idempotency, Self::Records, Self::Revisions];
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Counters => "counters",
             Self::Idempotency => "idempotency",
+            Self::Records => "records",
+            Self::Revisions => "revisions",
         }
     }
 }
@@ -178,8 +240,18 @@ impl Metrics {
             )?,
             in_flight: made.gauge("tollgate_in_flight", "Exchanges in progress.")?,
             config_revision: made.gauges("tollgate_config_revision", revision, &["state"])?,
-            degraded: [Store::Counters, Store::Idempotency]
-                .map(|store| degraded.with_label_values(&[store.as_str()])),
+            degraded: Store::ALL.map(|store| degraded.with_label_values(&[store.as_str()])),
+            records: RecordMetrics {
+                dropped: made.counter(
+                    "tollgate_records_dropped_total",
+                    "Decision records for which there was no room.",
+                )?,
+                buffered: made.gauge(
+                    "tollgate_records_buffered",
+                    "Decision records that wait to be written.",
+                )?,
+                degraded: degraded.with_label_values(&[Store::Records.as_str()]),
+            },
             tenants: RwLock::new(HashSet::new()),
             registry: made.0,
         })
@@ -225,14 +297,17 @@ impl Metrics {
         }
     }
 
-    /// Reports an exchange that ended.
-    pub fn report(&self, facts: &Facts) {
-        self.in_flight.dec();
-        let took = facts.elapsed();
+    /// What there is to say of decision records as a whole.
+    pub fn records(&self) -> &RecordMetrics {
+        &self.records
+    }
+
+    /// Observes an exchange that ended; gives the counter that it belongs to.
+    fn observe(&self, facts: &Facts, took: Duration) -> IntCounter {
         self.duration.observe(took.as_secs_f64());
-        for (stage, took) in &facts.stages {
-            if let Some(histogram) = self.stages.get(*stage as usize) {
-                histogram.observe(took.as_secs_f64());
+        for ended in &facts.stages {
+            if let Some(histogram) = self.stages.get(ended.stage as usize) {
+                histogram.observe(ended.took.as_secs_f64());
             }
         }
         let class = match facts.status.unwrap_or(0) / 100 {
@@ -243,27 +318,24 @@ impl Metrics {
             5 => "5xx",
             _ => "none",
         };
-        let tenant = facts.tenant.as_ref().map_or("", |tenant| tenant.as_str());
-        self.requests
-            .with_label_values(&[
-                facts.route.as_ref().map_or("", |route| route.as_str()),
-                self.tenant_label(tenant),
-                facts.version.as_ref().map_or("", |version| version.as_str()),
-                class,
-                facts.error.map_or("", |code| code.as_str()),
-            ])
-            .inc();
         if let Some(upstream) = &facts.upstream {
             self.upstream
                 .with_label_values(&[upstream.id.as_str()])
                 .observe(upstream.took.as_secs_f64());
         }
-        if let Some(outcome) = facts.idempotency.or_else(|| facts.error.and_then(key_outcome)) {
+        if let Some(outcome) = facts.key_outcome() {
             self.idempotency.with_label_values(&[outcome]).inc();
         }
         self.report_limits(&facts.readings);
         self.report_packs(facts);
-        log(facts, took);
+        let tenant = facts.tenant.as_ref().map_or("", |tenant| tenant.as_str());
+        self.requests.with_label_values(&[
+            facts.route.as_ref().map_or("", |route| route.as_str()),
+            self.tenant_label(tenant),
+            facts.version.as_ref().map_or("", |version| version.as_str()),
+            class,
+            facts.error.map_or("", |code| code.as_str()),
+        ])
     }
 
     fn report_limits(&self, readings: &[Reading]) {
@@ -316,20 +388,7 @@ impl Metrics {
     }
 }
 
-/// What became of a keyed request that was refused for its key.
-const fn key_outcome(code: ErrorCode) -> Option<&'static str> {
-    match code {
-        ErrorCode::IdempotencyKeyMissing => Some("missing"),
-        ErrorCode::IdempotencyKeyInvalid => Some("invalid"),
-        ErrorCode::IdempotencyKeyReused => Some("reused"),
-        ErrorCode::IdempotencyInProgress => Some("in_progress"),
-        ErrorCode::IdempotencyOutcomeUnknown => Some("unknown"),
-        ErrorCode::IdempotencyResponseNotRetained => Some("not_retained"),
-        _ => None,
-    }
-}
-
-fn log(facts: &Facts, took: std::time::Duration) {
+fn log(facts: &Facts, took: Duration) {
     if !tracing::enabled!(target: "exchange", tracing::Level::INFO) {
         return;
     }

@@ -5,6 +5,7 @@ use http::{HeaderValue, Method, header};
 use matchit::Router;
 use model::document::Idempotency;
 use model::id::RouteId;
+use model::record::RecordMode;
 use model::{ErrorCode, Head, Reject};
 use stages::authenticate::Requirement;
 use stages::version::Service;
@@ -27,6 +28,8 @@ pub struct Route {
     pub cost: u32,
     /// Whether the upstream gets the client's credentials.
     pub forward_credentials: bool,
+    /// Which of its exchanges leave a decision record.
+    pub record: RecordMode,
     /// The packs that decide, in order.
     pub attachments: Vec<Arc<Attachment>>,
 }

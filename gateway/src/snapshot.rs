@@ -1,19 +1,22 @@
 //! One revision, compiled: everything that requests need and nothing that they change.
 //!
 //! Invariant: [`Live`] is the one cell of configuration in the process. A request pins it once; a publish replaces it
-//! whole and resets no runtime state, which lives beside it and is keyed by id.
+//! whole and resets no runtime state, which lives beside it and is keyed by id. What a snapshot uses, it owns: packs and
+//! key sets that no snapshot uses are gone.
 
+use crate::compile::Fetched;
 use crate::route::RouteTable;
 use crate::upstream::Upstream;
 use arc_swap::ArcSwapOption;
-use model::id::UpstreamId;
+use model::id::{IssuerId, UpstreamId};
+use pack_host::Pack;
 use stages::authenticate::Directory;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// One revision, compiled.
 pub struct Snapshot {
-    /// Its number; grows with every publish.
+    /// Its number; 0 until it is put in force.
     pub revision: u64,
     /// Who may call.
     pub directory: Directory,
@@ -23,6 +26,10 @@ pub struct Snapshot {
     pub upstreams: HashMap<UpstreamId, Arc<Upstream>>,
     /// The services, for `/.tollgate/versions`.
     pub services: Vec<Arc<stages::version::Service>>,
+    /// The key sets that are fetched for it.
+    pub key_sets: Vec<(IssuerId, Arc<Fetched>)>,
+    /// Its packs, attached or not.
+    pub packs: Vec<Arc<Pack>>,
 }
 
 /// The cell that holds the snapshot in force; empty until the first revision.

@@ -1,209 +1,138 @@
-//! The document in a file: watched, and put in force when it changes. An invalid one changes nothing and says why.
-//!
-//! A write through admin takes the same way: check, compile, store, put in force.
+//! The document in a file that the operator owns: watched, and put in force when it changes. Nobody writes it from here.
 
 use crate::gateway::Gateway;
-use model::config::{self, Config, ConfigError};
-use model::revision::{PublishError, Published, Revisions};
-use sha2::{Digest as _, Sha256};
-use std::fmt::Write as _;
+use crate::publish::{Candidate, Publisher};
+use async_trait::async_trait;
+use model::audit::Entry;
+use model::config::{Config, ConfigError};
+use model::port::StoreError;
+use model::revision::{Change, KeptAnswer, PublishError, Published, Revisions};
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two looks at the files. A look is a handful of `stat`s.
+/// Between two looks at the file.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Who may write the document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// Admin, and whoever edits the file.
-    Admin,
-    /// The operator alone: admin's writes are refused.
-    Operator,
-}
-
-/// The document's file.
+/// The document's file. Its revisions are counted on this node.
 pub struct DocumentFile {
     gateway: Arc<Gateway>,
     path: PathBuf,
-    owner: Owner,
-    current: RwLock<Option<Published>>,
-    turn: tokio::sync::Mutex<()>,
+    publisher: Publisher,
 }
 
-/// What the files looked like at the last look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Seen {
-    document: Option<(u64, u64, i64, i64)>,
-    packs: u64,
-}
+/// What the file looked like at the last look: inode, size and time of its last change.
+type Seen = Option<(u64, u64, i64, i64)>;
 
 impl DocumentFile {
     /// The document of this file, for this gateway.
-    pub fn new(gateway: Arc<Gateway>, path: PathBuf, owner: Owner) -> Arc<Self> {
-        Arc::new(Self {
-            gateway,
-            path,
-            owner,
-            current: RwLock::default(),
-            turn: tokio::sync::Mutex::new(()),
-        })
+    pub fn new(gateway: Arc<Gateway>, path: PathBuf) -> Arc<Self> {
+        let publisher = Publisher::new(gateway.clone());
+        Arc::new(Self { gateway, path, publisher })
     }
 
     /// Reads the file and puts it in force; at start-up there is nothing to fall back to.
-    pub async fn load(self: &Arc<Self>) -> Result<Published, Vec<ConfigError>> {
-        let turn = self.turn.lock().await;
-        let text = tokio::fs::read_to_string(&self.path).await.map_err(|error| {
-            vec![ConfigError::new("", format!("{} can't be read: {error}", self.path.display()))]
-        })?;
-        let published = self.put_in_force(text).await;
-        drop(turn);
-        published
+    pub async fn load(&self) -> Result<Published, Vec<ConfigError>> {
+        let turn = self.publisher.turn().await;
+        let text = self.text().await.map_err(|error| vec![error])?;
+        let judged = self.publisher.judge(text.clone()).await;
+        turn.fall_back(self.next(text), judged)
     }
 
     /// Follows the file for as long as the process runs.
     pub async fn follow(self: Arc<Self>) {
-        let mut asked = self.current().map(|current| current.config);
+        tokio::join!(self.follow_file(), self.try_again());
+    }
+
+    async fn follow_file(&self) {
         // Whatever the document was when it was loaded, it is looked at once more: it may have changed since.
-        let mut seen = Seen { document: None, ..self.look(asked.as_deref()) };
+        let mut seen = None;
         let mut interval = tokio::time::interval(LOOK_INTERVAL);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            let now = self.look(asked.as_deref());
-            if now == seen {
-                continue;
-            }
-            let packs_changed = now.packs != seen.packs;
-            // From before anything is read: what changes while it is put in force differs at the next look.
-            seen = now;
-            if let Some((config, packs)) = self.changed(packs_changed).await {
-                asked = Some(config);
-                seen.packs = packs;
+            let now = self.look();
+            if now != seen {
+                // From before anything is read: what changes while it is put in force differs at the next look.
+                seen = now;
+                self.changed().await;
             }
         }
     }
 
-    /// Takes up a change of the files. Returns the document whose packs are to be watched: that of the file, even when
-    /// it can't be put in force, so that a pack that was missing is noticed when it comes.
-    async fn changed(self: &Arc<Self>, packs_changed: bool) -> Option<(Arc<Config>, u64)> {
-        let turn = self.turn.lock().await;
-        let text = match tokio::fs::read_to_string(&self.path).await {
-            Ok(text) => text,
-            Err(error) => {
-                tracing::error!(path = %self.path.display(), %error, "the document can't be read; the revision in force stays");
-                self.gateway.rejected();
-                return None;
+    async fn try_again(&self) {
+        loop {
+            self.publisher.worth_another_try().await;
+            let turn = self.publisher.turn().await;
+            if let Some(watched) = turn.watched() {
+                let judged = self.publisher.judge(watched.text.clone()).await;
+                turn.take_again(self.next(watched.text), judged);
             }
-        };
-        let current = self.current();
-        let unchanged = current.as_ref().is_some_and(|current| *current.text == *text);
-        if unchanged && !packs_changed {
-            self.gateway.accepted();
-            return current.map(|current| self.watched(current.config));
-        }
-        let watched = config::read(&text).ok().map(|config| self.watched(Arc::new(config)));
-        match self.put_in_force(text).await {
-            Ok(published) => {
-                tracing::info!(revision = published.number, "a new revision is in force");
-            }
-            Err(errors) => {
-                for error in &errors {
-                    tracing::error!(
-                        pointer = error.pointer,
-                        error = error.message,
-                        "the document was rejected"
-                    );
-                }
-                tracing::error!(
-                    errors = errors.len(),
-                    in_force = self.gateway.revision(),
-                    "the document was rejected; the revision in force stays"
-                );
-            }
-        }
-        drop(turn);
-        watched
-    }
-
-    /// A document whose packs are to be watched, and what they look like now.
-    fn watched(&self, config: Arc<Config>) -> (Arc<Config>, u64) {
-        let packs = self.gateway.pack_files_state(&config);
-        (config, packs)
-    }
-
-    fn look(&self, config: Option<&Config>) -> Seen {
-        let document = std::fs::metadata(&self.path).ok();
-        Seen {
-            document: document
-                .map(|file| (file.ino(), file.len(), file.mtime(), file.mtime_nsec())),
-            packs: config.map_or(0, |config| self.gateway.pack_files_state(config)),
         }
     }
 
-    /// Check, compile, put in force. Whoever calls holds the turn.
-    async fn put_in_force(&self, text: String) -> Result<Published, Vec<ConfigError>> {
-        let gateway = self.gateway.clone();
-        let work = tokio::task::spawn_blocking(move || {
-            let config = config::read(&text).inspect_err(|_| gateway.rejected())?;
-            let number = gateway.publish(&config)?;
-            let etag = etag(&text);
-            Ok(Published { number, text: text.into(), config: Arc::new(config), etag })
-        });
-        let published: Published = work.await.unwrap_or_else(|error| {
-            Err(vec![ConfigError::new("", format!("the compiler broke down: {error}"))])
+    /// Takes up a change of the file.
+    async fn changed(&self) {
+        let turn = self.publisher.turn().await;
+        match self.text().await {
+            Ok(text) if turn.in_force().is_some_and(|known| known.text == text) => turn.accept(),
+            Ok(text) => {
+                let judged = self.publisher.judge(text.clone()).await;
+                turn.take(self.next(text), judged);
+            }
+            Err(error) => turn.unreadable(self.gateway.revision() + 1, error),
+        }
+    }
+
+    /// The next revision. Only who has the turn may count.
+    fn next(&self, text: Arc<str>) -> Candidate {
+        Candidate::new(self.gateway.revision() + 1, text)
+    }
+
+    async fn text(&self) -> Result<Arc<str>, ConfigError> {
+        let text = tokio::fs::read_to_string(&self.path).await.map_err(|error| {
+            ConfigError::new("", format!("{} can't be read: {error}", self.path.display()))
         })?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(published.clone());
-        Ok(published)
+        Ok(text.into())
+    }
+
+    fn look(&self) -> Seen {
+        let file = std::fs::metadata(&self.path).ok()?;
+        Some((file.ino(), file.len(), file.mtime(), file.mtime_nsec()))
     }
 }
 
+#[async_trait]
 impl Revisions for DocumentFile {
-    fn current(&self) -> Option<Published> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    async fn newest(&self) -> Result<Option<Published>, StoreError> {
+        Ok(self.in_force())
     }
 
-    async fn check(&self, text: String) -> Result<Config, Vec<ConfigError>> {
-        let gateway = self.gateway.clone();
-        let work = tokio::task::spawn_blocking(move || {
-            let config = config::read(&text)?;
-            gateway.check(&config)?;
-            Ok(config)
-        });
-        work.await.unwrap_or_else(|error| {
-            Err(vec![ConfigError::new("", format!("the compiler broke down: {error}"))])
-        })
+    fn in_force(&self) -> Option<Published> {
+        self.publisher.in_force()
     }
 
-    async fn publish(&self, text: String, expected: &str) -> Result<Published, PublishError> {
-        if self.owner == Owner::Operator {
-            return Err(PublishError::ReadOnly);
-        }
-        let _turn = self.turn.lock().await;
-        let current = self.current();
-        let etag = current.as_ref().map(|current| current.etag.as_str()).unwrap_or_default();
-        if etag != expected {
-            return Err(PublishError::Stale);
-        }
-        if let Some(current) = current.filter(|current| *current.text == *text) {
-            let on_disk = tokio::fs::read_to_string(&self.path).await;
-            if on_disk.is_ok_and(|on_disk| on_disk == text) {
-                return Ok(current);
-            }
-        }
-        self.check(text.clone()).await.map_err(PublishError::Invalid)?;
-        let (path, copy) = (self.path.clone(), text.clone());
-        let stored = tokio::task::spawn_blocking(move || {
-            replace(&path, copy.as_bytes(), Readers::Everybody)
-        })
-        .await;
-        stored
-            .map_err(|error| PublishError::Unavailable(error.to_string()))?
-            .map_err(|error| PublishError::Unavailable(error.to_string()))?;
-        self.put_in_force(text).await.map_err(PublishError::Invalid)
+    fn is_read_only(&self) -> bool {
+        true
+    }
+
+    async fn check(&self, text: String) -> Result<Arc<Config>, Vec<ConfigError>> {
+        self.publisher.check(text).await
+    }
+
+    async fn publish(&self, _: Change) -> Result<Published, PublishError> {
+        Err(PublishError::ReadOnly)
+    }
+
+    async fn release(
+        &self,
+        _: u64,
+        _: Entry,
+        _: Option<KeptAnswer>,
+    ) -> Result<Published, PublishError> {
+        Err(PublishError::ReadOnly)
     }
 }
 
@@ -234,12 +163,4 @@ pub fn replace(path: &Path, bytes: &[u8], readers: Readers) -> std::io::Result<(
         Some(folder) => std::fs::File::open(folder)?.sync_all(),
         None => Ok(()),
     }
-}
-
-fn etag(text: &str) -> String {
-    let hash = Sha256::digest(text.as_bytes());
-    hash.iter().take(16).fold(String::with_capacity(32), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }

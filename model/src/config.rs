@@ -8,12 +8,13 @@ mod rules;
 mod shape;
 
 use crate::document::Document;
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
 
 /// One thing that is wrong with a document.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigError {
     /// RFC 6901 pointer at the offending value, or at the unknown field.
     pub pointer: String,
@@ -74,16 +75,22 @@ pub fn parse(text: &str) -> Result<Value, Vec<ConfigError>> {
             max_events: 20_000_000,
             max_total_scalar_bytes: DOCUMENT_BYTES_MAX,
         },
+        // YAML 1.2 §10.3.2: `off`, `no` and `on` are text, as they are in `record: off`.
+        strict_booleans: true,
         with_snippet: false,
     };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        at_root(format!("the document is not YAML: {}", without_advice(&error.to_string())))
-    })
+    serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| at_root(format!("the document is not YAML: {}", told(&error))))
 }
 
-/// What a parser says, without what it tells programmers to set.
-fn without_advice(error: &str) -> &str {
-    error.split_once(", set DuplicateKeyPolicy").map_or(error, |(said, _)| said)
+/// What the parser says. A key that stands twice is not repeated: people write secrets in odd places.
+fn told(error: &serde_saphyr::Error) -> String {
+    match error {
+        serde_saphyr::Error::DuplicateMappingKey { location, .. } => {
+            format!("a key stands twice, at line {}, column {}", location.line(), location.column())
+        }
+        other => other.to_string(),
+    }
 }
 
 /// Parses and checks text.
@@ -99,7 +106,7 @@ pub fn check(value: &Value) -> Result<Config, Vec<ConfigError>> {
     references::check(value, &mut errors);
     rules::check(&sections, &mut errors);
     if whole && errors.is_empty() {
-        return serde_json::from_value(value.clone())
+        return Document::deserialize(value)
             .map(|document| Config { document })
             .map_err(|error| vec![ConfigError::new("", error.to_string())]);
     }
@@ -111,6 +118,14 @@ pub fn check(value: &Value) -> Result<Config, Vec<ConfigError>> {
 /// The JSON Schema of the document (draft 2020-12), as `tollgate schema document` prints it.
 pub fn schema() -> Value {
     shape::schema()
+}
+
+/// Every way in which a value has not the shape of a type, as errors of a document are told.
+pub fn shape_errors<T: JsonSchema>(value: &Value) -> Vec<ConfigError> {
+    let mut errors = shape::errors_of::<T>(value);
+    errors.sort();
+    errors.dedup();
+    errors
 }
 
 /// Escapes one token of a pointer (RFC 6901 §3).

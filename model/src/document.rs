@@ -8,6 +8,7 @@ use crate::id::{
     TenantId, UpstreamId, VersionName,
 };
 use crate::quota::{OnStoreError, Per, Quota, Rate};
+use crate::record::RecordMode;
 use crate::units::{Duration, Size};
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -114,7 +115,7 @@ pub struct Jwks {
     pub file: Option<String>,
 }
 
-/// A secret by reference: exactly one of the two. A plain value is an error.
+/// A secret by reference: exactly one of the three. A plain value is an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Secret {
@@ -124,6 +125,10 @@ pub struct Secret {
     /// A file on the node that uses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
+    /// The secret itself, sealed under a master key: what the admin API makes of a value that it is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "sealed"))]
+    pub sealed: Option<String>,
 }
 
 /// A service behind the gateway.
@@ -296,6 +301,9 @@ pub struct Route {
     /// Whether the upstream gets `Authorization` and `X-Api-Key` as they came.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forward_credentials: bool,
+    /// Which of its exchanges leave a decision record: `required`, `sampled(p)` or `off`.
+    #[serde(default, skip_serializing_if = "RecordMode::is_off")]
+    pub record: RecordMode,
 }
 
 /// Which requests a route takes.
@@ -566,6 +574,7 @@ pub struct Attachment {
     pub on_failure: OnFailure,
     /// Lower numbers decide first; equal ones by id.
     #[serde(default)]
+    #[schemars(range(min = -1_000_000_000, max = 1_000_000_000))]
     pub order: i32,
     /// What its `configure` gets.
     #[serde(default = "empty_object")]

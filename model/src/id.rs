@@ -65,6 +65,10 @@ ids! {
     PackId;
     /// An attachment of a pack.
     AttachmentId;
+    /// A token of the admin API.
+    TokenId;
+    /// A node: one process of a deployment.
+    NodeName;
 }
 
 /// Whether the text may stand as an id: 1 to 64 of letters, digits, `.`, `_`, `-`, starting with a letter or digit.

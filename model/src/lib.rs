@@ -1,5 +1,6 @@
 //! The vocabulary of Tollgate and its pure state machines. No I/O, no clock of its own, no async.
 
+pub mod audit;
 pub mod clock;
 pub mod config;
 pub mod decision;
@@ -8,12 +9,19 @@ pub mod error;
 pub mod exchange;
 pub mod id;
 pub mod idempotency;
+pub mod node;
 pub mod port;
 pub mod quota;
+pub mod record;
 pub mod revision;
+pub mod revocation;
+pub mod role;
 #[cfg(feature = "suite")]
 pub mod suite;
+pub mod token;
 pub mod units;
+pub mod upsert;
+pub mod usage;
 
 pub use clock::Clock;
 pub use decision::{Decision, Denial, Edits, FailureReason, HeaderEdit, Phase};

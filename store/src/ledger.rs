@@ -1,6 +1,7 @@
 //! Idempotency records in the database. What becomes of a record, [`record`] says; here is how it is kept.
 
-use crate::{Db, Writer};
+use crate::db::Db;
+use crate::rows::text;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use model::id::TenantId;
@@ -10,15 +11,20 @@ use model::idempotency::{
     RecordKey, Settled, State, StoredResponse,
 };
 use model::port::StoreError;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row};
 
 /// How many records an operator is shown.
 const FOUND_MAX: i64 = 20;
 
-const LOAD: &str = "SELECT * FROM idempotency WHERE digest = $1";
+// Columns are named: a later release may add some while this one serves.
+const LOAD: &str = "SELECT digest, tenant, lookup, route, fingerprint, fence, owner, claimed_at, \
+        retention, expires_at, state, state_time, status, location, headers, body \
+    FROM idempotency WHERE digest = $1";
 
-const FIND: &str = "SELECT * FROM idempotency WHERE lookup = $1 AND tenant = $2 AND expires_at > $3 \
+const FIND: &str = "SELECT digest, tenant, lookup, route, fingerprint, fence, owner, claimed_at, \
+        retention, expires_at, state, state_time, status, location, headers, body \
+    FROM idempotency WHERE lookup = $1 AND tenant = $2 AND expires_at > $3 \
     ORDER BY fence DESC LIMIT $4";
 
 const NEXT_FENCE: &str = "UPDATE idempotency_fence SET newest = newest + 1 RETURNING newest";
@@ -35,7 +41,9 @@ const PUT: &str = "INSERT INTO idempotency (digest, tenant, lookup, route, finge
 
 const DELETE: &str = "DELETE FROM idempotency WHERE digest = $1";
 
-const PURGE: &str = "DELETE FROM idempotency WHERE digest IN \
+// Said twice: who waits for a row's lock in PostgreSQL looks at the outer condition again, not at the inner one, and the
+// key may have been claimed anew meanwhile.
+const PURGE: &str = "DELETE FROM idempotency WHERE expires_at <= $1 AND digest IN \
     (SELECT digest FROM idempotency WHERE expires_at <= $1 LIMIT $2)";
 
 /// Idempotency records that outlive the process.
@@ -53,7 +61,7 @@ impl SqlLedger {
     }
 
     pub(crate) async fn purge(&self, now: i64, rows: i64) -> Result<u64, StoreError> {
-        self.writer()
+        self.db
             .write(0, move |connection| {
                 Box::pin(async move {
                     let purge = sqlx::query(PURGE).bind(now).bind(rows);
@@ -63,12 +71,6 @@ impl SqlLedger {
             .await
     }
 
-    fn writer(&self) -> &Writer {
-        match &self.db {
-            Db::Sqlite(db) => &db.writer,
-        }
-    }
-
     async fn settle(
         &self,
         key: &RecordKey,
@@ -76,8 +78,7 @@ impl SqlLedger {
         step: impl FnOnce(Option<&Record>) -> (Settled, Change) + Send + 'static,
     ) -> Result<Settled, StoreError> {
         let digest = key.digest;
-        let writer = self.writer();
-        writer.write(size, move |connection| Box::pin(settle(connection, digest, step))).await?
+        self.db.write(size, move |connection| Box::pin(settle(connection, digest, step))).await?
     }
 }
 
@@ -86,7 +87,7 @@ struct Delivery {
     told: Option<Claimed>,
     key: RecordKey,
     now: i64,
-    writer: Writer,
+    db: Db,
 }
 
 impl Delivery {
@@ -99,7 +100,7 @@ impl Drop for Delivery {
     fn drop(&mut self) {
         let Some(Claimed::Held { fence, .. }) = self.told else { return };
         let (digest, now) = (self.key.digest, self.now);
-        self.writer.write_later(move |connection| {
+        self.db.write_later(move |connection| {
             Box::pin(async move {
                 let release = move |current: Option<&Record>| record::release(current, fence, now);
                 if let Err(error) = settle(connection, digest, release).await? {
@@ -113,14 +114,14 @@ impl Drop for Delivery {
 
 impl Ledger for SqlLedger {
     async fn claim(&self, request: &ClaimRequest, now: i64) -> Result<Claimed, StoreError> {
-        let (request, writer) = (request.clone(), self.writer().clone());
+        let (request, db) = (request.clone(), self.db.clone());
         let delivery: Told<Delivery> = self
-            .writer()
+            .db
             .write(0, move |connection| {
                 Box::pin(async move {
                     let told = claim(connection, &request, now).await?;
                     let key = request.key;
-                    Ok(told.map(|told| Delivery { told: Some(told), key, now, writer }))
+                    Ok(told.map(|told| Delivery { told: Some(told), key, now, db }))
                 })
             })
             .await?;
@@ -176,21 +177,18 @@ impl Ledger for SqlLedger {
         key: &Key,
         now: i64,
     ) -> Result<Vec<Record>, StoreError> {
-        let Db::Sqlite(db) = &self.db;
-        let lookup = Digest::of_lookup(tenant, key);
         let find = sqlx::query(FIND)
-            .bind(lookup.0.to_vec())
-            .bind(tenant.as_str().to_owned())
+            .bind(Digest::of_lookup(tenant, key).0.to_vec())
+            .bind(text(tenant.as_str()))
             .bind(now)
             .bind(FOUND_MAX);
-        let rows = find.fetch_all(&db.readers).await;
-        let rows = rows.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        let rows = self.db.read(|connection| Box::pin(find.fetch_all(connection))).await?;
         rows.iter().map(read).collect()
     }
 }
 
 async fn claim(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     request: &ClaimRequest,
     now: i64,
 ) -> Result<Told<Claimed>, sqlx::Error> {
@@ -209,7 +207,7 @@ async fn claim(
 }
 
 async fn settle(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     digest: Digest,
     step: impl FnOnce(Option<&Record>) -> (Settled, Change) + Send,
 ) -> Result<Told<Settled>, sqlx::Error> {
@@ -223,7 +221,7 @@ async fn settle(
 }
 
 async fn load(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     digest: Digest,
 ) -> Result<Told<Option<Record>>, sqlx::Error> {
     let row = sqlx::query(LOAD).bind(digest.0.to_vec()).fetch_optional(connection).await?;
@@ -231,7 +229,7 @@ async fn load(
 }
 
 async fn apply(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     digest: Digest,
     change: Change,
 ) -> Result<(), sqlx::Error> {
@@ -282,16 +280,16 @@ impl From<State> for StateColumns {
     }
 }
 
-async fn put(connection: &mut SqliteConnection, record: Record) -> Result<(), sqlx::Error> {
+async fn put(connection: &mut AnyConnection, record: Record) -> Result<(), sqlx::Error> {
     let columns = StateColumns::from(record.state);
     sqlx::query(PUT)
         .bind(record.key.digest.0.to_vec())
-        .bind(record.key.tenant.as_str().to_owned())
+        .bind(text(record.key.tenant.as_str()))
         .bind(record.lookup.0.to_vec())
-        .bind(record.route.as_str().to_owned())
+        .bind(text(record.route.as_str()))
         .bind(record.fingerprint.0.0.to_vec())
         .bind(record.fence.0)
-        .bind(record.owner.as_str().to_owned())
+        .bind(text(record.owner.as_str()))
         .bind(record.claimed_at)
         .bind(record.retention)
         .bind(record.expires_at)
@@ -306,7 +304,7 @@ async fn put(connection: &mut SqliteConnection, record: Record) -> Result<(), sq
     Ok(())
 }
 
-fn read(row: &SqliteRow) -> Result<Record, StoreError> {
+fn read(row: &AnyRow) -> Result<Record, StoreError> {
     let read = || -> Result<Option<Record>, sqlx::Error> {
         let Some(state) = read_state(row)? else { return Ok(None) };
         let digests = (digest(row, "digest")?, digest(row, "lookup")?, digest(row, "fingerprint")?);
@@ -329,13 +327,13 @@ fn read(row: &SqliteRow) -> Result<Record, StoreError> {
         .ok_or_else(|| StoreError::Unreadable("an idempotency record".to_owned()))
 }
 
-fn digest(row: &SqliteRow, column: &str) -> Result<Option<Digest>, sqlx::Error> {
+fn digest(row: &AnyRow, column: &str) -> Result<Option<Digest>, sqlx::Error> {
     let bytes: &[u8] = row.try_get(column)?;
     Ok(bytes.try_into().ok().map(Digest))
 }
 
 /// The state, unless its columns don't fit together.
-fn read_state(row: &SqliteRow) -> Result<Option<State>, sqlx::Error> {
+fn read_state(row: &AnyRow) -> Result<Option<State>, sqlx::Error> {
     let time: i64 = row.try_get("state_time")?;
     let state = row.try_get::<&str, _>("state")?;
     let answer = match state {
@@ -352,7 +350,7 @@ fn read_state(row: &SqliteRow) -> Result<Option<State>, sqlx::Error> {
     Ok(answer.map(|answer| State::Done { stored_at: time, answer }))
 }
 
-fn read_response(row: &SqliteRow) -> Result<Option<StoredResponse>, sqlx::Error> {
+fn read_response(row: &AnyRow) -> Result<Option<StoredResponse>, sqlx::Error> {
     let Some(status) = read_status(row)? else { return Ok(None) };
     let headers: &[u8] = row.try_get("headers")?;
     let Some(headers) = StoredResponse::headers_from_bytes(headers) else { return Ok(None) };
@@ -360,7 +358,7 @@ fn read_response(row: &SqliteRow) -> Result<Option<StoredResponse>, sqlx::Error>
     Ok(Some(StoredResponse { status, headers, body }))
 }
 
-fn read_status(row: &SqliteRow) -> Result<Option<StatusCode>, sqlx::Error> {
+fn read_status(row: &AnyRow) -> Result<Option<StatusCode>, sqlx::Error> {
     let status: i64 = row.try_get("status")?;
     Ok(u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok()))
 }

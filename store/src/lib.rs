@@ -1,9 +1,17 @@
 //! The one place with SQL: what must outlive a process. SQLite is embedded and the default.
 //!
-//! Invariant: a write that was answered is on the disk (`synchronous = FULL`), and all writes of a process go through one
-//! [`writer`](Writer), which commits those that wait together in one transaction.
+//! Invariant: a write that was answered is on the disk (`synchronous = FULL`), and all writes of a process to SQLite go
+//! through one [`writer`](writer::Writer), which commits those that wait together in one transaction.
 
+pub mod control;
+mod db;
+mod feed;
 mod ledger;
+pub mod records;
+mod rows;
+mod schema;
+pub mod seal;
+mod search;
 mod sqlite;
 #[cfg(test)]
 mod tests;
@@ -11,25 +19,21 @@ mod writer;
 
 pub use ledger::SqlLedger;
 
+use db::Db;
+use feed::Hints;
 use model::Clock;
 use model::port::StoreError;
 use sqlite::Sqlite;
 use std::time::Duration;
-use writer::Writer;
 
 /// How many expired rows one transaction deletes: purging never holds up a request for long.
 const PURGE_ROWS: i64 = 500;
 
-/// An open database. Clones share it.
+/// An open database. Clones share it, but for what each has noticed of the feed: see [`changed`](Self::changed).
 #[derive(Clone, Debug)]
 pub struct Store {
     db: Db,
-}
-
-/// The kinds of database.
-#[derive(Clone, Debug)]
-enum Db {
-    Sqlite(Sqlite),
+    hints: Hints,
 }
 
 /// Why a database could not be opened.
@@ -44,10 +48,13 @@ pub enum OpenError {
     /// The file can't be made.
     #[error("the database file can't be made: {0}")]
     File(#[source] std::io::Error),
+    /// Another process is opening it, and does not come to an end.
+    #[error("another process has been opening the database for {0:?}")]
+    Busy(Duration),
     /// The database refuses.
     #[error("the database can't be opened: {0}")]
     Database(#[from] sqlx::Error),
-    /// The schema can't be brought up to date; perhaps a newer version wrote it.
+    /// The schema can't be brought up to date.
     #[error("the database's schema can't be brought up to date: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
 }
@@ -56,11 +63,13 @@ impl Store {
     /// Opens `sqlite://path`, makes the file where there is none, and brings its schema up to date. To be called in the
     /// runtime that uses the store.
     pub async fn open(url: &str) -> Result<Self, OpenError> {
-        match url.split_once(':') {
-            Some(("sqlite", _)) => Ok(Self { db: Db::Sqlite(Sqlite::open(url).await?) }),
-            Some((scheme, _)) => Err(OpenError::UnknownScheme(scheme.to_owned())),
-            None => Err(OpenError::UnknownScheme(url.to_owned())),
-        }
+        sqlx::any::install_default_drivers();
+        let db = match url.split_once(':') {
+            Some(("sqlite", _)) => Db::Sqlite(Sqlite::open(url).await?),
+            Some((scheme, _)) => return Err(OpenError::UnknownScheme(scheme.to_owned())),
+            None => return Err(OpenError::UnknownScheme(url.to_owned())),
+        };
+        Ok(Self { db, hints: Hints::default() })
     }
 
     /// The idempotency records.

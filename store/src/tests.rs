@@ -1,6 +1,7 @@
 //! The database against the suite, and what only a database can get wrong: restarts, kills, lost waiters.
 
-use crate::{Db, OpenError, SqlLedger, Store};
+use crate::db::Db;
+use crate::{OpenError, SqlLedger, Store};
 use model::idempotency::suite::{LEASE, RETENTION, START, answer, request};
 use model::idempotency::{Answer, ClaimRequest, Claimed, Fence, Ledger, Settled};
 use model::port::StoreError;

@@ -3,12 +3,11 @@
 //! A commit costs a write to the disk whatever it holds, so that many writers at once cost little more than one. Invariant:
 //! nobody is answered before the commit, and whoever left before its turn leaves no trace.
 
+use crate::db::{DEADLINE, Work, unavailable};
 use model::port::StoreError;
-use sqlx::{Connection, SqliteConnection};
-use std::pin::Pin;
+use sqlx::{AnyConnection, Connection};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// How many writes may wait.
@@ -17,12 +16,6 @@ const QUEUE: usize = 1_024;
 const QUEUE_BYTES: usize = 64 << 20;
 /// How many writes one transaction takes.
 const BATCH: usize = 256;
-/// How long anyone waits for a write.
-const DEADLINE: Duration = Duration::from_secs(10);
-
-/// What a write does in the transaction. An error undoes the whole transaction, everyone's writes with it: what can be
-/// expected to fail is a value, not an error.
-pub(crate) type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T, sqlx::Error>> + Send + 'a>>;
 
 /// Where writes are handed in.
 #[derive(Clone, Debug)]
@@ -39,14 +32,14 @@ enum Message {
 
 /// A write, whatever it yields.
 trait Write: Send {
-    fn run<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> Work<'a, ()>;
+    fn run<'a>(&'a mut self, connection: &'a mut AnyConnection) -> Work<'a, ()>;
     /// Tells whoever waits, once the transaction is done with.
     fn finish(self: Box<Self>, outcome: Result<(), &sqlx::Error>);
 }
 
 impl Writer {
     /// A writer with a connection of its own. It ends when it is closed or nobody can reach it any more.
-    pub(crate) fn start(connection: SqliteConnection) -> Self {
+    pub(crate) fn start(connection: AnyConnection) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let commits = Arc::new(AtomicU64::new(0));
         tokio::spawn(run(connection, waiting, Arc::clone(&commits)));
@@ -57,7 +50,7 @@ impl Writer {
     pub(crate) async fn write<T, F>(&self, size: usize, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: for<'a> FnOnce(&'a mut SqliteConnection) -> Work<'a, T> + Send + 'static,
+        F: for<'a> FnOnce(&'a mut AnyConnection) -> Work<'a, T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
         let bytes = self.room(size)?;
@@ -73,7 +66,7 @@ impl Writer {
     /// The same, but nobody waits for it. For what may be lost, and can't be awaited.
     pub(crate) fn write_later<F>(&self, work: F)
     where
-        F: for<'a> FnOnce(&'a mut SqliteConnection) -> Work<'a, ()> + Send + 'static,
+        F: for<'a> FnOnce(&'a mut AnyConnection) -> Work<'a, ()> + Send + 'static,
     {
         let job = Unwatched(Some(work));
         if let Err(error) = self.hand_in(Message::Write(Box::new(job))) {
@@ -122,9 +115,9 @@ struct Job<T, F> {
 impl<T, F> Write for Job<T, F>
 where
     T: Send,
-    F: for<'a> FnOnce(&'a mut SqliteConnection) -> Work<'a, T> + Send,
+    F: for<'a> FnOnce(&'a mut AnyConnection) -> Work<'a, T> + Send,
 {
-    fn run<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> Work<'a, ()> {
+    fn run<'a>(&'a mut self, connection: &'a mut AnyConnection) -> Work<'a, ()> {
         Box::pin(async move {
             // Who left before the work began wants nothing done.
             if let Some(work) = self.work.take().filter(|_| !self.reply.is_closed()) {
@@ -138,7 +131,7 @@ where
         let told = match (outcome, self.done) {
             (Ok(()), Some(done)) => Ok(done),
             (Ok(()), None) => return,
-            (Err(error), _) => Err(StoreError::Unavailable(error.to_string())),
+            (Err(error), _) => Err(unavailable(error)),
         };
         // Whoever left meanwhile gets nothing; a value that must not be lost says so when it is dropped.
         self.reply.send(told).unwrap_or_else(drop);
@@ -150,9 +143,9 @@ struct Unwatched<F>(Option<F>);
 
 impl<F> Write for Unwatched<F>
 where
-    F: for<'a> FnOnce(&'a mut SqliteConnection) -> Work<'a, ()> + Send,
+    F: for<'a> FnOnce(&'a mut AnyConnection) -> Work<'a, ()> + Send,
 {
-    fn run<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> Work<'a, ()> {
+    fn run<'a>(&'a mut self, connection: &'a mut AnyConnection) -> Work<'a, ()> {
         match self.0.take() {
             Some(work) => work(connection),
             None => Box::pin(std::future::ready(Ok(()))),
@@ -167,7 +160,7 @@ where
 }
 
 async fn run(
-    mut connection: SqliteConnection,
+    mut connection: AnyConnection,
     mut waiting: mpsc::Receiver<Message>,
     commits: Arc<AtomicU64>,
 ) {
@@ -200,7 +193,7 @@ async fn run(
 
 /// Does all of it in one transaction, or nothing.
 async fn commit(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     writes: &mut [Box<dyn Write>],
 ) -> Result<(), sqlx::Error> {
     if writes.is_empty() {

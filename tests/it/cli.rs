@@ -179,6 +179,20 @@ fn asking_wrongly_ends_with_2() {
         &["serve", "--roles", "king"],
         &["demo", "--port-base", "99999"],
         &["demo", "--port-base", "0"],
+        &["apply"],
+        &["apply", "a", "--revision", "1"],
+        &["export", "a"],
+        &["export", "--revision", "newest"],
+        &["rekey", "now"],
+        &["ready", "--url"],
+        // Nobody can be asked, nothing says which API or with what, and the token would go over the wire in plain.
+        &["apply", "-"],
+        &["apply", "-", "--yes", "--token-file", "/dev/null"],
+        &["apply", "-", "--yes", "--admin-url", "http://127.0.0.1:1"],
+        &["apply", "-", "--yes", "--admin-url", "127.0.0.1:1", "--token-file", "/dev/null"],
+        &["export", "--admin-url", "http://admin.example", "--token-file", "/dev/null"],
+        &["rekey", "--admin-url", "http://admin.example", "--token-file", "/dev/null"],
+        &["check", "-", "--admin-url", "http://admin.example", "--token-file", "/dev/null"],
     ];
     for arguments in cases {
         let output = run(arguments);
@@ -197,7 +211,13 @@ fn every_command_has_help_with_an_example() {
         &["schema"],
         &["scenario"],
         &["token", "mint"],
+        &["token", "admin"],
         &["pack", "build"],
+        &["apply"],
+        &["export"],
+        &["rekey"],
+        &["migrate"],
+        &["ready"],
     ];
     for command in commands {
         let output = run(&[command, &["--help"][..]].concat());
@@ -221,6 +241,12 @@ fn the_settings_are_checked() {
         ("roles: [king]\n", "king"),
         ("roles: []\n", "roles"),
         ("listen: { gateway: here }\n", "tollgate.yaml"),
+        ("node: two words\n", "two words"),
+        ("database: mysql://db/t\n", "sqlite://"),
+        ("master_keys: [{ file: no-such.key }]\n", "no-such.key"),
+        ("master_keys: [{ key: abc }]\n", "key"),
+        ("records: { retention: 1s }\n", "records.retention"),
+        ("records: { buffer: 0 }\n", "records.buffer"),
     ] {
         std::fs::write(&file, text).unwrap();
         let output = tollgate()
@@ -236,6 +262,82 @@ fn the_settings_are_checked() {
     let output = run(&["serve", "--config", "no-such-file.yaml"]);
     ends_with(&output, 1);
     assert!(stderr(&output).contains("no-such-file.yaml"));
+}
+
+#[test]
+fn settings_are_judged_and_shown_without_starting_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("master.key");
+    std::fs::write(&key, "ab".repeat(32)).unwrap();
+    let file = folder.path().join("tollgate.yaml");
+    let text = "roles: [admin]\nnode: a-1\nrecords: { retention: 24h }\n\
+                database: postgres://tollgate:s3cret@db/t\n";
+    std::fs::write(&file, text).unwrap();
+    let mut serve = tollgate();
+    serve.args(["serve", "--check", "--config"]).arg(&file).current_dir(&folder);
+    serve.env("TOLLGATE_MASTER_KEYS", &key).env("TOLLGATE_DATA", folder.path().join("data"));
+    let output = serve.output().unwrap();
+    ends_with(&output, 0);
+    let shown = model::config::parse(&stdout(&output)).unwrap();
+    assert_eq!((&shown["roles"], &shown["node"]), (&json!(["admin"]), &json!("a-1")));
+    assert_eq!(shown["database"], "postgres://tollgate:***@db/t");
+    assert_eq!(shown["master_keys"], json!([{ "file": key.to_str().unwrap() }]));
+    assert_eq!(shown["records"]["retention"], "24h");
+    assert!(!folder.path().join("data").exists());
+    // What it shows is what it reads.
+    std::fs::write(&file, stdout(&output).replace("***", "s3cret")).unwrap();
+    let mut again = tollgate();
+    again.args(["serve", "--check", "--config"]).arg(&file).current_dir(&folder);
+    assert_eq!(stdout(&again.output().unwrap()), stdout(&output));
+
+    for (variable, value, named) in [
+        ("TOLLGATE_NODE", "-", "node"),
+        ("TOLLGATE_DATABASE", "postgres:s3cret", "TOLLGATE_DATABASE"),
+        ("TOLLGATE_MASTER_KEYS", "no-such.key", "no-such.key"),
+        ("TOLLGATE_RECORDS_RETENTION", "soon", "TOLLGATE_RECORDS_RETENTION"),
+        ("TOLLGATE_RECORDS_BUFFER", "many", "TOLLGATE_RECORDS_BUFFER"),
+        ("TOLLGATE_DOCUMENT_FILE", "no-such.yaml", "no-such.yaml"),
+        ("TOLLGATE_DOCUMENTS_FILE", "x", "TOLLGATE_DOCUMENTS_FILE"),
+    ] {
+        let mut serve = tollgate();
+        serve.args(["serve", "--check"]).current_dir(&folder).env(variable, value);
+        let output = serve.output().unwrap();
+        ends_with(&output, 1);
+        assert!(stderr(&output).contains(named), "{variable}: {}", stderr(&output));
+        assert!(!stderr(&output).contains("s3cret"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn an_api_that_does_not_answer_is_said_and_ends_with_1() {
+    let nobody = format!("http://{}", Upstream::address_of_none());
+    let folder = tempfile::tempdir().unwrap();
+    let document = folder.path().join("document.yaml");
+    std::fs::write(&document, "format: 1\n").unwrap();
+    let document = document.to_str().unwrap();
+    let commands: &[&[&str]] = &[
+        &["apply", document, "--yes"],
+        &["apply", document, "--dry-run"],
+        &["export"],
+        &["rekey"],
+        &["check", document, "--admin-url", &nobody],
+    ];
+    for command in commands {
+        let mut tollgate = tollgate();
+        tollgate.args(*command).env("TOLLGATE_ADMIN_URL", &nobody);
+        let output = tollgate.env("TOLLGATE_ADMIN_TOKEN", "tga_secret").output().unwrap();
+        ends_with(&output, 1);
+        assert!(stderr(&output).contains("does not answer"), "{command:?}: {}", stderr(&output));
+        assert!(!stderr(&output).contains("tga_secret"));
+    }
+    let output = run(&["ready", "--url", &nobody]);
+    ends_with(&output, 1);
+    // What is no document needs no API to be refused.
+    std::fs::write(folder.path().join("document.yaml"), "format: [").unwrap();
+    let output = tollgate().args(["apply", document, "--yes", "--json"]).output().unwrap();
+    ends_with(&output, 1);
+    let told: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(told["valid"], false);
 }
 
 #[test]

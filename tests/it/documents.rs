@@ -3,7 +3,7 @@
 use crate::harness::call::Client;
 use crate::harness::document::{self, ACME, Edit as _};
 use crate::harness::node::Setup;
-use crate::harness::{Arrival, Node, Random, Reply, Upstream, eventually, hoped};
+use crate::harness::{Arrival, Node, Random, Reply, Upstream, eventually, hoped, sized};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -100,8 +100,8 @@ async fn what_is_replaced_while_the_one_before_is_put_in_force_is_noticed() {
         )
     };
     let node = Setup::of(&document(0)).packs().start().await;
-    let mut random = Random::seeded(7);
-    for mark in (2..=40).step_by(2) {
+    let mut random = Random::of_this_run();
+    for mark in (2..=sized("replacements", 40, 400)).step_by(2) {
         node.write(&document(mark - 1));
         // Somewhere between noticing the first one and having it in force.
         tokio::time::sleep(Duration::from_millis(u64::try_from(random.below(200)).unwrap())).await;

@@ -2,16 +2,21 @@
 //!
 //! Invariant: nothing outlives the test that started it, and a test that fails prints the log of what it ran.
 
+pub(crate) mod api;
 pub(crate) mod call;
+pub(crate) mod cluster;
 pub(crate) mod demo;
 pub(crate) mod document;
 pub(crate) mod latch;
+pub(crate) mod load;
 pub(crate) mod metrics;
 pub(crate) mod node;
 pub(crate) mod ports;
+pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod raw;
+pub(crate) mod size;
 pub(crate) mod token;
 pub(crate) mod upstream;
 
@@ -21,6 +26,7 @@ pub(crate) use latch::Latch;
 pub(crate) use node::Node;
 pub(crate) use random::Random;
 pub(crate) use raw::Raw;
+pub(crate) use size::sized;
 pub(crate) use upstream::{Arrival, Reply, Upstream};
 
 use sha2::{Digest as _, Sha256};

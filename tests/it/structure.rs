@@ -187,9 +187,16 @@ fn the_model_does_no_io() {
 const SHIPPED: &[&str] = &["model", "store", "gateway", "plugins/host", "admin", "cli"];
 
 #[test]
-fn there_is_one_cell_of_configuration_and_one_of_keys() {
+fn there_is_one_cell_of_configuration_one_of_keys_and_one_of_revocations() {
     let cells = mentioning(SHIPPED, "ArcSwap");
-    assert_eq!(cells, ["gateway/src/snapshot.rs", "gateway/stages/src/authenticate/key_set.rs"]);
+    assert_eq!(
+        cells,
+        [
+            "gateway/src/snapshot.rs",
+            "gateway/stages/src/authenticate/key_set.rs",
+            "gateway/stages/src/authenticate/revocations.rs",
+        ]
+    );
 }
 
 #[test]

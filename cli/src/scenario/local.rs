@@ -1,11 +1,12 @@
 //! A data plane and a demo CRM for one scenario: real sockets, a clock that stands still, a folder that goes away.
 
 use crate::demo;
+use crate::settings::DatabaseUrl;
 use anyhow::{Context as _, bail};
 use gateway::ledger::AnyLedger;
 use gateway::server::{self, Listen};
-use gateway::watch::{DocumentFile, Owner};
-use gateway::{Gateway, Settings};
+use gateway::watch::DocumentFile;
+use gateway::{Gateway, Settings, record};
 use jiff::Timestamp;
 use model::Clock;
 use model::idempotency::Salt;
@@ -13,6 +14,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use store::Store;
+use store::seal::MasterKeys;
 use tokio::sync::watch;
 
 /// How long the parts may take to answer.
@@ -36,26 +39,28 @@ impl Local {
         let crm_address = crm.local_addr()?;
         let text = std::fs::read_to_string(document)
             .with_context(|| format!("{} can't be read", document.display()))?;
-        std::fs::write(folder.path().join("document.yaml"), text)?;
-        demo::seed(folder.path(), crm_address)?;
+        let text = text.replace(::demo::CRM_ADDRESS, &crm_address.to_string());
+        let document = folder.path().join("document.yaml");
+        std::fs::write(&document, text)?;
+        demo::lay_packs(folder.path())?;
         let crm_clock = clock.clone();
         let time = crm::Clock::from_fn(move || crm_clock.now());
         let backend = crm::Crm::open_with_clock(demo::crm_settings(folder.path()), time).await?;
         tokio::spawn(backend.serve(crm, std::future::pending()));
+        let database = DatabaseUrl::embedded(folder.path());
         let gateway = Gateway::new(Settings {
             clock: clock.clone(),
-            packs: folder.path().join("packs"),
+            packs: crate::folder::packs(folder.path())?,
             ledger: AnyLedger::in_process(),
             salt: Salt([0; 32]),
             node: "scenario".into(),
             runtime: tokio::runtime::Handle::current(),
             version: env!("CARGO_PKG_VERSION"),
+            store: Store::open(database.revealed()).await?,
+            keys: MasterKeys::default(),
+            records: record::Settings::default(),
         })?;
-        let file = DocumentFile::new(
-            gateway.clone(),
-            folder.path().join("document.yaml"),
-            Owner::Operator,
-        );
+        let file = DocumentFile::new(gateway.clone(), document);
         if let Err(errors) = file.load().await {
             let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
             bail!("the document is not valid:\n{}", lines.join("\n"));

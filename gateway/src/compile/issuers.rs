@@ -1,11 +1,14 @@
-//! Issuers and their keys. Key sets are runtime state: one per issuer and source, kept over revisions.
+//! Issuers and their keys. Key sets are runtime state: one per address, kept over revisions.
 
-use model::config::{Config, ConfigError};
+use super::Sources;
+use model::config::ConfigError;
 use model::document::{Algorithm, Document, Issuer, Jwks, Secret};
+use model::id::IssuerId;
 use stages::authenticate::jwt::{self, TenantSource};
 use stages::authenticate::key_set::KeySet;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use store::seal::MasterKeys;
 use tokio::task::AbortHandle;
 
 /// Shortest shared secret, in bytes: that of the hash (RFC 7518 §3.2).
@@ -15,13 +18,26 @@ const SECRET_BYTES_MIN: usize = 32;
 pub struct KeySets {
     runtime: tokio::runtime::Handle,
     client: reqwest::Client,
-    fetched: Mutex<HashMap<String, Fetched>>,
+    fetched: Mutex<HashMap<String, Weak<Fetched>>>,
 }
 
-struct Fetched {
+/// A key set that is fetched for as long as somebody has this.
+pub struct Fetched {
     set: Arc<KeySet>,
     task: AbortHandle,
-    issuer: String,
+}
+
+impl Fetched {
+    /// Whether it was read, ever.
+    pub fn is_ready(&self) -> bool {
+        self.set.is_ready()
+    }
+}
+
+impl Drop for Fetched {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl KeySets {
@@ -35,51 +51,29 @@ impl KeySets {
         Ok(Self { runtime, client, fetched: Mutex::default() })
     }
 
-    fn fetched_from(&self, uri: &str, issuer: &Issuer) -> Arc<KeySet> {
+    fn fetched_from(&self, uri: &str) -> Arc<Fetched> {
         let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = fetched.entry(uri.to_owned()).or_insert_with(|| {
-            let set = Arc::new(KeySet::fetched_from(uri));
-            let task =
-                self.runtime.spawn(set.clone().keep_fresh(self.client.clone())).abort_handle();
-            Fetched { set, task, issuer: issuer.id.as_str().to_owned() }
-        });
-        entry.set.clone()
-    }
-
-    /// Stops fetching for issuers that the document no longer has.
-    pub fn keep_only_those_of(&self, config: &Config) {
-        let issuers = &config.document().issuers;
-        let wanted = |uri: &String| {
-            issuers.iter().any(|issuer| {
-                issuer.jwks.as_ref().is_some_and(|jwks| jwks.uri.as_ref() == Some(uri))
-            })
-        };
-        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
-        fetched.retain(|uri, entry| {
-            let keep = wanted(uri);
-            if !keep {
-                entry.task.abort();
-            }
-            keep
-        });
-    }
-
-    /// An issuer whose keys were never read.
-    pub fn missing(&self) -> Option<String> {
-        let fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
-        fetched.values().find(|entry| !entry.set.is_ready()).map(|entry| entry.issuer.clone())
+        fetched.retain(|_, known| known.strong_count() > 0);
+        if let Some(known) = fetched.get(uri).and_then(Weak::upgrade) {
+            return known;
+        }
+        let set = Arc::new(KeySet::fetched_from(uri));
+        let task = self.runtime.spawn(set.clone().keep_fresh(self.client.clone())).abort_handle();
+        let made = Arc::new(Fetched { set, task });
+        fetched.insert(uri.to_owned(), Arc::downgrade(&made));
+        made
     }
 }
 
-/// The issuers of a document, by their `iss`.
+/// The issuers of a document, by their `iss`, and the key sets that are fetched for them.
 pub(super) fn issuers(
     document: &Document,
-    keys: &KeySets,
+    sources: &Sources,
     errors: &mut Vec<ConfigError>,
-) -> HashMap<String, Arc<jwt::Issuer>> {
-    let mut issuers = HashMap::new();
+) -> (Vec<(IssuerId, Arc<Fetched>)>, HashMap<String, Arc<jwt::Issuer>>) {
+    let (mut fetched, mut issuers) = (Vec::new(), HashMap::new());
     for (index, issuer) in document.issuers.iter().enumerate() {
-        match key_set(issuer, keys) {
+        match key_set(issuer, sources, &mut fetched) {
             Ok(keys) => {
                 issuers.insert(issuer.issuer.clone(), Arc::new(compiled(issuer, keys)));
             }
@@ -88,7 +82,7 @@ pub(super) fn issuers(
             }
         }
     }
-    issuers
+    (fetched, issuers)
 }
 
 fn compiled(issuer: &Issuer, keys: Arc<KeySet>) -> jwt::Issuer {
@@ -118,9 +112,18 @@ fn compiled(issuer: &Issuer, keys: Arc<KeySet>) -> jwt::Issuer {
 
 type Fault = (&'static str, String);
 
-fn key_set(issuer: &Issuer, keys: &KeySets) -> Result<Arc<KeySet>, Fault> {
+fn key_set(
+    issuer: &Issuer,
+    sources: &Sources,
+    fetched: &mut Vec<(IssuerId, Arc<Fetched>)>,
+) -> Result<Arc<KeySet>, Fault> {
     match (&issuer.jwks, &issuer.secret) {
-        (Some(Jwks { uri: Some(uri), .. }), _) => Ok(keys.fetched_from(uri, issuer)),
+        (Some(Jwks { uri: Some(uri), .. }), _) => {
+            let source = sources.key_sets.fetched_from(uri);
+            let set = source.set.clone();
+            fetched.push((issuer.id.clone(), source));
+            Ok(set)
+        }
         (Some(Jwks { file: Some(file), .. }), _) => {
             let text = std::fs::read(file)
                 .map_err(|error| ("jwks/file", format!("`{file}` can't be read: {error}")))?;
@@ -128,7 +131,7 @@ fn key_set(issuer: &Issuer, keys: &KeySets) -> Result<Arc<KeySet>, Fault> {
             Ok(Arc::new(set))
         }
         (_, Some(secret)) => {
-            let bytes = reveal(secret)?;
+            let bytes = reveal(secret, &sources.master_keys)?;
             if bytes.len() < SECRET_BYTES_MIN {
                 return Err((
                     "secret",
@@ -141,15 +144,50 @@ fn key_set(issuer: &Issuer, keys: &KeySets) -> Result<Arc<KeySet>, Fault> {
     }
 }
 
-/// The secret itself, on the node that uses it. Errors never hold it.
-fn reveal(secret: &Secret) -> Result<Vec<u8>, Fault> {
+/// The secret itself, on the node that uses it. Errors never hold it, nor what stands where a reference belongs: it may be
+/// the secret.
+fn reveal(secret: &Secret, keys: &MasterKeys) -> Result<Vec<u8>, Fault> {
+    if let Some(sealed) = &secret.sealed {
+        let mend = |error| {
+            format!(
+                "can't be opened here: {error}; give the value to the API again, or add its key"
+            )
+        };
+        return keys.open(sealed).map_err(|error| ("secret/sealed", mend(error)));
+    }
     match (&secret.env, &secret.file) {
         (Some(name), _) => std::env::var(name)
             .map(String::into_bytes)
-            .map_err(|_| ("secret/env", format!("the environment has no `{name}`"))),
+            .map_err(|_| ("secret/env", "is not set in this node's environment".to_owned())),
         (None, Some(file)) => std::fs::read(file)
             .map(|bytes| bytes.trim_ascii_end().to_vec())
-            .map_err(|error| ("secret/file", format!("`{file}` can't be read: {error}"))),
+            .map_err(|error| ("secret/file", format!("the file can't be read: {error}"))),
         (None, None) => Err(("secret", "names no secret".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_set_is_shared_and_fetched_as_long_as_somebody_has_it() {
+        crate::tests::install_crypto();
+        let sets = KeySets::new(tokio::runtime::Handle::current()).unwrap();
+        let one = sets.fetched_from("http://127.0.0.1:9/keys");
+        let other = sets.fetched_from("http://127.0.0.1:9/keys");
+        assert!(Arc::ptr_eq(&one, &other));
+        let task = one.task.clone();
+        drop(one);
+        assert!(!task.is_finished());
+        drop(other);
+        let gone = async {
+            while !task.is_finished() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(5), gone).await.unwrap();
+        let _new = sets.fetched_from("http://127.0.0.1:8/keys");
+        assert_eq!(sets.fetched.lock().unwrap().len(), 1, "what is gone is forgotten");
     }
 }

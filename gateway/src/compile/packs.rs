@@ -8,14 +8,16 @@ use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// The folder of pack files and what was made of them.
+/// The folder of pack files and what was made of them, for as long as somebody uses it.
 pub struct PackFiles {
     folder: PathBuf,
     host: Arc<Host>,
-    compiled: Mutex<HashMap<String, Arc<Pack>>>,
-    prepared: Mutex<HashMap<(String, String), Arc<Prepared>>>,
+    /// By the digest of the file.
+    compiled: Mutex<HashMap<String, Weak<Pack>>>,
+    /// By the digest and the settings.
+    prepared: Mutex<HashMap<(String, String), Weak<Prepared>>>,
 }
 
 impl PackFiles {
@@ -54,58 +56,39 @@ impl PackFiles {
             return Err(format!("its file `{name}` has the digest {digest}, not {wanted}"));
         }
         let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = compiled.get(&digest) {
-            return Ok(known.clone());
+        compiled.retain(|_, known| known.strong_count() > 0);
+        if let Some(known) = compiled.get(&digest).and_then(Weak::upgrade) {
+            return Ok(known);
         }
         let made = Arc::new(
             self.host
                 .compile(&format!("{}@{}", pack.id, pack.version), &bytes)
                 .map_err(|error| error.to_string())?,
         );
-        compiled.insert(digest, made.clone());
+        compiled.insert(digest, Arc::downgrade(&made));
         Ok(made)
     }
 
     fn prepare(&self, pack: &Pack, settings: &serde_json::Value) -> Result<Arc<Prepared>, String> {
         let key = (pack.digest().to_owned(), settings.to_string());
         let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = prepared.get(&key) {
-            return Ok(known.clone());
+        prepared.retain(|_, known| known.strong_count() > 0);
+        if let Some(known) = prepared.get(&key).and_then(Weak::upgrade) {
+            return Ok(known);
         }
         let made = pack.prepare(settings, Limits::default()).map_err(|error| error.to_string())?;
         let made = Arc::new(made);
-        prepared.insert(key, made.clone());
+        prepared.insert(key, Arc::downgrade(&made));
         Ok(made)
-    }
-
-    /// Lets go of what the document doesn't use. Requests in flight keep what they pinned.
-    pub fn keep_only_those_of(&self, config: &Config) {
-        let settings: Vec<String> =
-            config.document().attachments.iter().map(|entry| entry.settings.to_string()).collect();
-        let digests: Vec<String> = config
-            .document()
-            .packs
-            .iter()
-            .filter_map(|pack| self.load(pack).ok())
-            .map(|pack| pack.digest().to_owned())
-            .collect();
-        self.compiled
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|digest, _| digests.contains(digest));
-        self.prepared
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|(digest, text), _| digests.contains(digest) && settings.contains(text));
     }
 }
 
-/// The attachments of a document in the order in which they decide, each with its scope.
+/// The packs of a document, and its attachments in the order in which they decide, each with its scope.
 pub(super) fn attachments(
     document: &Document,
     files: &PackFiles,
     errors: &mut Vec<ConfigError>,
-) -> Vec<(document::Scope, Arc<Attachment>)> {
+) -> (Vec<Arc<Pack>>, Vec<(document::Scope, Arc<Attachment>)>) {
     let mut packs = HashMap::new();
     for (index, pack) in document.packs.iter().enumerate() {
         match files.load(pack) {
@@ -137,5 +120,6 @@ pub(super) fn attachments(
         }
     }
     attachments.sort_by(|a, b| (a.0, &a.2.id).cmp(&(b.0, &b.2.id)));
-    attachments.into_iter().map(|(_, scope, attachment)| (scope, attachment)).collect()
+    let attachments = attachments.into_iter().map(|(_, scope, attachment)| (scope, attachment));
+    (packs.into_values().map(|(_, loaded)| loaded).collect(), attachments.collect())
 }

@@ -14,6 +14,7 @@ fn route(id: &str, select: &[Select]) -> Arc<Route> {
         body_limit: 1024,
         cost: 1,
         forward_credentials: false,
+        record: RecordMode::Off,
         attachments: Vec::new(),
     })
 }

@@ -1,11 +1,12 @@
 //! Who is calling. Yields a [`Caller`]: a consumer whose credential was accepted on this request.
 //!
 //! Invariant: only [`Directory::authenticate`] makes a `Caller`, and only for an active tenant whose credential has every
-//! scope that the route asks for. A refusal never says which check of a credential failed.
+//! scope that the route asks for, and is not revoked. A refusal never says which check of a credential failed.
 
 pub mod api_key;
 pub mod jwt;
 pub mod key_set;
+pub mod revocations;
 
 use api_key::ApiKeys;
 use http::{HeaderName, HeaderValue, header};
@@ -15,8 +16,10 @@ use model::document::{CredentialKind, TenantState};
 use model::id::{ConsumerId, TenantId};
 use model::quota::Limit;
 use model::{ErrorCode, Head, HeaderFault, Identity, Reject};
+use revocations::Revocations;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The header of API keys.
 pub const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -85,10 +88,20 @@ pub struct Tenant {
     pub consumers: HashMap<ConsumerId, Vec<Arc<str>>>,
 }
 
+/// What outlives revisions.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Tokens that were verified.
+    pub tokens: TokenCache,
+    /// What is revoked.
+    pub revocations: Revocations,
+}
+
 /// Everybody who may call, as one revision knows them.
 #[derive(Debug)]
 pub struct Directory {
-    revision: u64,
+    /// Which directory it is among all that this process made: what another one accepted is verified again.
+    edition: u64,
     tenants: HashMap<TenantId, Arc<Tenant>>,
     keys: ApiKeys,
     issuers: HashMap<String, Arc<Issuer>>,
@@ -127,25 +140,31 @@ enum Presented<'a> {
 impl Directory {
     /// Gathers what a revision says of tenants, keys and issuers (by their `iss`).
     pub fn new(
-        revision: u64,
         tenants: HashMap<TenantId, Arc<Tenant>>,
         keys: ApiKeys,
         issuers: HashMap<String, Arc<Issuer>>,
     ) -> Self {
-        Self { revision, tenants, keys, issuers }
+        static EDITIONS: AtomicU64 = AtomicU64::new(0);
+        let edition = EDITIONS.fetch_add(1, Ordering::Relaxed);
+        Self { edition, tenants, keys, issuers }
+    }
+
+    /// The tenant of this id.
+    pub fn tenant(&self, id: &TenantId) -> Option<&Arc<Tenant>> {
+        self.tenants.get(id)
     }
 
     /// Accepts the request's credential, or says why not.
     pub async fn authenticate(
         &self,
         requirement: &Requirement,
-        tokens: &TokenCache,
+        memory: &Memory,
         head: &Head,
         now: Timestamp,
     ) -> Result<Caller, Unauthenticated> {
         let caller = match requirement.presented(head)? {
-            Presented::ApiKey(key) => self.keys.verify(key, now),
-            Presented::Bearer(token) => self.verify_token(token, tokens, now).await,
+            Presented::ApiKey(key) => self.verify_key(key, &memory.revocations, now),
+            Presented::Bearer(token) => self.verify_token(token, memory, now).await,
         };
         let caller = caller.map_err(|reject| requirement.challenge(reject))?;
         let allowed = match caller.tenant().state {
@@ -158,13 +177,27 @@ impl Directory {
         }
     }
 
+    fn verify_key(
+        &self,
+        key: &str,
+        revocations: &Revocations,
+        now: Timestamp,
+    ) -> Result<Caller, Reject> {
+        let caller = self.keys.verify(key, now)?;
+        revocations.check_key(caller.identity()).map_err(jwt::refused)?;
+        Ok(caller)
+    }
+
     async fn verify_token(
         &self,
         token: &str,
-        tokens: &TokenCache,
+        memory: &Memory,
         now: Timestamp,
     ) -> Result<Caller, Reject> {
-        if let Some(caller) = tokens.get(token, self.revision, now) {
+        let Memory { tokens, revocations } = memory;
+        if let Some((caller, issuer)) = tokens.get(token, self.edition, now) {
+            let claims = &caller.identity().claims;
+            revocations.check_token(&issuer, claims).map_err(jwt::refused)?;
             return Ok(caller);
         }
         let parsed = jwt::Token::parse(token)?;
@@ -173,8 +206,9 @@ impl Directory {
             .get(&parsed.issuer)
             .ok_or_else(|| jwt::refused(format_args!("unknown issuer {:?}", parsed.issuer)))?;
         let verified = issuer.verify(&parsed, now).await?;
+        revocations.check_token(&issuer.id, &verified.claims).map_err(jwt::refused)?;
         let caller = self.caller_of(issuer, &verified)?;
-        tokens.put(token, self.revision, &verified, caller.clone());
+        tokens.put(token, self.edition, &verified, caller.clone());
         Ok(caller)
     }
 

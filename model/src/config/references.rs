@@ -3,7 +3,7 @@
 
 use super::{ConfigError, escape};
 use serde_json::Value;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Reports every duplicate id and every reference to something that isn't there.
 pub(super) fn check(document: &Value, errors: &mut Vec<ConfigError>) {
@@ -30,7 +30,8 @@ type Names<'a> = HashSet<&'a str>;
 
 struct Known<'a> {
     upstreams: Names<'a>,
-    services: Names<'a>,
+    /// With the names of their versions.
+    services: HashMap<&'a str, Names<'a>>,
     routes: Names<'a>,
     plans: Names<'a>,
     tenants: Names<'a>,
@@ -44,15 +45,26 @@ impl<'a> Known<'a> {
         for (at, plan) in items(document, "plans") {
             distinct(under(&at, plan, "limits"), "id", "limit of this plan", errors);
         }
+        distinct(items(document, "services"), "id", "service", errors);
         Self {
             upstreams: distinct(items(document, "upstreams"), "id", "upstream", errors),
-            services: distinct(items(document, "services"), "id", "service", errors),
+            services: services_with_versions(document),
             routes: distinct(items(document, "routes"), "id", "route", errors),
             plans: distinct(items(document, "plans"), "id", "plan", errors),
             tenants: distinct(items(document, "tenants"), "id", "tenant", errors),
             packs: packs(document, errors),
         }
     }
+}
+
+fn services_with_versions(document: &Value) -> HashMap<&str, Names<'_>> {
+    let mut known: HashMap<&str, Names<'_>> = HashMap::new();
+    for (_, service) in items(document, "services") {
+        let Some(id) = text(service, "id") else { continue };
+        let versions = under("", service, "versions");
+        known.entry(id).or_default().extend(versions.filter_map(|(_, entry)| text(entry, "name")));
+    }
+    known
 }
 
 fn packs(document: &Value, errors: &mut Vec<ConfigError>) -> HashSet<String> {
@@ -85,7 +97,7 @@ fn tenants(document: &Value, known: &Known<'_>, errors: &mut Vec<ConfigError>) {
     let mut prefixes = HashSet::new();
     for (at, tenant) in items(document, "tenants") {
         refer(tenant, "plan", &at, &known.plans, "plan", errors);
-        pins(document, &at, tenant, known, errors);
+        pins(&at, tenant, known, errors);
         distinct(under(&at, tenant, "consumers"), "id", "consumer of this tenant", errors);
         for (at, consumer) in under(&at, tenant, "consumers") {
             distinct(
@@ -100,33 +112,25 @@ fn tenants(document: &Value, known: &Known<'_>, errors: &mut Vec<ConfigError>) {
                     continue;
                 };
                 if !prefixes.insert(prefix) {
-                    let message = format!("another key has the prefix `{prefix}`");
-                    errors.push(ConfigError::new(format!("{at}/api_key/prefix"), message));
+                    // Not shown: it may be a whole key that stands where its prefix belongs.
+                    let pointer = format!("{at}/api_key/prefix");
+                    errors.push(ConfigError::new(pointer, "another key has the same prefix"));
                 }
             }
         }
     }
 }
 
-fn pins(
-    document: &Value,
-    at: &str,
-    tenant: &Value,
-    known: &Known<'_>,
-    errors: &mut Vec<ConfigError>,
-) {
+fn pins(at: &str, tenant: &Value, known: &Known<'_>, errors: &mut Vec<ConfigError>) {
     let Some(pins) = tenant.get("pins").and_then(Value::as_object) else { return };
     for (service, version) in pins {
         let at = format!("{at}/pins/{}", escape(service));
-        if !known.services.contains(service.as_str()) {
+        let Some(versions) = known.services.get(service.as_str()) else {
             errors.push(ConfigError::new(at, format!("there is no service `{service}`")));
             continue;
-        }
+        };
         let Some(version) = version.as_str() else { continue };
-        let named = |(_, candidate): &(String, &Value)| text(candidate, "id") == Some(service);
-        let versions = items(document, "services").find(named).into_iter();
-        let mut versions = versions.flat_map(|(at, service)| under(&at, service, "versions"));
-        if !versions.any(|(_, candidate)| text(candidate, "name") == Some(version)) {
+        if !versions.contains(version) {
             let message = format!("service `{service}` has no version `{version}`");
             errors.push(ConfigError::new(at, message));
         }
@@ -181,6 +185,12 @@ trait Holds {
 impl Holds for Names<'_> {
     fn holds(&self, name: &str) -> bool {
         self.contains(name)
+    }
+}
+
+impl Holds for HashMap<&str, Names<'_>> {
+    fn holds(&self, name: &str) -> bool {
+        self.contains_key(name)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::document::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 /// Longest leeway of an issuer.
@@ -36,30 +36,31 @@ impl Sections {
         fn entries<T: DeserializeOwned>(
             document: &Value,
             list: &str,
-            shape_errors: &[ConfigError],
+            unsound: &HashSet<&str>,
         ) -> Vec<(String, T)> {
-            let sound = |at: &str| {
-                let inside = |pointer: &str| {
-                    pointer
-                        .strip_prefix(at)
-                        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-                };
-                !shape_errors.iter().any(|error| inside(&error.pointer))
-            };
             items(document, list)
-                .filter(|(at, _)| sound(at))
-                .filter_map(|(at, entry)| Some((at, serde_json::from_value(entry.clone()).ok()?)))
+                .filter(|(at, _)| !unsound.contains(at.as_str()))
+                .filter_map(|(at, entry)| Some((at, T::deserialize(entry).ok()?)))
                 .collect()
         }
+        let unsound: HashSet<&str> =
+            shape_errors.iter().map(|error| entry_of(&error.pointer)).collect();
+        let unsound = &unsound;
         Self {
-            issuers: entries(document, "issuers", shape_errors),
-            upstreams: entries(document, "upstreams", shape_errors),
-            services: entries(document, "services", shape_errors),
-            routes: entries(document, "routes", shape_errors),
-            plans: entries(document, "plans", shape_errors),
-            tenants: entries(document, "tenants", shape_errors),
+            issuers: entries(document, "issuers", unsound),
+            upstreams: entries(document, "upstreams", unsound),
+            services: entries(document, "services", unsound),
+            routes: entries(document, "routes", unsound),
+            plans: entries(document, "plans", unsound),
+            tenants: entries(document, "tenants", unsound),
         }
     }
+}
+
+/// The pointer of the entry in a top-level list that this one points at or into.
+fn entry_of(pointer: &str) -> &str {
+    let end = pointer.match_indices('/').nth(2).map_or(pointer.len(), |(at, _)| at);
+    pointer.get(..end).unwrap_or(pointer)
 }
 
 struct Errors<'a>(&'a mut Vec<ConfigError>);
@@ -157,12 +158,12 @@ fn check_keys(at: &str, issuer: &Issuer, errors: &mut Errors<'_>) {
 }
 
 fn check_secret(at: &str, secret: &Secret, errors: &mut Errors<'_>) {
-    match (&secret.env, &secret.file) {
-        (Some(name), None) if !name.starts_with("TOLLGATE_SECRET_") => {
-            errors.add(at, "env", "must start with `TOLLGATE_SECRET_`");
+    match (&secret.env, &secret.file, &secret.sealed) {
+        (Some(name), None, None) if !name.starts_with("TOLLGATE_SECRET_") => {
+            errors.add(at, "env", "must be a variable's name that starts with `TOLLGATE_SECRET_`");
         }
-        (Some(_), None) | (None, Some(_)) => {}
-        _ => errors.add(at, "", "needs exactly one of `env` and `file`"),
+        (Some(_), None, None) | (None, Some(_), None) | (None, None, Some(_)) => {}
+        _ => errors.add(at, "", "needs exactly one of `env`, `file` and `sealed`"),
     }
 }
 

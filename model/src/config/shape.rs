@@ -4,6 +4,7 @@ use super::{ConfigError, escape};
 use crate::document::Document;
 use crate::id::is_id;
 use crate::quota::{Quota, Rate};
+use crate::record::RecordMode;
 use crate::units::{Duration, Size};
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{JsonType, ValidationError, Validator};
@@ -44,6 +45,11 @@ const FORMATS: &[Format] = &[
         wanted: "a quota, like `1000/hour`, `100000/day` or `1000000/month`",
     },
     Format {
+        name: "record",
+        takes: |text| text.parse::<RecordMode>().is_ok(),
+        wanted: "`required`, `off`, or a share that is more than 0 and at most 1, like `sampled(0.1)`",
+    },
+    Format {
         name: "date-time",
         takes: |text| text.parse::<jiff::Timestamp>().is_ok(),
         wanted: "a time with its offset, like `2027-01-01T00:00:00Z` (RFC 3339)",
@@ -60,6 +66,11 @@ const FORMATS: &[Format] = &[
         wanted: "an IANA time zone, like `Europe/Berlin` or `UTC`",
     },
     Format { name: "sha256", takes: is_sha256, wanted: "`sha256:` and 64 lower-case hex digits" },
+    Format {
+        name: "sealed",
+        takes: is_sealed,
+        wanted: "a sealed secret, `tg1.` and what follows, as the admin API gives it: it makes one of `{value: …}`",
+    },
     Format {
         name: "key-prefix",
         takes: |text| {
@@ -83,8 +94,12 @@ const FORMATS: &[Format] = &[
     },
 ];
 
-/// Formats whose values are not repeated in an error.
-const SECRET_FORMATS: &[&str] = &["sha256"];
+/// Formats whose values are not repeated in an error: where they belong, people write the secret itself.
+const SECRET_FORMATS: &[&str] = &["sha256", "sealed", "key-prefix"];
+/// Fields whose objects hold a secret, or what is derived from one.
+const SECRET_HOLDERS: &[&str] = &["secret", "api_key"];
+/// What people call a secret that they write down. Any other unknown field beside a secret may be the secret itself.
+const SECRET_NAMES: &[&str] = &["value", "key", "secret", "plain", "password", "token"];
 
 fn is_address(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| {
@@ -125,6 +140,21 @@ fn is_sha256(text: &str) -> bool {
     })
 }
 
+/// `tg1.<key id>.<base64url>`, as `store` seals.
+fn is_sealed(text: &str) -> bool {
+    let mut parts = text.split('.');
+    let word = |part: Option<&str>| {
+        part.is_some_and(|part| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+            !part.is_empty() && part.chars().all(plain)
+        })
+    };
+    parts.next() == Some("tg1")
+        && word(parts.next())
+        && word(parts.next())
+        && parts.next().is_none()
+}
+
 fn is_pack_version(text: &str) -> bool {
     let mut parts = 0;
     text.split('.').all(|part| {
@@ -142,18 +172,29 @@ pub(super) fn schema() -> Value {
     schema
 }
 
-static VALIDATOR: LazyLock<Validator> = LazyLock::new(|| {
+static VALIDATOR: LazyLock<Validator> = LazyLock::new(|| validator(&schema()));
+
+fn validator(schema: &Value) -> Validator {
     let mut options = jsonschema::options().should_validate_formats(true);
     for format in FORMATS {
         options = options.with_format(format.name, format.takes);
     }
-    options.build(&schema()).expect("the document's types give a valid schema; a test builds it")
-});
+    options.build(schema).expect("types give valid schemas; tests build them")
+}
 
 /// Every way in which the value has not the document's shape.
 pub(super) fn errors(value: &Value) -> Vec<ConfigError> {
+    explained(&VALIDATOR, value)
+}
+
+/// Every way in which the value has not the shape of a type.
+pub(super) fn errors_of<T: schemars::JsonSchema>(value: &Value) -> Vec<ConfigError> {
+    explained(&validator(&schemars::schema_for!(T).to_value()), value)
+}
+
+fn explained(validator: &Validator, value: &Value) -> Vec<ConfigError> {
     let mut found = Vec::new();
-    for error in VALIDATOR.iter_errors(value) {
+    for error in validator.iter_errors(value) {
         explain(&error, &mut found);
     }
     found
@@ -164,10 +205,7 @@ fn explain(error: &ValidationError<'_>, found: &mut Vec<ConfigError>) {
     let at = error.instance_path().to_string();
     match error.kind() {
         ValidationErrorKind::AdditionalProperties { unexpected } => {
-            for field in unexpected {
-                let pointer = format!("{at}/{}", escape(field));
-                found.push(ConfigError::new(pointer, unknown_field(field, &at)));
-            }
+            found.extend(unexpected.iter().map(|field| unknown_field(&at, field)));
         }
         ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
             // What may be left out is a choice between its type and null: only the type is of interest.
@@ -196,15 +234,18 @@ fn choice(instance: &Value, context: &[Vec<ValidationError<'static>>]) -> String
     format!("{} is not one of {}", abridged(instance), listed(&Value::Array(options.collect())))
 }
 
-fn unknown_field(field: &str, at: &str) -> String {
-    let plain_secret = matches!(field, "value" | "key" | "secret" | "plain")
-        && (at.ends_with("/secret") || at.ends_with("/api_key"));
-    if plain_secret {
-        return format!(
-            "unknown field `{field}`: secrets stand by reference (`env`, `file`) or as a hash"
-        );
+fn unknown_field(at: &str, field: &str) -> ConfigError {
+    const BY_REFERENCE: &str =
+        "secrets stand by reference (`env`, `file`, `sealed`), API keys by their hash";
+    let pointer = format!("{at}/{}", escape(field));
+    let holder = at.rsplit('/').next().is_some_and(|name| SECRET_HOLDERS.contains(&name));
+    if !holder {
+        return ConfigError::new(pointer, format!("unknown field `{}`", field.escape_debug()));
     }
-    format!("unknown field `{}`", field.escape_debug())
+    if SECRET_NAMES.contains(&field) {
+        return ConfigError::new(pointer, format!("unknown field `{field}`: {BY_REFERENCE}"));
+    }
+    ConfigError::new(at, format!("has an unknown field: {BY_REFERENCE}"))
 }
 
 fn describe(kind: &ValidationErrorKind, instance: &Value) -> String {
@@ -223,7 +264,6 @@ fn describe(kind: &ValidationErrorKind, instance: &Value) -> String {
         ValidationErrorKind::Format { format } => {
             let wanted = FORMATS.iter().find(|known| known.name == format.as_str());
             let wanted = wanted.map_or(format.as_str(), |known| known.wanted);
-            // Where a hash belongs, people write the secret itself: it is never shown.
             if SECRET_FORMATS.contains(&format.as_str()) {
                 format!("is not {wanted}")
             } else {

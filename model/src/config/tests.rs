@@ -1,4 +1,5 @@
 use super::{ConfigError, read};
+use crate::record::{RecordMode, Share};
 
 const SOUND: &str = r#"
 format: 1
@@ -111,6 +112,28 @@ fn each_fault_is_reported_where_it_stands() {
 }
 
 #[test]
+fn a_route_records_nothing_unless_it_says_so() {
+    for (written, expected) in [
+        ("", RecordMode::Off),
+        ("record: off, ", RecordMode::Off),
+        ("record: required, ", RecordMode::Required),
+        ("record: sampled(1), ", RecordMode::Sampled(Share::ALL)),
+    ] {
+        let text = SOUND.replace("match: {", &format!("{written}match: {{"));
+        let config = read(&text).unwrap();
+        let [route] = config.document().routes.as_slice() else { panic!("one route") };
+        assert_eq!(route.record, expected, "{written}");
+    }
+    for (written, said) in [
+        ("sampled(2)", "/routes/0/record: `sampled(2)` is not `required`, `off`, or a share"),
+        ("0.1", "/routes/0/record: is a number, not a string"),
+    ] {
+        let found = check("match: {", &format!("record: {written}, match: {{"));
+        assert!(found.iter().any(|error| error.starts_with(said)), "{found:?}");
+    }
+}
+
+#[test]
 fn shape_errors_and_dangling_references_come_together() {
     let text = SOUND
         .replace("plan: gold, state: active", "plan: silver, state: paused, colour: red")
@@ -163,4 +186,92 @@ fn json_and_yaml_say_the_same() {
     let written = serde_json::to_value(config.document()).unwrap();
     let again = serde_json::to_value(super::check(&written).unwrap().document()).unwrap();
     assert_eq!(written, again);
+}
+
+/// What stands as the issuer's secret.
+fn with_secret(secret: &str) -> String {
+    SOUND
+        .replace("algorithms: [RS256]", "algorithms: [HS256]")
+        .replace("jwks: { uri: \"http://127.0.0.1:9000/jwks\" }", &format!("secret: {secret}"))
+}
+
+#[test]
+fn a_secret_stands_by_exactly_one_reference() {
+    let sealed = "{ sealed: tg1.0a1b2c3d.AAECAwQF-_8 }";
+    for (secret, expected) in [
+        ("{ env: TOLLGATE_SECRET_IDP }", None),
+        ("{ file: /run/secrets/idp }", None),
+        (sealed, None),
+        ("{}", Some("/issuers/0/secret: needs exactly one of `env`, `file` and `sealed`")),
+        (
+            "{ env: TOLLGATE_SECRET_IDP, sealed: tg1.0a1b2c3d.AAEC }",
+            Some("/issuers/0/secret: needs exactly one of `env`, `file` and `sealed`"),
+        ),
+        ("{ env: IDP }", Some("/issuers/0/secret/env: must be a variable's name that starts with")),
+        ("{ sealed: tg1.0a1b2c3d }", Some("/issuers/0/secret/sealed: is not a sealed secret")),
+        ("{ sealed: tg2.0a1b2c3d.AAEC }", Some("/issuers/0/secret/sealed: is not a sealed secret")),
+    ] {
+        let errors = read(&with_secret(secret)).err().unwrap_or_default();
+        let errors: Vec<_> = errors.iter().map(ConfigError::to_string).collect();
+        match (expected, errors.as_slice()) {
+            (None, []) => {}
+            (Some(expected), [only]) => assert!(only.starts_with(expected), "{secret}: {only}"),
+            (_, errors) => panic!("{secret}: {errors:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_secret_that_is_written_down_is_refused_and_never_repeated() {
+    // In every way in which people write one, wherever secrets or what is made of them stand.
+    let plain = [
+        "hunter2",
+        "'hunter2'",
+        "[hunter2]",
+        "{ value: hunter2 }",
+        "{ hunter2 }",
+        "{ hunter2: env }",
+        "{ env: hunter2 }",
+        "{ env: [hunter2] }",
+        "{ env: { value: hunter2 } }",
+        "{ file: { hunter2: x } }",
+        "{ sealed: hunter2 }",
+        "{ sealed: tg1.hunter2 }",
+        "{ env: TOLLGATE_SECRET_IDP, value: hunter2 }",
+        "{ env: TOLLGATE_SECRET_IDP, hunter2: 1 }",
+        "*hunter2",
+        "!hunter2 x",
+        "!!int hunter2",
+        "\"hunter2",
+        "'hunter2' hunter2",
+        "@hunter2",
+        "{ hunter2: 1, hunter2: 2 }",
+        "\"\\hunter2\"",
+    ];
+    let key = |api_key: &str| {
+        let consumer = format!(
+            "{{ id: app, credentials: [{{ id: k1, api_key: {api_key} }}], scopes: [\"contacts:read\"] }}"
+        );
+        SOUND.replace("{ id: app, scopes: [\"contacts:read\"] }", &consumer)
+    };
+    let hash = format!("sha256:{}", "0".repeat(64));
+    let keys = [
+        "hunter2".to_owned(),
+        "{ hash: hunter2, prefix: tg_live_1 }".to_owned(),
+        "{ value: hunter2 }".to_owned(),
+        format!("{{ hash: \"{hash}\", prefix: tg_live_hunter2_and_much_more_than_a_prefix_has }}"),
+        format!("{{ hash: \"{hash}\", prefix: tg_live_1, hunter2 }}"),
+    ];
+    let texts = plain.iter().map(|secret| with_secret(secret));
+    for text in texts.chain(keys.iter().map(|api_key| key(api_key))) {
+        let errors = read(&text).expect_err(&text);
+        assert!(!format!("{errors:?}").contains("hunter2"), "{text}: {errors:?}");
+    }
+    let twice = "tg_live_hunter2_and_much_more_than_a_prefix_has";
+    let both = format!(
+        "{{ hash: \"{hash}\", prefix: {twice} }} }}, {{ id: k2, api_key: {{ hash: \"{hash}\", prefix: {twice} }}"
+    );
+    let errors = read(&key(&both)).unwrap_err();
+    assert!(errors.iter().any(|error| error.message.contains("same prefix")), "{errors:?}");
+    assert!(!format!("{errors:?}").contains("hunter2"), "{errors:?}");
 }

@@ -231,11 +231,15 @@ pub async fn an_operator_resets_what_was_used_but_not_what_is_held(store: &impl 
     let permit = admitted(store.reserve(&demand(1, 9, &limits), START).await);
     store.reset(&demand(2, 0, &limits), START).await.expect("the store answers");
     assert_eq!(used(store, &demand(3, 1, &limits), START).await, [0, 0, 1]);
+    // What was paid before is gone: giving it back takes nothing below nothing, and leaves room for no more.
     settle(store, &permit, Settlement::Refund, START).await;
     assert_eq!(used(store, &demand(3, 1, &limits), START).await, [0, 0, 0]);
+    admitted(store.reserve(&demand(4, 9, &limits), START).await);
+    let refused = store.reserve(&demand(5, 1, &limits), START).await.expect("the store answers");
+    assert!(matches!(refused, Verdict::Refused(_)), "{refused:?}");
 }
 
-/// Long random histories of reserving, settling, looking and editing; every answer is that of [`Tally`].
+/// Long random histories of reserving, settling, resetting, looking and editing; every answer is that of [`Tally`].
 pub async fn agrees_with_the_machine(store: &impl Counters) {
     for seed in 0..HISTORIES {
         let mut dice = Dice::new(seed);
@@ -250,19 +254,23 @@ pub async fn agrees_with_the_machine(store: &impl Counters) {
             let cost = dice.pick(&[0, 1, 1, 1, 2, 5]);
             let ask = Demand { tenant: tenant.as_str().into(), ..demand(id, cost, &limits) };
             let place = format!("seed {seed}, step {step}, {ask:?}");
-            match dice.below(4) {
-                0 | 1 => {
+            match dice.below(9) {
+                0..4 => {
                     let verdict = store.reserve(&ask, now).await.expect("the store answers");
                     assert_eq!(verdict, tally.reserve(&ask, now), "{place}");
                     if let Verdict::Admitted { permit, .. } = verdict {
                         permits.push(permit);
                     }
                 }
-                2 => {
+                4 | 5 => {
                     let settlement = dice.pick(&[Settlement::Commit, Settlement::Refund]);
                     let Some(permit) = dice.one_of(&permits) else { continue };
                     settle(store, permit, settlement, now).await;
                     tally.settle(permit, settlement, now);
+                }
+                6 => {
+                    store.reset(&ask, now).await.expect("the store answers");
+                    tally.reset(&ask, now);
                 }
                 _ => {
                     let readings = store.peek(&ask, now).await.expect("the store answers");

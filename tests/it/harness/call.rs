@@ -53,6 +53,11 @@ impl Client {
         Self { http, base: base.trim_end_matches('/').to_owned() }
     }
 
+    /// Where requests go.
+    pub(crate) fn url(&self) -> &str {
+        &self.base
+    }
+
     pub(crate) fn call(&self, method: Method, path: &str) -> Call {
         let request = self.http.request(method.clone(), format!("{}{path}", self.base));
         Call { request, what: format!("{method} {path}") }

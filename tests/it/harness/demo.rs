@@ -24,7 +24,21 @@ pub(crate) struct Demo {
 impl Demo {
     /// Starts it on free ports and an empty folder, and waits until it is ready.
     pub(crate) async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap()).await
+    }
+
+    /// Ends it, as operators do, and starts it on other ports and the same folder.
+    pub(crate) async fn start_again_elsewhere(&mut self) {
+        self.process.terminate();
+        eventually("the demo has ended", async || {
+            if self.process.ended().is_some() { Ok(()) } else { Err("it runs") }
+        })
+        .await;
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        *self = Self::start_in(folder).await;
+    }
+
+    async fn start_in(folder: TempDir) -> Self {
         let first_port = free(5);
         let data = folder.path().join("demo");
         let mut command = tollgate();

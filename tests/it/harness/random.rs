@@ -1,5 +1,10 @@
 //! Random choices that can be made again: the seed is printed, and a failing test shows it.
 
+use std::hash::{BuildHasher as _, RandomState};
+
+/// The seed of a run that is to be made again.
+const VARIABLE: &str = "TOLLGATE_TEST_SEED";
+
 /// SplitMix64.
 pub(crate) struct Random(u64);
 
@@ -8,6 +13,14 @@ impl Random {
     pub(crate) fn seeded(seed: u64) -> Self {
         println!("seed: {seed}");
         Self(seed)
+    }
+
+    /// Other choices in each run, or those of `TOLLGATE_TEST_SEED`.
+    pub(crate) fn of_this_run() -> Self {
+        Self::seeded(match std::env::var(VARIABLE) {
+            Ok(seed) => seed.parse().unwrap_or_else(|_| panic!("{VARIABLE} is no number: {seed}")),
+            Err(_) => RandomState::new().hash_one(VARIABLE),
+        })
     }
 
     pub(crate) fn number(&mut self) -> u64 {

@@ -85,6 +85,7 @@ struct TokenHeader {
 /// Claims whose signature, times, issuer and audience hold.
 #[derive(Debug)]
 pub(super) struct Verified {
+    issuer: IssuerId,
     pub(super) claims: Arc<Value>,
     pub(super) key_id: String,
     keys: Arc<KeySet>,
@@ -137,6 +138,7 @@ impl Issuer {
         }
         self.check_audience(&token.claims)?;
         Ok(Verified {
+            issuer: self.id.clone(),
             claims: Arc::new(token.claims.clone()),
             key_id: key_id.to_owned(),
             keys: self.keys.clone(),
@@ -244,15 +246,17 @@ fn text_claim<'a>(claims: &'a Value, name: &str) -> Result<&'a str, Reject> {
         .ok_or_else(|| refused(format_args!("no claim {name:?}")))
 }
 
-/// Tokens that were verified before. A hit is good only under the same revision and the same generation of keys, and
-/// while the token's own times hold; so rotation, revocation and a publish need no invalidation of their own.
+/// Tokens that were verified before. A hit is good only for the same edition of the directory and the same generation of
+/// keys, and while the token's own times hold; so rotation and a publish need no invalidation of their own. Revocations
+/// are asked for a hit as well.
 #[derive(Debug)]
 pub struct TokenCache(quick_cache::sync::Cache<Box<str>, Arc<Remembered>>);
 
 #[derive(Debug)]
 struct Remembered {
     caller: Caller,
-    revision: u64,
+    issuer: IssuerId,
+    edition: u64,
     keys: Arc<KeySet>,
     generation: u64,
     accepted: (f64, f64),
@@ -265,20 +269,26 @@ impl Default for TokenCache {
 }
 
 impl TokenCache {
-    pub(super) fn get(&self, token: &str, revision: u64, now: Timestamp) -> Option<Caller> {
+    pub(super) fn get(
+        &self,
+        token: &str,
+        edition: u64,
+        now: Timestamp,
+    ) -> Option<(Caller, IssuerId)> {
         let found = self.0.get(token)?;
         let seconds = now.as_duration().as_secs_f64();
-        let good = found.revision == revision
+        let good = found.edition == edition
             && found.generation == found.keys.generation()
             && (found.accepted.0..found.accepted.1).contains(&seconds);
-        good.then(|| found.caller.clone())
+        good.then(|| (found.caller.clone(), found.issuer.clone()))
     }
 
-    pub(super) fn put(&self, token: &str, revision: u64, verified: &Verified, caller: Caller) {
+    pub(super) fn put(&self, token: &str, edition: u64, verified: &Verified, caller: Caller) {
         if token.len() <= CACHED_TOKEN_BYTES_MAX {
             let remembered = Remembered {
                 caller,
-                revision,
+                issuer: verified.issuer.clone(),
+                edition,
                 keys: verified.keys.clone(),
                 generation: verified.generation,
                 accepted: verified.accepted,

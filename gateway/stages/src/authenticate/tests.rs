@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, Method};
 use jsonwebtoken::{Algorithm, EncodingKey};
+use model::revocation::Revocation;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::net::Ipv4Addr;
@@ -68,7 +69,6 @@ fn directory() -> Directory {
     ];
     let tenants = [acme, globex, initech].map(|tenant| (tenant.id.clone(), tenant));
     Directory::new(
-        1,
         tenants.into(),
         keys,
         issuers.into_iter().map(|(name, issuer)| (name.to_owned(), Arc::new(issuer))).collect(),
@@ -120,8 +120,8 @@ fn any(scopes: &[&str]) -> Requirement {
 
 /// What becomes of a request: `tenant/consumer/scopes`, or the code.
 async fn judged(requirement: &Requirement, lines: &[(&'static str, &str)]) -> String {
-    let tokens = TokenCache::default();
-    match directory().authenticate(requirement, &tokens, &head(lines), now()).await {
+    let memory = Memory::default();
+    match directory().authenticate(requirement, &memory, &head(lines), now()).await {
         Ok(caller) => {
             let identity = caller.identity();
             let scopes = identity.scopes.join("+");
@@ -238,9 +238,9 @@ async fn every_scope_of_the_route_is_needed_and_told() {
         assert_eq!(judged(&any(scopes), &[("x-api-key", GLOBEX)]).await, expected, "{scopes:?}");
     }
     let head = head(&[("x-api-key", GLOBEX)]);
-    let tokens = TokenCache::default();
+    let memory = Memory::default();
     let reject = directory()
-        .authenticate(&any(&["read", "write"]), &tokens, &head, now())
+        .authenticate(&any(&["read", "write"]), &memory, &head, now())
         .await
         .unwrap_err();
     assert_eq!(reject.reject.details["required"], json!(["read", "write"]));
@@ -249,7 +249,7 @@ async fn every_scope_of_the_route_is_needed_and_told() {
 
 #[tokio::test]
 async fn a_401_names_the_kinds_that_are_taken() {
-    let tokens = TokenCache::default();
+    let memory = Memory::default();
     for (lines, expected) in [
         (&[][..], [r#"Bearer realm="tollgate""#, r#"ApiKey realm="tollgate", header="X-Api-Key""#]),
         (
@@ -260,7 +260,7 @@ async fn a_401_names_the_kinds_that_are_taken() {
             ],
         ),
     ] {
-        let judged = directory().authenticate(&any(&[]), &tokens, &head(lines), now()).await;
+        let judged = directory().authenticate(&any(&[]), &memory, &head(lines), now()).await;
         let reject = judged.unwrap_err();
         let challenges: Vec<_> = reject.reject.headers.iter().map(|(_, value)| value).collect();
         assert_eq!(challenges, expected);
@@ -384,12 +384,12 @@ async fn a_signature_must_be_there_and_be_right() {
 #[tokio::test]
 async fn a_remembered_token_counts_only_under_its_revision_and_while_it_lasts() {
     let directory = directory();
-    let tokens = TokenCache::default();
+    let memory = Memory::default();
     let head = head(&[("authorization", &signed(&header(), &claims(), SECRET))]);
     let at = |seconds: i64| Timestamp::from_second(NOW + seconds).unwrap();
     let required = any(&[]);
     for (seconds, expected) in [(0, None), (329, None), (330, Some(ErrorCode::CredentialExpired))] {
-        let judged = directory.authenticate(&required, &tokens, &head, at(seconds)).await;
+        let judged = directory.authenticate(&required, &memory, &head, at(seconds)).await;
         assert_eq!(judged.err().map(|refused| refused.reject.code), expected, "{seconds}");
     }
     // A revision in which the consumer is gone.
@@ -397,9 +397,109 @@ async fn a_remembered_token_counts_only_under_its_revision_and_while_it_lasts() 
     let issuers =
         [("https://acme.example".to_owned(), Arc::new(issuer(TenantSource::Fixed("acme".into()))))];
     let next =
-        Directory::new(2, [(empty.id.clone(), empty)].into(), ApiKeys::default(), issuers.into());
-    let judged = next.authenticate(&required, &tokens, &head, now()).await;
+        Directory::new([(empty.id.clone(), empty)].into(), ApiKeys::default(), issuers.into());
+    let judged = next.authenticate(&required, &memory, &head, now()).await;
     assert_eq!(judged.unwrap_err().reject.code, ErrorCode::CredentialInvalid);
+}
+
+/// What is revoked at [`NOW`].
+fn revocation(what: Value) -> Revocation {
+    let mut revocation = json!({ "id": "r1", "at": now() });
+    for (name, value) in what.as_object().unwrap() {
+        revocation[name] = value.clone();
+    }
+    serde_json::from_value(revocation).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_revoked_is_refused_also_when_it_is_remembered() {
+    let token = |iat: Value| {
+        let claims = but(but(claims(), "iat", iat), "jti", json!("t1"));
+        ("authorization", signed(&header(), &claims, SECRET))
+    };
+    let old = token(json!(NOW));
+    let fraction = token(json!(NOW as f64 + 0.5));
+    let new = token(json!(NOW + 1));
+    let undated = token(Value::Null);
+    let key = ("x-api-key", ACME.to_owned());
+    let other_key = ("x-api-key", GLOBEX.to_owned());
+    let tokens = [&old, &fraction, &new, &undated];
+    let all = [&old, &fraction, &new, &undated, &key, &other_key];
+    for (what, refused) in [
+        (json!({ "kind": "jti", "issuer": "idp", "jti": "t1" }), &tokens[..]),
+        (json!({ "kind": "jti", "issuer": "idp", "jti": "t2" }), &[]),
+        (json!({ "kind": "jti", "issuer": "idp2", "jti": "t1" }), &[]),
+        (
+            json!({ "kind": "subject", "issuer": "idp", "subject": "user-1" }),
+            &[&old, &fraction, &undated],
+        ),
+        (json!({ "kind": "subject", "issuer": "idp", "subject": "user-2" }), &[]),
+        (json!({ "kind": "subject", "issuer": "idp2", "subject": "user-1" }), &[]),
+        (json!({ "kind": "issuer", "issuer": "idp" }), &[&old, &fraction, &undated]),
+        (json!({ "kind": "issuer", "issuer": "idp2" }), &[]),
+        (
+            json!({ "kind": "credential", "tenant": "acme", "consumer": "acme-mobile", "credential": "k1" }),
+            &[&key],
+        ),
+        (
+            json!({ "kind": "credential", "tenant": "acme", "consumer": "acme-mobile", "credential": "k2" }),
+            &[],
+        ),
+        (
+            json!({ "kind": "credential", "tenant": "globex", "consumer": "acme-mobile", "credential": "k1" }),
+            &[],
+        ),
+        (json!({ "until": now(), "kind": "issuer", "issuer": "idp" }), &[]),
+    ] {
+        let (directory, memory, required) = (directory(), Memory::default(), any(&[]));
+        let judged = async |line: &(&'static str, String)| {
+            let head = head(&[(line.0, &line.1)]);
+            directory.authenticate(&required, &memory, &head, now()).await.map(drop)
+        };
+        for line in all {
+            // From now on the tokens are remembered.
+            judged(line).await.unwrap();
+        }
+        memory.revocations.replace(vec![revocation(what.clone())], now());
+        for line in all {
+            let answer = judged(line).await.map_err(|refused| refused.reject);
+            match (answer, refused.contains(&line)) {
+                (Ok(()), false) => {}
+                (Err(reject), true) => {
+                    assert_eq!(reject.code, ErrorCode::CredentialInvalid, "{what} {line:?}");
+                    assert!(
+                        reject.cause.as_ref().unwrap().starts_with("revoked: "),
+                        "{what} {line:?}"
+                    );
+                    assert!(!reject.headers.is_empty(), "a 401 names the kinds that are taken");
+                }
+                (answer, _) => panic!("{what} {line:?}: {answer:?}"),
+            }
+        }
+        memory.revocations.replace(Vec::new(), now());
+        for line in all {
+            judged(line).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_latest_of_two_revocations_of_a_subject_counts() {
+    for order in [[0, 10], [10, 0]] {
+        let (directory, memory) = (directory(), Memory::default());
+        let revocations = order.map(|later| {
+            let what = json!({ "kind": "subject", "issuer": "idp", "subject": "user-1" });
+            let at = Timestamp::from_second(NOW + later).unwrap();
+            Revocation { at, ..revocation(what) }
+        });
+        memory.revocations.replace(revocations.into(), now());
+        for (iat, accepted) in [(10, false), (11, true)] {
+            let token = signed(&header(), &but(claims(), "iat", json!(NOW + iat)), SECRET);
+            let head = head(&[("authorization", &token)]);
+            let judged = directory.authenticate(&any(&[]), &memory, &head, now()).await;
+            assert_eq!(judged.is_ok(), accepted, "{order:?} {iat}");
+        }
+    }
 }
 
 /// RFC 8037 §A.2.

@@ -1,7 +1,6 @@
 use super::*;
 use crate::authenticate::api_key::{ApiKey, ApiKeys};
-use crate::authenticate::jwt::TokenCache;
-use crate::authenticate::{Directory, Requirement, Tenant};
+use crate::authenticate::{Directory, Memory, Requirement, Tenant};
 use crate::counters::{Capacity, MemoryCounters};
 use http::{HeaderMap, HeaderValue, Method};
 use model::document::{CredentialKind, TenantState};
@@ -55,9 +54,9 @@ async fn caller(limits: Vec<Arc<Limit>>) -> Caller {
         client: Ipv4Addr::LOCALHOST.into(),
     };
     let requirement = Requirement { any_of: vec![CredentialKind::ApiKey], scopes: Vec::new() };
-    let directory = Directory::new(1, [].into(), keys, [].into());
+    let directory = Directory::new([].into(), keys, [].into());
     let now = jiff::Timestamp::from_microsecond(NOW).unwrap();
-    directory.authenticate(&requirement, &TokenCache::default(), &head, now).await.unwrap()
+    directory.authenticate(&requirement, &Memory::default(), &head, now).await.unwrap()
 }
 
 async fn asks(limits: Vec<Arc<Limit>>, cost: u32, permit: u128) -> Demand {

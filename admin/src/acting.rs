@@ -1,0 +1,250 @@
+//! Who acts in a request, and what they may do: the one place where roles and tenants are asked.
+//!
+//! Invariant: an [`Acting`] exists only for a token that was accepted, but for the one that notes strangers in the audit.
+
+use crate::Shared;
+use crate::problem::Refused;
+use crate::request::Ids;
+use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request};
+use axum::response::Response;
+use http::request::Parts;
+use model::audit::Entry;
+use model::id::TenantId;
+use model::role::{Actor, Permission};
+use model::token::Token;
+use model::{ErrorCode, Reject};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use store::control::{Effect, Write};
+
+/// The name of whoever brings no token that is known.
+const ANONYMOUS: &str = "anonymous";
+
+/// The longest path that the audit keeps, in characters.
+const RESOURCE_MAX: usize = 512;
+
+/// How many refused strangers are audited within [`STRANGERS_WINDOW`]; more are counted in the log.
+const STRANGERS_MAX: u32 = 60;
+
+/// See [`STRANGERS_MAX`].
+const STRANGERS_WINDOW: Duration = Duration::from_secs(60);
+
+/// Who acts, in which request. An extractor; clones share it.
+#[derive(Clone)]
+pub(crate) struct Acting(Arc<Act>);
+
+/// What an [`Acting`] holds.
+pub(crate) struct Act {
+    /// Who.
+    pub(crate) actor: Actor,
+    /// What the audit calls what is asked, like `plans.put`.
+    pub(crate) action: String,
+    /// On what: the path.
+    pub(crate) resource: String,
+    /// The request's id.
+    pub(crate) request_id: Arc<str>,
+    /// What the answers that are kept for this token are sealed with: the store, which has the token's hash, can't know it.
+    pub(crate) seal: [u8; 32],
+}
+
+impl Deref for Acting {
+    type Target = Act;
+
+    fn deref(&self) -> &Act {
+        &self.0
+    }
+}
+
+impl Acting {
+    /// Of a token that was accepted.
+    pub(crate) fn of(request: &Request, known: Token, token: &str) -> Self {
+        let Token { id, name, role, tenant, .. } = known;
+        let actor =
+            Actor { token: Some(id), name, role: Some(role), tenant, source: source(request) };
+        let mut seal = Sha256::new_with_prefix(b"tollgate/admin/answers/1\0");
+        seal.update(token.as_bytes());
+        Self::new(request, actor, seal.finalize().into())
+    }
+
+    /// Of a request whose token was not accepted.
+    pub(crate) fn stranger(request: &Request) -> Self {
+        let (name, source) = (ANONYMOUS.to_owned(), source(request));
+        let actor = Actor { token: None, name, role: None, tenant: None, source };
+        Self::new(request, actor, [0; 32])
+    }
+
+    fn new(request: &Request, actor: Actor, seal: [u8; 32]) -> Self {
+        let ids = request.extensions().get::<Ids>();
+        Self(Arc::new(Act {
+            actor,
+            action: action(request),
+            resource: request.uri().path().chars().take(RESOURCE_MAX).collect(),
+            request_id: ids.map_or_else(|| "".into(), |ids| ids.request.clone()),
+            seal,
+        }))
+    }
+
+    /// Refuses what the token's role may not do.
+    pub(crate) fn may(&self, permission: Permission) -> Result<(), Refused> {
+        match self.actor.role {
+            Some(role) if role.may(permission) => Ok(()),
+            role => {
+                let role = role.map_or(ANONYMOUS, |role| role.as_str());
+                let message = match permission {
+                    Permission::Change(section) => {
+                        format!("Tokens of role `{role}` may not change `{}`.", section.as_str())
+                    }
+                    Permission::Read => format!("Tokens of role `{role}` may not read."),
+                    Permission::Operate | Permission::Administer => {
+                        format!("Tokens of role `{role}` may not do that.")
+                    }
+                };
+                Err(Refused::forbidden(message))
+            }
+        }
+    }
+
+    /// Refuses tokens that are bound to a tenant: what is asked for is everybody's.
+    pub(crate) fn unbound(&self) -> Result<(), Refused> {
+        match &self.actor.tenant {
+            None => Ok(()),
+            Some(tenant) => {
+                Err(Refused::forbidden(format!("This token is bound to the tenant `{tenant}`.")))
+            }
+        }
+    }
+
+    /// The one tenant that it is bound to.
+    pub(crate) fn tenant(&self) -> Option<&TenantId> {
+        self.actor.tenant.as_ref()
+    }
+
+    /// Refuses what is of another tenant, as if it were not there.
+    pub(crate) fn sees(&self, tenant: &str) -> Result<(), Refused> {
+        match self.tenant() {
+            Some(own) if own.as_str() != tenant => Err(ErrorCode::NotFound.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The audit entry of what this request does. The store fills in `revision`.
+    pub(crate) fn entry(&self, shared: &Shared, difference: Value) -> Entry {
+        Entry {
+            id: shared.fresh_id(),
+            at: shared.clock.now(),
+            actor: self.actor.clone(),
+            action: self.action.clone(),
+            resource: self.resource.clone(),
+            tenant: self.concerned(),
+            request_id: self.request_id.to_string(),
+            revision: None,
+            difference,
+            refused: None,
+        }
+    }
+
+    /// The tenant that the path names, else the token's own.
+    fn concerned(&self) -> Option<TenantId> {
+        let named = self.resource.strip_prefix("/v1/tenants/").map(|rest| {
+            let id = rest.split('/').next().unwrap_or_default();
+            TenantId::from(id)
+        });
+        named.filter(|id| model::id::is_id(id.as_str())).or_else(|| self.actor.tenant.clone())
+    }
+
+    /// Writes a refusal for lack of permission into the audit.
+    pub(crate) async fn noted(&self, shared: &Shared, response: Response) -> Response {
+        // Read before waiting: a response can't be shared between threads.
+        let refused = response.extensions().get::<Arc<Reject>>().map(|reject| reject.code);
+        if refused == Some(ErrorCode::Forbidden) {
+            self.note(shared, ErrorCode::Forbidden).await;
+        }
+        response
+    }
+
+    /// Writes a refusal into the audit. The caller is refused whether that can be written or not.
+    pub(crate) async fn note(&self, shared: &Shared, code: ErrorCode) {
+        let audit = Entry { refused: Some(code), ..self.entry(shared, json!([])) };
+        let write = Write { effect: Effect::Note, audit, answer: None };
+        if let Err(error) = shared.store.write(write).await {
+            let (actor, action) = (&self.actor.name, &self.action);
+            tracing::warn!(%error, actor, action, "a refusal is not in the audit");
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Acting {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
+        // Every route lies behind `token::check`.
+        parts.extensions.get::<Self>().cloned().ok_or(ErrorCode::CredentialMissing.into())
+    }
+}
+
+/// The client's address.
+fn source(request: &Request) -> String {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    peer.map_or_else(|| "unknown".to_owned(), |ConnectInfo(peer)| peer.ip().to_string())
+}
+
+/// The collections of the route's path and what is done there: `tenants.consumers.put`, `revisions.rollback`.
+fn action(request: &Request) -> String {
+    let matched = request.extensions().get::<MatchedPath>();
+    let Some(template) = matched.and_then(|path| path.as_str().strip_prefix("/v1/")) else {
+        return "unknown".to_owned();
+    };
+    let named = |segment: &&str| !segment.starts_with('{');
+    let collections: Vec<&str> = template.split('/').filter(named).collect();
+    let mut action = collections.join(".").replace(':', ".");
+    let last = request.uri().path().rsplit('/').next().unwrap_or_default();
+    let of_one = template.ends_with('}');
+    let verb = last.rsplit_once(':').map(|(_, verb)| verb);
+    let verb = verb.filter(|verb| verb.bytes().all(|b| b.is_ascii_lowercase()));
+    match (request.method().as_str(), verb) {
+        ("POST", Some(_)) if !of_one => {}
+        ("POST", Some(verb)) => action.extend([".", verb]),
+        ("POST", None) => action.push_str(".create"),
+        ("GET" | "HEAD", _) => action.push_str(".get"),
+        (method, _) => action.extend([".", &method.to_ascii_lowercase()]),
+    }
+    action
+}
+
+/// Counts strangers who were refused, so that they can't fill the audit.
+#[derive(Default)]
+pub(crate) struct Strangers(Mutex<Window>);
+
+#[derive(Default)]
+struct Window {
+    began: i64,
+    noted: u32,
+    skipped: u64,
+}
+
+impl Strangers {
+    /// Whether this one is to be audited.
+    pub(crate) fn may_note(&self, shared: &Shared) -> bool {
+        let now = shared.clock.micros();
+        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let length = i64::try_from(STRANGERS_WINDOW.as_micros()).unwrap_or(i64::MAX);
+        if now.saturating_sub(window.began) >= length {
+            if window.skipped > 0 {
+                let skipped = window.skipped;
+                tracing::warn!(skipped, "requests without an accepted token were not audited");
+            }
+            *window = Window { began: now, noted: 0, skipped: 0 };
+        }
+        if window.noted < STRANGERS_MAX {
+            window.noted += 1;
+            true
+        } else {
+            window.skipped += 1;
+            false
+        }
+    }
+}

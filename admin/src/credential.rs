@@ -1,0 +1,402 @@
+//! `/v1/consumers/{id}/credentials`: API keys, made here and shown once.
+//!
+//! Invariant: a key is in the answer that makes it and nowhere else; the document has its hash.
+
+use crate::Shared;
+use crate::acting::Acting;
+use crate::allowed::{Keeper, Reader};
+use crate::answer::Answer;
+use crate::body::{Path, Query, verb};
+use crate::once::{Begun, Once, Posted};
+use crate::page::Page;
+use crate::place::Place;
+use crate::precondition::{Conditions, tag};
+use crate::problem::Refused;
+use crate::verbs;
+use crate::write::{ChangeQuery, Edit, How, Made, Proposal, Writing};
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing;
+use http::HeaderMap;
+use jiff::Timestamp;
+use model::config::ConfigError;
+use model::role::Section;
+use model::units::Duration;
+use model::{ErrorCode, Reject};
+use rand::RngExt as _;
+use rand::distr::Alphanumeric;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+/// What keys begin with.
+const KEY_START: &str = "tg_live_";
+/// How many random characters of 62 follow: 190 bits.
+const KEY_RANDOM_LEN: usize = 32;
+/// How many of them are in the prefix, by which a key is found.
+const PREFIX_RANDOM_LEN: usize = 8;
+/// How many random characters an id has that nobody chose.
+const ID_RANDOM_LEN: usize = 10;
+/// How long a rotated key is accepted when nobody says.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+/// The longest grace.
+const GRACE_MAX: std::time::Duration = std::time::Duration::from_secs(90 * 24 * 60 * 60);
+
+/// The routes.
+pub(crate) fn routes() -> Router<Arc<Shared>> {
+    let one = routing::get(get).delete(delete);
+    let one = verbs::split(Some(one), vec![("rotate", routing::post(rotate))]);
+    Router::new()
+        .route("/v1/consumers/{id}/credentials", routing::get(list).post(create))
+        .route("/v1/consumers/{id}/credentials/{credential}", one)
+}
+
+/// `?tenant=`: whose consumer it is, where several have one of this id.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfTenant {
+    #[serde(default)]
+    tenant: Option<String>,
+}
+
+/// `?tenant=&limit=&cursor=`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    #[serde(default)]
+    tenant: Option<String>,
+    #[serde(default)]
+    limit: Option<u32>,
+    #[serde(default)]
+    cursor: Option<String>,
+}
+
+/// `?tenant=&dry_run=&nodes=`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TenantChangeQuery {
+    #[serde(default)]
+    tenant: Option<String>,
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    nodes: Option<String>,
+}
+
+impl TenantChangeQuery {
+    fn split(self) -> (Option<String>, ChangeQuery) {
+        (self.tenant, ChangeQuery { dry_run: self.dry_run, nodes: self.nodes })
+    }
+}
+
+/// A key that is wanted.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewCredential {
+    /// The credential's id; made when absent.
+    #[serde(default)]
+    #[schemars(extend("format" = "id"))]
+    id: Option<String>,
+    /// When it stops being accepted; never when absent.
+    #[serde(default)]
+    expires: Option<Timestamp>,
+}
+
+/// How a key is replaced.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rotation {
+    /// How long the old key is still accepted, at most 2160h; 24h when absent.
+    #[serde(default)]
+    grace: Option<Duration>,
+    /// The new credential's id; made when absent.
+    #[serde(default)]
+    #[schemars(extend("format" = "id"))]
+    id: Option<String>,
+    /// When the new key stops being accepted; never when absent.
+    #[serde(default)]
+    expires: Option<Timestamp>,
+}
+
+/// A new key, shown this once.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct CreatedCredential {
+    /// The key itself: it is not shown again.
+    key: String,
+    /// The credential.
+    #[schemars(with = "crate::openapi::CredentialShown")]
+    credential: Value,
+    /// The one that it replaces, with its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<crate::openapi::CredentialShown>")]
+    replaces: Option<Value>,
+    /// The revision that it made.
+    revision: u64,
+}
+
+/// A consumer of a document, found by its id.
+struct Owner {
+    tenant: String,
+    consumer: String,
+    place: Place,
+}
+
+impl Owner {
+    /// The only consumer of this id, or that of the tenant.
+    fn find(
+        acting: &Acting,
+        document: &Value,
+        consumer: &str,
+        tenant: Option<&str>,
+    ) -> Result<Self, Refused> {
+        if let Some(tenant) = tenant {
+            acting.sees(tenant)?;
+        }
+        let within = tenant.or_else(|| acting.tenant().map(model::id::TenantId::as_str));
+        let tenants = document.get("tenants").and_then(Value::as_array).into_iter().flatten();
+        let tenants = tenants.filter_map(|entry| entry.get("id")?.as_str());
+        let mut found: Vec<Self> = tenants
+            .filter(|id| within.is_none_or(|within| within == *id))
+            .map(|id| Self::of(id, consumer))
+            .filter(|owner| owner.place.find(document).is_some())
+            .collect();
+        match (found.pop(), found.as_slice()) {
+            (None, _) => Err(ErrorCode::NotFound.into()),
+            (Some(only), []) => Ok(only),
+            (Some(last), others) => {
+                let tenants: Vec<_> = others.iter().map(|o| o.tenant.clone()).collect();
+                Err(Reject::new(ErrorCode::Conflict)
+                    .message("Several tenants have a consumer of this id: choose with `?tenant=`.")
+                    .detail("tenants", [tenants, vec![last.tenant]].concat())
+                    .into())
+            }
+        }
+    }
+
+    fn of(tenant: &str, consumer: &str) -> Self {
+        let place = Place::root(Section::Tenants, tenant).within("consumers", consumer);
+        Self { tenant: tenant.to_owned(), consumer: consumer.to_owned(), place }
+    }
+
+    fn credential(&self, id: &str) -> Place {
+        self.place.within("credentials", id)
+    }
+
+    /// A credential as it is shown: without its hash, and with whose it is.
+    fn shown(&self, credential: &Value) -> Value {
+        let mut shown = credential.clone();
+        if let Some(fields) = shown.as_object_mut() {
+            fields.insert("tenant".to_owned(), self.tenant.as_str().into());
+            fields.insert("consumer".to_owned(), self.consumer.as_str().into());
+            if let Some(key) = fields.get_mut("api_key").and_then(Value::as_object_mut) {
+                key.shift_remove("hash");
+            }
+        }
+        shown
+    }
+}
+
+/// A new key and its entry in the document.
+#[derive(Clone)]
+struct Minted {
+    key: String,
+    credential: Value,
+}
+
+impl Minted {
+    fn new(id: Option<String>, expires: Option<Timestamp>) -> Self {
+        let id = id.unwrap_or_else(|| format!("k-{}", random(ID_RANDOM_LEN)));
+        let key = format!("{KEY_START}{}", random(KEY_RANDOM_LEN));
+        let prefix: String = key.chars().take(KEY_START.len() + PREFIX_RANDOM_LEN).collect();
+        let hash = Sha256::digest(&key).iter().fold("sha256:".to_owned(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
+        let mut api_key = json!({ "hash": hash, "prefix": prefix });
+        if let (Some(expires), Some(fields)) = (expires, api_key.as_object_mut()) {
+            fields.insert("expires".to_owned(), expires.to_string().into());
+        }
+        Self { key, credential: json!({ "id": id, "api_key": api_key }) }
+    }
+
+    fn id(&self) -> &str {
+        self.credential.get("id").and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+fn random(length: usize) -> String {
+    rand::rng().sample_iter(Alphanumeric).take(length).map(char::from).collect()
+}
+
+async fn list(
+    State(shared): State<Arc<Shared>>,
+    Reader(acting): Reader,
+    Path(consumer): Path<String>,
+    Query(query): Query<ListQuery>,
+) -> Result<Answer, Refused> {
+    let page = Page::of("consumers.credentials", query.limit, query.cursor.as_deref())?;
+    let newest = shared.newest().await?;
+    let owner = Owner::find(&acting, &newest.document, &consumer, query.tenant.as_deref())?;
+    let found = owner.place.find(&newest.document).ok_or(ErrorCode::NotFound)?;
+    let entries = found.value.get("credentials").and_then(Value::as_array).into_iter().flatten();
+    let keyed = entries.map(|entry| (id(entry), entry));
+    let listed = page.sorted(keyed).map(|(_, entry)| owner.shown(entry));
+    Ok(Answer::ok(&listed).of_revision(newest.number))
+}
+
+fn id(credential: &Value) -> String {
+    credential.get("id").and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+async fn get(
+    State(shared): State<Arc<Shared>>,
+    Reader(acting): Reader,
+    Path((consumer, credential)): Path<(String, String)>,
+    Query(query): Query<OfTenant>,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
+    let newest = shared.newest().await?;
+    let owner = Owner::find(&acting, &newest.document, &consumer, query.tenant.as_deref())?;
+    let found = owner.credential(&credential).find(&newest.document);
+    let found = found.ok_or(ErrorCode::NotFound)?.value;
+    let answer =
+        Answer::ok(&owner.shown(found)).tagged(tag(found)).of_revision(newest.number);
+    if Conditions::of(&headers)?.is_known(&tag(found)) {
+        return Ok(answer.not_modified());
+    }
+    Ok(answer.into_response())
+}
+
+async fn create(
+    State(shared): State<Arc<Shared>>,
+    Keeper(acting): Keeper,
+    Path(consumer): Path<String>,
+    Query(query): Query<TenantChangeQuery>,
+    posted: Posted<NewCredential>,
+) -> Result<Response, Refused> {
+    let (tenant, query) = query.split();
+    let how = How::of(&shared, &acting, &query).await?;
+    let once = match Once::begin(&shared, &acting, &posted).await? {
+        Begun::First(once) => once,
+        Begun::Repeat(response) => return Ok(response),
+    };
+    let writing = Writing { shared: &shared, acting: &acting, how: &how, once: &once };
+    let NewCredential { id, expires } = posted.body;
+    let minted = Minted::new(id, expires);
+    let result = async {
+        let newest = shared.newest().await?;
+        let owner = Owner::find(&acting, &newest.document, &consumer, tenant.as_deref())?;
+        writing.change(adding(&owner, &minted), |made| shown_once(made, &owner, &minted, None)).await
+    };
+    once.finish(&shared, result.await).await
+}
+
+/// Adds a credential to a consumer.
+fn adding(owner: &Owner, minted: &Minted) -> Edit {
+    let (place, minted) = (owner.credential(minted.id()), minted.clone());
+    Arc::new(move |newest| {
+        if place.find(&newest.document).is_some() {
+            let taken = Reject::new(ErrorCode::Conflict);
+            return Err(taken.message("The consumer has a credential of this id.").into());
+        }
+        let mut document = newest.document.clone();
+        let at = place.set(&mut document, Some(minted.credential.clone()))?;
+        Ok(Proposal { document, text: None, at })
+    })
+}
+
+fn shown_once(made: &Made, owner: &Owner, minted: &Minted, replaces: Option<&Place>) -> Answer {
+    let replaced = replaces.and_then(|place| place.find(&made.document));
+    let body = CreatedCredential {
+        key: minted.key.clone(),
+        credential: owner.shown(&minted.credential),
+        replaces: replaced.map(|found| owner.shown(found.value)),
+        revision: made.revision,
+    };
+    let Owner { tenant, consumer, .. } = owner;
+    let id = minted.id();
+    Answer::created(format!("/v1/consumers/{consumer}/credentials/{id}?tenant={tenant}"), &body)
+        .tagged(tag(&minted.credential))
+        .of_revision(made.revision)
+}
+
+/// `POST …/{id}:rotate`
+async fn rotate(
+    State(shared): State<Arc<Shared>>,
+    Keeper(acting): Keeper,
+    Path((consumer, segment)): Path<(String, String)>,
+    Query(query): Query<TenantChangeQuery>,
+    posted: Posted<Rotation>,
+) -> Result<Response, Refused> {
+    let (old, _) = verb(&segment);
+    let (tenant, query) = query.split();
+    let how = How::of(&shared, &acting, &query).await?;
+    let grace = grace(posted.body.grace)?;
+    let once = match Once::begin(&shared, &acting, &posted).await? {
+        Begun::First(once) => once,
+        Begun::Repeat(response) => return Ok(response),
+    };
+    let writing = Writing { shared: &shared, acting: &acting, how: &how, once: &once };
+    let minted = Minted::new(posted.body.id, posted.body.expires);
+    let result = async {
+        let newest = shared.newest().await?;
+        let owner = Owner::find(&acting, &newest.document, &consumer, tenant.as_deref())?;
+        let old = owner.credential(old);
+        let edit = rotating(old.clone(), &owner, &minted, shared.clock.now() + grace);
+        writing.change(edit, |made| shown_once(made, &owner, &minted, Some(&old))).await
+    };
+    once.finish(&shared, result.await).await
+}
+
+fn grace(wanted: Option<Duration>) -> Result<std::time::Duration, Refused> {
+    let grace = wanted.map_or(GRACE, |wanted| wanted.0);
+    if grace <= GRACE_MAX {
+        return Ok(grace);
+    }
+    let hours = GRACE_MAX.as_secs() / 3600;
+    let error = ConfigError::new("/grace", format!("must be at most {hours}h"));
+    Err(Refused::invalid(&[error], Some("")))
+}
+
+/// Adds a credential beside an old one, which ends then, or when it would have anyway.
+fn rotating(old: Place, owner: &Owner, minted: &Minted, end: Timestamp) -> Edit {
+    let add = adding(owner, minted);
+    Arc::new(move |newest| {
+        let found = old.find(&newest.document).ok_or(ErrorCode::NotFound)?;
+        let mut ending = found.value.clone();
+        let key = ending.get_mut("api_key").and_then(Value::as_object_mut);
+        let key = key.ok_or_else(|| {
+            Reject::new(ErrorCode::Conflict).message("Only API keys are rotated here.")
+        })?;
+        let stands = key.get("expires").and_then(Value::as_str);
+        let stands = stands.and_then(|text| text.parse::<Timestamp>().ok());
+        if stands.is_none_or(|stands| end < stands) {
+            key.insert("expires".to_owned(), end.to_string().into());
+        }
+        let mut proposal = add(newest)?;
+        old.set(&mut proposal.document, Some(ending))?;
+        Ok(proposal)
+    })
+}
+
+async fn delete(
+    State(shared): State<Arc<Shared>>,
+    Keeper(acting): Keeper,
+    Path((consumer, credential)): Path<(String, String)>,
+    Query(query): Query<TenantChangeQuery>,
+    headers: HeaderMap,
+) -> Result<Answer, Refused> {
+    let (tenant, query) = query.split();
+    let newest = shared.newest().await?;
+    let owner = Owner::find(&acting, &newest.document, &consumer, tenant.as_deref())?;
+    let place = owner.credential(&credential);
+    crate::resource::changed(&shared, &acting, place, (&query, &headers), |present| {
+        present.ok_or(ErrorCode::NotFound)?;
+        Ok(None)
+    })
+    .await
+}

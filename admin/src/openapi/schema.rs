@@ -1,0 +1,398 @@
+//! The schemas of what is sent and answered: those of the types that are read and written.
+//!
+//! Invariant: a schema takes what the API takes. Where a format can be said as a pattern exactly, it is; elsewhere the
+//! format's name stands alone, as the document's own schema has it.
+
+use super::operation::{REFUSALS, codes, refusal_schema};
+use crate::answer::{Changed, DryRun};
+use crate::credential::{CreatedCredential, NewCredential, Rotation};
+use crate::exchanges::Erased;
+use crate::nodes::Nodes;
+use crate::page::Listed;
+use crate::place::{KINDS, Kind};
+use crate::revisions::{Difference, Empty, RevisionItem, RevisionWhole};
+use crate::revocations::NewRevocation;
+use crate::secret::{Rekeyed, Rekeying};
+use crate::tokens::{MadeToken, NewToken};
+use crate::usage::{Reset, TenantUsage, WasReset};
+use jiff::Timestamp;
+use model::audit::Entry;
+use model::config;
+use model::id::{ConsumerId, CredentialId, TenantId};
+use model::record::Record;
+use model::token::Token;
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+
+/// What an id is ([`model::id::is_id`]).
+pub(super) const ID: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
+
+/// Formats that a pattern says exactly.
+const PATTERNS: &[(&str, &str)] = &[
+    ("id", ID),
+    ("sha256", "^sha256:[0-9a-f]{64}$"),
+    ("key-prefix", "^[A-Za-z0-9_]{8,32}$"),
+    ("pack-version", PACK_VERSION),
+    ("pack-reference", "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}@[0-9]{1,9}\\.[0-9]{1,9}\\.[0-9]{1,9}$"),
+    ("sealed", "^tg1\\.[A-Za-z0-9_-]+\\.[A-Za-z0-9_-]+$"),
+];
+
+/// What a pack's version is.
+pub(super) const PACK_VERSION: &str = "^[0-9]{1,9}\\.[0-9]{1,9}\\.[0-9]{1,9}$";
+
+/// Where `$ref`s point to.
+const COMPONENTS: &str = "#/components/schemas/";
+
+/// What changed, without secrets.
+#[derive(JsonSchema)]
+#[schemars(rename = "Patch", untagged)]
+#[expect(dead_code, reason = "a schema of what `difference::between` makes as a value")]
+pub(crate) enum Shown {
+    /// All of it (JSON Patch, RFC 6902).
+    Whole(Vec<PatchOperation>),
+    /// Of one that is too long to be shown, what was touched.
+    Abridged {
+        /// Always true.
+        #[schemars(extend("const" = true))]
+        abridged: bool,
+        /// How many operations there are.
+        operations: u64,
+        /// The first of them, without values.
+        touched: Vec<PatchOperation>,
+    },
+}
+
+/// One operation of a JSON Patch.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "a schema of what `difference::between` makes as a value")]
+pub(crate) struct PatchOperation {
+    /// `add`, `remove` or `replace`.
+    op: String,
+    /// Where (RFC 6901).
+    path: String,
+    /// What stands there now.
+    #[schemars(default)]
+    value: Option<Value>,
+}
+
+/// Something that is wrong with what was sent.
+#[derive(JsonSchema)]
+#[schemars(rename = "Mistake")]
+#[expect(dead_code, reason = "a schema of what `problem::located` makes as a value")]
+pub(crate) struct Located {
+    /// Where in what was sent (RFC 6901); where in the document, when it lies elsewhere.
+    pointer: String,
+    /// Where in the document.
+    document_pointer: String,
+    /// What is wrong, and how it should be.
+    message: String,
+}
+
+/// A credential, as it is shown: without its hash, and with whose it is.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "a schema of what `credential::Owner::shown` makes as a value")]
+pub(crate) struct CredentialShown {
+    /// The credential's id, unique within the consumer.
+    id: CredentialId,
+    /// An API key.
+    api_key: KeyShown,
+    /// The tenant.
+    tenant: TenantId,
+    /// The consumer.
+    consumer: ConsumerId,
+}
+
+/// An API key, as it is shown.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "a schema of what `credential::Owner::shown` makes as a value")]
+pub(crate) struct KeyShown {
+    /// The key's first characters.
+    #[schemars(extend("format" = "key-prefix"))]
+    prefix: String,
+    /// When it stops being accepted.
+    #[schemars(default)]
+    expires: Option<Timestamp>,
+}
+
+/// Every schema, by name.
+pub(super) fn components() -> Map<String, Value> {
+    let mut schemas = document();
+    schemas.extend(sent());
+    schemas.extend(answered());
+    for kind in KINDS {
+        let name = entry(kind);
+        schemas.insert(format!("{name}List"), list(&name));
+        if let Some(written) = schemas.get(&name).map(|schema| written(kind, schema)) {
+            schemas.insert(format!("{name}Put"), written);
+        }
+    }
+    schemas.insert("CredentialShownList".to_owned(), list("CredentialShown"));
+    let revocation = schemas.get("NewRevocation").map(made).unwrap_or_default();
+    schemas.insert("Revocation".to_owned(), revocation);
+    schemas.insert("RevocationList".to_owned(), list("Revocation"));
+    schemas.insert("SecretGiven".to_owned(), secret());
+    schemas.insert("MergePatch".to_owned(), merge_patch());
+    schemas.insert("ChangedOrDryRun".to_owned(), either("Changed", "DryRun"));
+    schemas.insert("CreatedOrDryRun".to_owned(), either("CreatedCredential", "DryRun"));
+    schemas.insert("Lines".to_owned(), text("One entry as JSON on each line."));
+    schemas.insert("Text".to_owned(), text("Lines of text."));
+    schemas.insert("Description".to_owned(), json!({ "type": "object", "description": "An OpenAPI document." }));
+    schemas.insert("Readiness".to_owned(), readiness());
+    schemas.insert("Problem".to_owned(), problem());
+    for status in REFUSALS {
+        schemas.insert(refusal_schema(*status), refusal(*status));
+    }
+    schemas.values_mut().for_each(patterned);
+    schemas.sort_keys();
+    schemas
+}
+
+/// The name of the schema of a kind's resources: that of the document's type.
+pub(super) fn entry(kind: &Kind) -> String {
+    let document = config::schema();
+    let mut parent = &document;
+    let mut name = "";
+    for (list, _) in kind.steps {
+        let reference = parent.pointer(&format!("/properties/{list}/items/$ref"));
+        name = reference.and_then(Value::as_str).and_then(|at| at.rsplit('/').next()).unwrap_or("");
+        parent = document.pointer(&format!("/$defs/{name}")).unwrap_or(&Value::Null);
+    }
+    name.to_owned()
+}
+
+/// The document's schema, with its parts beside it.
+fn document() -> Map<String, Value> {
+    let Value::Object(mut document) = config::schema() else { return Map::new() };
+    document.shift_remove("$schema");
+    let parts = document.shift_remove("$defs");
+    let mut schemas = Map::new();
+    schemas.insert("Document".to_owned(), Value::Object(document));
+    if let Some(Value::Object(parts)) = parts {
+        schemas.extend(parts);
+    }
+    schemas.values_mut().for_each(repoint);
+    schemas
+}
+
+/// `#/$defs/X` as `#/components/schemas/X`.
+fn repoint(schema: &mut Value) {
+    match schema {
+        Value::Array(list) => list.iter_mut().for_each(repoint),
+        Value::Object(fields) => {
+            for (field, value) in fields.iter_mut() {
+                match (field.as_str(), value.as_str()) {
+                    ("$ref", Some(at)) => *value = at.replace("#/$defs/", COMPONENTS).into(),
+                    _ => repoint(value),
+                }
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn settings() -> SchemaSettings {
+    SchemaSettings::draft2020_12().with(|settings| {
+        settings.definitions_path = "/components/schemas".into();
+        settings.meta_schema = None;
+    })
+}
+
+/// What requests hold.
+fn sent() -> Map<String, Value> {
+    let mut generator = settings().for_deserialize().into_generator();
+    named::<NewToken>(&mut generator);
+    named::<NewRevocation>(&mut generator);
+    named::<NewCredential>(&mut generator);
+    named::<Rotation>(&mut generator);
+    named::<Reset>(&mut generator);
+    named::<Empty>(&mut generator);
+    named::<Rekeying>(&mut generator);
+    generator.take_definitions(true)
+}
+
+/// What answers hold.
+fn answered() -> Map<String, Value> {
+    let mut generator = settings().for_serialize().into_generator();
+    named::<Changed>(&mut generator);
+    named::<DryRun>(&mut generator);
+    named::<CreatedCredential>(&mut generator);
+    named::<Listed<RevisionItem>>(&mut generator);
+    named::<RevisionWhole>(&mut generator);
+    named::<Difference>(&mut generator);
+    named::<Listed<Entry>>(&mut generator);
+    named::<Listed<Token>>(&mut generator);
+    named::<MadeToken>(&mut generator);
+    named::<Nodes>(&mut generator);
+    named::<TenantUsage>(&mut generator);
+    named::<WasReset>(&mut generator);
+    named::<Listed<Record>>(&mut generator);
+    named::<Erased>(&mut generator);
+    named::<Rekeyed>(&mut generator);
+    generator.take_definitions(true)
+}
+
+fn named<T: JsonSchema>(generator: &mut SchemaGenerator) {
+    let _ = generator.subschema_for::<T>();
+}
+
+/// Gives formats their patterns.
+fn patterned(schema: &mut Value) {
+    match schema {
+        Value::Array(list) => list.iter_mut().for_each(patterned),
+        Value::Object(fields) => {
+            fields.values_mut().for_each(patterned);
+            let format = fields.get("format").and_then(Value::as_str);
+            let known = PATTERNS.iter().find(|(name, _)| Some(*name) == format);
+            if let Some((_, pattern)) = known {
+                fields.insert("pattern".to_owned(), (*pattern).into());
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("{COMPONENTS}{name}") })
+}
+
+fn either(one: &str, other: &str) -> Value {
+    json!({ "anyOf": [reference(one), reference(other)] })
+}
+
+fn list(name: &str) -> Value {
+    json!({
+        "type": "object",
+        "description": "A page of a list.",
+        "properties": {
+            "items": { "type": "array", "items": reference(name) },
+            "next_cursor": { "type": ["string", "null"], "description": "Where the next page begins; none after the last." },
+        },
+        "required": ["items", "next_cursor"],
+    })
+}
+
+/// A resource as PUT takes it: the path has its keys, and a secret may be given to be sealed.
+fn written(kind: &Kind, schema: &Value) -> Value {
+    let mut schema = schema.clone();
+    let keys = kind.steps.last().map(|(_, keys)| *keys).unwrap_or_default();
+    if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+        required.retain(|name| !keys.contains(&name.as_str().unwrap_or_default()));
+    }
+    let secrets = reference("Secret");
+    replace(&mut schema, &secrets, &reference("SecretGiven"));
+    schema
+}
+
+fn replace(schema: &mut Value, old: &Value, new: &Value) {
+    if schema == old {
+        *schema = new.clone();
+        return;
+    }
+    match schema {
+        Value::Array(list) => list.iter_mut().for_each(|entry| replace(entry, old, new)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| replace(value, old, new)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// A secret as PUT takes it.
+fn secret() -> Value {
+    json!({
+        "description": "A secret: by reference, or in plain, to be sealed before it is kept.",
+        "anyOf": [
+            reference("Secret"),
+            {
+                "type": "object",
+                "properties": { "value": { "type": "string", "writeOnly": true, "description": "The secret itself." } },
+                "required": ["value"],
+                "additionalProperties": false,
+            },
+        ],
+    })
+}
+
+fn text(about: &str) -> Value {
+    json!({ "type": "string", "description": about })
+}
+
+/// A revocation that was made, of how one is asked for: it has an id and a time.
+fn made(asked: &Value) -> Value {
+    let mut made = asked.clone();
+    let kinds = made.get_mut("oneOf").and_then(Value::as_array_mut).into_iter().flatten();
+    for fields in kinds.filter_map(Value::as_object_mut) {
+        if let Some(properties) = fields.get_mut("properties").and_then(Value::as_object_mut) {
+            properties.insert("id".to_owned(), json!({ "type": "string" }));
+            properties.insert("at".to_owned(), json!({ "type": "string", "format": "date-time" }));
+        }
+        if let Some(required) = fields.get_mut("required").and_then(Value::as_array_mut) {
+            required.extend(["id".into(), "at".into()]);
+        }
+    }
+    made
+}
+
+/// What `/readyz` says.
+fn readiness() -> Value {
+    json!({
+        "type": "object",
+        "description": "Whether a process is ready.",
+        "properties": {
+            "ready": { "type": "boolean" },
+            "parts": {
+                "type": "object",
+                "description": "Each part by name: `ready`, or why not.",
+                "additionalProperties": { "type": "string" },
+            },
+            "revision": { "type": "integer", "description": "The revision in force." },
+            "rejected": {
+                "type": "object",
+                "description": "The newest revision that could not be put in force.",
+                "properties": { "revision": { "type": "integer" }, "errors": { "type": "integer" } },
+                "required": ["revision", "errors"],
+            },
+        },
+        "required": ["ready", "parts", "revision"],
+    })
+}
+
+fn merge_patch() -> Value {
+    json!({
+        "type": "object",
+        "description": "What is to be merged into the resource (RFC 7396): a field with null goes.",
+    })
+}
+
+/// The error body (RFC 9457).
+fn problem() -> Value {
+    json!({
+        "type": "object",
+        "description": "Why a request was refused (RFC 9457).",
+        "properties": {
+            "code": { "type": "string", "description": "What to tell apart by. Never renamed." },
+            "message": { "type": "string", "description": "For people." },
+            "details": { "type": "object", "description": "What the code has to say beside." },
+            "trace_id": { "type": "string", "pattern": "^[0-9a-f]{32}$" },
+            "retryable": { "type": "boolean", "description": "Whether the same request may succeed later." },
+            "type": { "type": "string", "description": "`/.tollgate/errors/{code}`: what the code means, at the gateway." },
+            "title": { "type": "string" },
+            "status": { "type": "integer" },
+            "detail": { "type": "string", "description": "The message." },
+            "instance": { "type": "string", "description": "`urn:request:` and the request's id." },
+        },
+        "required": ["code", "message", "details", "trace_id", "retryable", "type", "title", "status", "detail", "instance"],
+        "additionalProperties": false,
+    })
+}
+
+/// The error body of one status.
+fn refusal(status: u16) -> Value {
+    let mut properties = json!({ "code": { "enum": codes(status) }, "status": { "const": status } });
+    if status == 422
+        && let Some(properties) = properties.as_object_mut()
+    {
+        let errors = json!({ "type": "array", "items": reference("Mistake"), "description": "Everything that is wrong." });
+        properties.insert("details".to_owned(), json!({ "properties": { "errors": errors } }));
+    }
+    json!({ "allOf": [reference("Problem"), { "type": "object", "properties": properties }] })
+}

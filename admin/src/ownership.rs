@@ -1,0 +1,119 @@
+//! Whose the parts of a document are, and who may change them.
+//!
+//! Invariant: a change is judged by what differs between two documents, so that no way of asking gets around it. A token of
+//! a tenant changes entries of its tenant only, and they stay its tenant's.
+
+use crate::acting::Acting;
+use crate::problem::Refused;
+use model::id::{TenantId, is_id};
+use model::role::{Permission, Section};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Whose an entry of a section is: a tenant's, or everybody's.
+pub(crate) fn owner(section: Section, entry: &Value) -> Option<&str> {
+    match section {
+        Section::Tenants => entry.get("id")?.as_str(),
+        Section::Issuers => entry.get("tenant")?.as_str(),
+        Section::Attachments => entry.pointer("/scope/tenant")?.as_str(),
+        Section::Upstreams
+        | Section::Services
+        | Section::Routes
+        | Section::Plans
+        | Section::Packs => None,
+    }
+}
+
+/// Whether a section has entries of tenants.
+pub(crate) fn is_shared(section: Section) -> bool {
+    matches!(section, Section::Tenants | Section::Issuers | Section::Attachments)
+}
+
+/// Refuses a change that goes beyond the token's role or tenant. Says whose the change is, when all of it is one tenant's.
+pub(crate) fn judge(
+    acting: &Acting,
+    before: &Value,
+    after: &Value,
+) -> Result<Option<TenantId>, Refused> {
+    let mut owners = BTreeSet::new();
+    for section in Section::ALL {
+        let (old, new) = (before.get(section.as_str()), after.get(section.as_str()));
+        if old == new {
+            continue;
+        }
+        acting.may(Permission::Change(section))?;
+        for (old, new) in differing(old, new) {
+            if let Some(tenant) = acting.tenant() {
+                keeps_within(section, tenant.as_str(), old, new)?;
+            }
+            owners.extend(old.into_iter().chain(new).map(|entry| owner(section, entry)));
+        }
+    }
+    let mut owners = owners.into_iter();
+    Ok(match (owners.next().flatten(), owners.next()) {
+        (Some(only), None) if is_id(only) => Some(only.into()),
+        _ => None,
+    })
+}
+
+/// The entries that differ, as they were and as they are.
+fn differing<'a>(
+    old: Option<&'a Value>,
+    new: Option<&'a Value>,
+) -> Vec<(Option<&'a Value>, Option<&'a Value>)> {
+    let (old, new) = (by_id(old), by_id(new));
+    let ids: BTreeSet<_> = old.keys().chain(new.keys()).copied().collect();
+    let pairs = ids.into_iter().map(|id| (old.get(id).copied(), new.get(id).copied()));
+    pairs.filter(|(old, new)| old != new).collect()
+}
+
+fn by_id(list: Option<&Value>) -> BTreeMap<&str, &Value> {
+    let entries = list.and_then(Value::as_array).into_iter().flatten();
+    entries.map(|entry| (entry.get("id").and_then(Value::as_str).unwrap_or(""), entry)).collect()
+}
+
+fn keeps_within(
+    section: Section,
+    tenant: &str,
+    old: Option<&Value>,
+    new: Option<&Value>,
+) -> Result<(), Refused> {
+    let foreign = |entry: &Value| owner(section, entry) != Some(tenant);
+    if old.into_iter().chain(new).any(foreign) {
+        let message = format!("This token changes what is of the tenant `{tenant}` alone.");
+        return Err(Refused::forbidden(message));
+    }
+    let held = old.map(references).unwrap_or_default();
+    let wanted = new.map(references).unwrap_or_default();
+    if wanted.is_subset(&held) {
+        return Ok(());
+    }
+    // What stands in a node's files and environment may be another tenant's.
+    Err(Refused::forbidden(
+        "A token of a tenant gives secrets as `{\"value\": …}`, never by a file or a variable of a node.",
+    ))
+}
+
+/// The files and environment variables of nodes that an entry names.
+fn references(entry: &Value) -> BTreeSet<(String, String)> {
+    let mut found = BTreeSet::new();
+    gather(entry, "", &mut found);
+    found
+}
+
+fn gather(value: &Value, within: &str, found: &mut BTreeSet<(String, String)>) {
+    match value {
+        Value::Array(list) => list.iter().for_each(|entry| gather(entry, within, found)),
+        Value::Object(object) => {
+            for (field, value) in object.iter().filter(|(field, _)| *field != "settings") {
+                match (within, field.as_str(), value.as_str()) {
+                    ("secret" | "jwks", "env" | "file", Some(text)) => {
+                        found.insert((field.clone(), text.to_owned()));
+                    }
+                    _ => gather(value, field, found),
+                }
+            }
+        }
+        _ => {}
+    }
+}

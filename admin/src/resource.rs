@@ -1,0 +1,197 @@
+//! The resources of the document: read and changed in one way, whatever their kind ([`KINDS`]).
+
+use crate::Shared;
+use crate::acting::Acting;
+use crate::answer::Answer;
+use crate::body::{Merge, Query, Whole};
+use crate::newest::Newest;
+use crate::once::Once;
+use crate::ownership;
+use crate::page::{Page, PageQuery};
+use crate::place::{Collection, KINDS, Place};
+use crate::precondition::{Conditions, tag};
+use crate::problem::Refused;
+use crate::secret;
+use crate::write::{ChangeQuery, Edit, How, Made, Proposal, Writing};
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing;
+use http::{HeaderMap, StatusCode};
+use model::config::ConfigError;
+use model::{ErrorCode, Reject};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// The routes of all kinds.
+pub(crate) fn routes() -> Router<Arc<Shared>> {
+    KINDS.iter().fold(Router::new(), |router, kind| {
+        let one = routing::get(get).put(put).patch(patch).delete(delete);
+        router.route(kind.list, routing::get(list)).route(kind.one, one)
+    })
+}
+
+/// `GET` of a list: by id, as the document's entries have no time.
+async fn list(
+    State(shared): State<Arc<Shared>>,
+    acting: Acting,
+    collection: Collection,
+    Query(query): Query<PageQuery>,
+) -> Result<Answer, Refused> {
+    let page = Page::of(collection.kind.name, query.limit, query.cursor.as_deref())?;
+    let newest = shared.newest().await?;
+    let entries = collection.entries(&newest.document).ok_or(ErrorCode::NotFound)?;
+    let seen = |entry: &&Value| sees(&acting, &collection, entry);
+    let keyed = entries.iter().filter(seen).map(|entry| (collection.key(entry), entry));
+    let listed = page.sorted(keyed).map(|(_, entry)| entry);
+    Ok(Answer::ok(&listed).of_revision(newest.number))
+}
+
+fn sees(acting: &Acting, collection: &Collection, entry: &Value) -> bool {
+    // What is within a resource is whose that is.
+    let [_] = collection.kind.steps else { return true };
+    owns(acting, collection.kind.section, entry)
+}
+
+fn owns(acting: &Acting, section: model::role::Section, entry: &Value) -> bool {
+    let own = acting.tenant().map(model::id::TenantId::as_str);
+    own.is_none() || own == ownership::owner(section, entry)
+}
+
+/// `GET` of one.
+async fn get(
+    State(shared): State<Arc<Shared>>,
+    acting: Acting,
+    place: Place,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
+    let newest = shared.newest().await?;
+    let resource = seen(&acting, &place, &newest)?.ok_or(ErrorCode::NotFound)?;
+    let answer = Answer::ok(resource).tagged(tag(resource)).of_revision(newest.number);
+    if Conditions::of(&headers)?.is_known(&tag(resource)) {
+        return Ok(answer.not_modified());
+    }
+    Ok(answer.into_response())
+}
+
+/// The resource at this place, if it is there. One of another tenant is not, and its id is taken all the same.
+fn seen<'a>(
+    acting: &Acting,
+    place: &Place,
+    newest: &'a Newest,
+) -> Result<Option<&'a Value>, Refused> {
+    let found = place.find(&newest.document).map(|found| found.value);
+    Ok(found.filter(|_| {
+        let outermost = place.outermost(&newest.document);
+        outermost.is_some_and(|entry| owns(acting, place.section, entry))
+    }))
+}
+
+/// `PUT`: makes or replaces it.
+async fn put(
+    State(shared): State<Arc<Shared>>,
+    acting: Acting,
+    place: Place,
+    Query(query): Query<ChangeQuery>,
+    headers: HeaderMap,
+    Whole(sent): Whole,
+) -> Result<Answer, Refused> {
+    let sent = secret::sealed(&shared.keys, named(&place, sent)?)?;
+    let make = move |present: Option<&Value>| {
+        let _ = present;
+        Ok(Some(sent.clone()))
+    };
+    changed(&shared, &acting, place, (&query, &headers), make).await
+}
+
+/// `PATCH`: merges into it (RFC 7396).
+async fn patch(
+    State(shared): State<Arc<Shared>>,
+    acting: Acting,
+    place: Place,
+    Query(query): Query<ChangeQuery>,
+    headers: HeaderMap,
+    Merge(sent): Merge,
+) -> Result<Answer, Refused> {
+    let sent = secret::sealed(&shared.keys, sent)?;
+    let at = place.clone();
+    let make = move |present: Option<&Value>| {
+        let mut merged = present.ok_or(ErrorCode::NotFound)?.clone();
+        json_patch::merge(&mut merged, &sent);
+        named(&at, merged).map(Some)
+    };
+    changed(&shared, &acting, place, (&query, &headers), make).await
+}
+
+/// `DELETE`.
+async fn delete(
+    State(shared): State<Arc<Shared>>,
+    acting: Acting,
+    place: Place,
+    Query(query): Query<ChangeQuery>,
+    headers: HeaderMap,
+) -> Result<Answer, Refused> {
+    let make = |present: Option<&Value>| {
+        present.ok_or(ErrorCode::NotFound)?;
+        Ok(None)
+    };
+    changed(&shared, &acting, place, (&query, &headers), make).await
+}
+
+/// Changes what stands at a place: `make` says what it will be, given what it is.
+pub(crate) async fn changed(
+    shared: &Shared,
+    acting: &Acting,
+    place: Place,
+    (query, headers): (&ChangeQuery, &HeaderMap),
+    make: impl Fn(Option<&Value>) -> Result<Option<Value>, Refused> + Send + Sync + 'static,
+) -> Result<Answer, Refused> {
+    let how = How::of(shared, acting, query).await?;
+    let (conditions, guard) = (Conditions::of(headers)?, how.guard());
+    let (at, asking) = (place.clone(), acting.clone());
+    let edit: Edit = Arc::new(move |newest| {
+        let present = seen(&asking, &at, newest)?;
+        if present.is_none() {
+            // RFC 9110 §13.2.1: what is refused anyway is refused for its own reason.
+            make(None)?;
+        }
+        conditions.permit(present.map(tag).as_deref(), guard)?;
+        let resource = make(present)?;
+        if present.is_none() && at.find(&newest.document).is_some() {
+            return Err(Reject::new(ErrorCode::Conflict).message("This id is taken.").into());
+        }
+        let mut document = newest.document.clone();
+        let at = at.set(&mut document, resource)?;
+        Ok(Proposal { document, text: None, at })
+    });
+    let answer = |made: &Made| {
+        let now = place.find(&made.document).map(|found| found.value);
+        let created = now.is_some() && place.find(&made.base.document).is_none();
+        let answer = made.changed(&how, now.map(tag), now.cloned());
+        // What is on some nodes only is not made yet.
+        if created && how.nodes.is_none() { answer.with_status(StatusCode::CREATED) } else { answer }
+    };
+    Writing { shared, acting, how: &how, once: &Once::NEVER }.change(edit, answer).await
+}
+
+/// The resource with the ids of its place: absent ones are filled in, others are errors.
+fn named(place: &Place, resource: Value) -> Result<Value, Refused> {
+    let Value::Object(mut fields) = resource else {
+        let error = ConfigError::new("", "must be an object");
+        return Err(Refused::invalid(&[error], Some("")));
+    };
+    for (index, (field, key)) in place.keys().iter().enumerate() {
+        match fields.get(*field) {
+            None => {
+                fields.shift_insert(index, (*field).to_owned(), key.as_str().into());
+            }
+            Some(Value::String(own)) if own == key => {}
+            Some(_) => {
+                let message = format!("must be `{key}`, as in the path");
+                let error = ConfigError::new(format!("/{field}"), message);
+                return Err(Refused::invalid(&[error], Some("")));
+            }
+        }
+    }
+    Ok(Value::Object(fields))
+}

@@ -1,0 +1,154 @@
+//! What the roles of a process share: the store, the gateway that compiles, whoever holds the document.
+
+use crate::folder;
+use crate::say;
+use crate::settings::{IdempotencyStore, Settings};
+use anyhow::{Context as _, bail};
+use gateway::follow::{self, Follower};
+use gateway::ledger::AnyLedger;
+use gateway::watch::DocumentFile;
+use gateway::{Gateway, record};
+use jiff::Timestamp;
+use model::Clock;
+use model::audit::Entry;
+use model::id::NodeName;
+use model::idempotency::Salt;
+use model::revision::Revisions;
+use model::role::Actor;
+use serde_json::Value;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use store::Store;
+use store::seal::MasterKeys;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+/// Between two purges of what expired in the database.
+const PURGE_PAUSE: Duration = Duration::from_secs(60);
+/// How long a start waits for revocations: traffic is not kept waiting for a store that is away.
+const REVOCATIONS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is made first and outlives the servers. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) store: Store,
+    pub(crate) keys: MasterKeys,
+    pub(crate) clock: Clock,
+    pub(crate) node: NodeName,
+    pub(crate) gateway: Arc<Gateway>,
+    source: Source,
+}
+
+/// Whoever holds the document.
+#[derive(Clone)]
+enum Source {
+    /// A file that the operator owns.
+    File(Arc<DocumentFile>),
+    /// The store.
+    Store(Arc<Follower>),
+}
+
+impl Parts {
+    /// Opens the store and puts the document in force, if there is one that can be read: without the store, the last good
+    /// revision. An operator's file that can't be put in force is an error.
+    pub(crate) async fn make(settings: &Settings, clock: Clock) -> anyhow::Result<Self> {
+        let data = &settings.data;
+        let keys = settings.keys()?;
+        let database = settings.database();
+        let store = Store::open(database.revealed()).await.with_context(|| database.to_string())?;
+        let node = match &settings.node {
+            Some(name) => name.clone(),
+            None => folder::node_name(data)?,
+        };
+        let gateway = Gateway::new(gateway::Settings {
+            clock: clock.clone(),
+            packs: folder::packs(data)?,
+            ledger: match settings.idempotency {
+                IdempotencyStore::Memory => AnyLedger::in_process(),
+                IdempotencyStore::Database => AnyLedger::Sql(store.ledger()),
+            },
+            salt: Salt(folder::salt(data, &store).await?),
+            node: node.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            version: env!("CARGO_PKG_VERSION"),
+            store: store.clone(),
+            keys: keys.clone(),
+            records: record::Settings {
+                buffer: settings.records.buffer,
+                retention: settings.records.retention.0,
+            },
+        })?;
+        let source = match &settings.document.file {
+            Some(file) => Source::File(of_file(&gateway, file).await?),
+            None => {
+                let follower = Follower::new(gateway.clone(), folder::last_good(data));
+                follower.start().await;
+                Source::Store(follower)
+            }
+        };
+        Ok(Self { store, keys, clock, node, gateway, source })
+    }
+
+    /// The port to the document.
+    pub(crate) fn revisions(&self) -> Arc<dyn Revisions> {
+        match &self.source {
+            Source::File(file) => file.clone(),
+            Source::Store(follower) => follower.clone(),
+        }
+    }
+
+    /// Takes up what is refused at once, then follows document and store for as long as the tasks live.
+    pub(crate) async fn follow(&self, roles: Vec<String>, tasks: &mut JoinSet<()>) {
+        let revocations = follow::load_revocations(&self.gateway);
+        match tokio::time::timeout(REVOCATIONS_PATIENCE, revocations).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "revocations are not known yet"),
+            Err(_) => tracing::error!("revocations are not known yet: the store does not answer"),
+        }
+        match &self.source {
+            Source::File(file) => tasks.spawn(file.clone().follow()),
+            Source::Store(follower) => tasks.spawn(follower.clone().run()),
+        };
+        tasks.spawn(follow::heed_store(self.gateway.clone(), roles));
+        tasks.spawn(self.store.clone().purge_forever(self.clock.clone(), PURGE_PAUSE));
+    }
+}
+
+/// The audit entry of what this node does by itself.
+pub(crate) fn system_entry(
+    node: &NodeName,
+    at: Timestamp,
+    action: &str,
+    resource: String,
+    difference: Value,
+) -> Entry {
+    Entry {
+        id: Uuid::now_v7().to_string(),
+        at,
+        actor: Actor::system(node),
+        action: action.to_owned(),
+        resource,
+        tenant: None,
+        request_id: Uuid::now_v7().to_string(),
+        revision: None,
+        difference,
+        refused: None,
+    }
+}
+
+/// Puts an operator's file in force; at start there is nothing to fall back to.
+async fn of_file(gateway: &Arc<Gateway>, path: &Path) -> anyhow::Result<Arc<DocumentFile>> {
+    let document = DocumentFile::new(gateway.clone(), path.to_owned());
+    if let Err(errors) = document.load().await {
+        for error in &errors {
+            say(&error.to_string());
+        }
+        let count = match errors.len() {
+            1 => "1 error".to_owned(),
+            count => format!("{count} errors"),
+        };
+        bail!("{} can't be put in force ({count})", path.display());
+    }
+    Ok(document)
+}

@@ -1,0 +1,347 @@
+//! Revisions in the store: published there, followed from there. Every gateway goes this way, the one whose admin published
+//! included.
+//!
+//! Invariant: what is put in force is what the store says is this node's newest, asked in one's turn, so that no slower one
+//! overwrites a newer one. A revision that can't be put in force changes nothing and is shown; a store that can't answer
+//! stops nothing. The last good revision is kept in a file, for a start while the store is away.
+
+mod heed;
+mod last_good;
+#[cfg(test)]
+mod tests;
+
+pub use heed::{heed_store, load_revocations};
+
+use crate::gateway::Gateway;
+use crate::publish::{Candidate, Judged, Publisher, Turn};
+use crate::report;
+use async_trait::async_trait;
+use last_good::LastGood;
+use model::audit::Entry;
+use model::config::{Config, ConfigError};
+use model::port::StoreError;
+use model::revision::{
+    Change, KeptAnswer, PublishError, Published, RevisionInfo, Revisions, Staged,
+};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use store::Store;
+use store::control::{Effect, Revision, Write, WriteError};
+use tokio::sync::Mutex;
+
+/// How long a node goes without a look at the store's feed when nobody wakes it.
+pub const LOOK_PAUSE: Duration = Duration::from_millis(500);
+/// How long a start waits for the store before it takes the last good revision.
+const START_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Puts the newest revision of the store in force, and publishes there.
+pub struct Follower {
+    gateway: Arc<Gateway>,
+    publisher: Publisher,
+    last_good: LastGood,
+    /// The newest revision that was read, wherever it is in force: it is checked once, however often it is asked for.
+    newest: Mutex<Option<Published>>,
+    is_away: AtomicBool,
+}
+
+/// What a look at the store came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// The newest revision of this node is in force.
+    InForce,
+    /// It can't be put in force.
+    Rejected,
+    /// There is no revision.
+    Nothing,
+}
+
+impl Follower {
+    /// Nothing is in force yet. The file is where the last good revision is kept.
+    pub fn new(gateway: Arc<Gateway>, last_good: PathBuf) -> Arc<Self> {
+        let publisher = Publisher::new(gateway.clone());
+        Arc::new(Self::with(gateway, publisher, LastGood::new(last_good)))
+    }
+
+    fn with(gateway: Arc<Gateway>, publisher: Publisher, last_good: LastGood) -> Self {
+        let is_away = AtomicBool::new(false);
+        Self { gateway, publisher, last_good, newest: Mutex::default(), is_away }
+    }
+
+    /// Puts the newest revision in force; the last good one where that can't be done now. Never fails: where there is
+    /// neither, the node is not ready, and [`run`](Self::run) goes on trying.
+    pub async fn start(&self) {
+        let turn = self.publisher.turn().await;
+        let newest = tokio::time::timeout(START_PATIENCE, self.newest_here()).await;
+        let seen = match newest.unwrap_or(Err(StoreError::TimedOut(START_PATIENCE))) {
+            Ok(newest) => Some(self.take(&turn, newest, None).await),
+            Err(error) => {
+                self.away(&error);
+                None
+            }
+        };
+        match seen {
+            Some(Seen::InForce) => {}
+            Some(Seen::Nothing) => tracing::info!("no revision is published yet"),
+            Some(Seen::Rejected) | None => self.take_last_good(&turn).await,
+        }
+    }
+
+    /// Follows the store for as long as the process runs.
+    pub async fn run(self: Arc<Self>) {
+        tokio::join!(self.follow_feed(), self.try_again());
+    }
+
+    async fn follow_feed(&self) {
+        // A clone of its own remembers what this loop has noticed.
+        let store = self.store().clone();
+        let mut seen = None;
+        loop {
+            match self.look(&store, seen).await {
+                Ok(version) => {
+                    seen = Some(version);
+                    self.back();
+                    store.changed(LOOK_PAUSE).await;
+                }
+                Err(error) => {
+                    self.away(&error);
+                    tokio::time::sleep(LOOK_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Takes up what is new since the feed had this version. Yields its version from before the look, so that what comes
+    /// meanwhile differs at the next one.
+    async fn look(&self, store: &Store, seen: Option<u64>) -> Result<u64, StoreError> {
+        let version = store.feed().await?;
+        if seen != Some(version) {
+            let turn = self.publisher.turn().await;
+            let newest = self.newest_here().await?;
+            self.take(&turn, newest, None).await;
+        }
+        Ok(version)
+    }
+
+    /// Tries a revision again whose packs were replaced, or that was rejected some time ago.
+    async fn try_again(&self) {
+        loop {
+            self.publisher.worth_another_try().await;
+            let turn = self.publisher.turn().await;
+            let Some(candidate) = turn.watched() else { continue };
+            let judged = self.publisher.judge(candidate.text.clone()).await;
+            let is_new = is_new(&turn, &candidate);
+            if turn.take_again(candidate.clone(), judged).is_some() && is_new {
+                self.last_good.keep(candidate).await;
+            }
+        }
+    }
+
+    /// Puts what the store gave as this node's newest, asked in this turn, in force; unless it is already, or was
+    /// rejected before. `judged`: what may be that revision, judged already.
+    async fn take(
+        &self,
+        turn: &Turn<'_>,
+        newest: Option<Revision>,
+        judged: Option<(&Candidate, Judged)>,
+    ) -> Seen {
+        let in_force = turn.in_force();
+        let Some(revision) = newest else {
+            if let Some(known) = in_force {
+                tracing::warn!(in_force = known.number, "the store has no revision any more");
+            }
+            return Seen::Nothing;
+        };
+        let candidate = Candidate::from(revision);
+        if let Some(known) = in_force {
+            if known.is(&candidate) {
+                turn.accept();
+                turn.is_for(candidate.nodes);
+                return Seen::InForce;
+            }
+            if known.number >= candidate.number {
+                let (in_force, newest) = (known.number, candidate.number);
+                tracing::warn!(in_force, newest, "the store's revisions went back; it is followed");
+            }
+        }
+        if turn.rejected().is_some_and(|known| known.is(&candidate)) {
+            return Seen::Rejected;
+        }
+        let judged = match judged {
+            Some((known, judged)) if known.is(&candidate) => judged,
+            _ => self.publisher.judge(candidate.text.clone()).await,
+        };
+        self.put_in_force(turn, candidate, judged).await
+    }
+
+    async fn put_in_force(&self, turn: &Turn<'_>, candidate: Candidate, judged: Judged) -> Seen {
+        if turn.take(candidate.clone(), judged).is_none() {
+            return Seen::Rejected;
+        }
+        self.last_good.keep(candidate).await;
+        Seen::InForce
+    }
+
+    async fn take_last_good(&self, turn: &Turn<'_>) {
+        let candidate = match self.last_good.read().await {
+            Ok(Some(candidate)) => candidate,
+            Ok(None) => return tracing::error!("there is no last good revision to start with"),
+            Err(error) => return tracing::error!(%error, "the last good revision is refused"),
+        };
+        if turn.rejected().is_some_and(|known| known.is(&candidate)) {
+            return;
+        }
+        let number = candidate.number;
+        let judged = self.publisher.judge(candidate.text.clone()).await;
+        match turn.fall_back(candidate, judged) {
+            Ok(_) => tracing::warn!(revision = number, "started with the last good revision"),
+            Err(errors) => {
+                for error in &errors {
+                    tracing::error!(revision = number, %error, "the last good revision is rejected");
+                }
+            }
+        }
+    }
+
+    /// After a write that made this the newest revision: puts it in force here, if it is this node's.
+    async fn written(&self, candidate: Candidate, judged: Judged) {
+        let turn = self.publisher.turn().await;
+        match self.newest_here().await {
+            Ok(newest) => {
+                self.take(&turn, newest, Some((&candidate, judged))).await;
+            }
+            // What was written is known all the same; something newer may be in force by now.
+            Err(error) => {
+                self.away(&error);
+                let newer = turn.in_force().is_none_or(|known| known.number < candidate.number);
+                let nodes = candidate.nodes.as_ref();
+                if newer && nodes.is_none_or(|nodes| nodes.contains(&self.gateway.node)) {
+                    self.put_in_force(&turn, candidate, judged).await;
+                }
+            }
+        }
+    }
+
+    async fn newest_here(&self) -> Result<Option<Revision>, StoreError> {
+        self.store().newest_for(&self.gateway.node).await
+    }
+
+    fn store(&self) -> &Store {
+        &self.gateway.store
+    }
+
+    /// Shows that the store is away; says so once.
+    fn away(&self, error: &StoreError) {
+        self.gateway.metrics.degraded(report::Store::Revisions, true);
+        if !self.is_away.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, "the store can't answer; the revision in force stays");
+        }
+    }
+
+    /// Shows that it is back; says so once.
+    fn back(&self) {
+        self.gateway.metrics.degraded(report::Store::Revisions, false);
+        if self.is_away.swap(false, Ordering::Relaxed) {
+            tracing::info!("the store answers again");
+        }
+    }
+}
+
+#[async_trait]
+impl Revisions for Follower {
+    async fn newest(&self) -> Result<Option<Published>, StoreError> {
+        let mut kept = self.newest.lock().await;
+        let Some(info) = self.store().revisions(None, 1).await?.pop() else { return Ok(None) };
+        let mut known = kept.iter().cloned().chain(self.in_force());
+        if let Some(known) = known.find(|known| is_of(known, &info)) {
+            return Ok(Some(Published { nodes: info.nodes, ..known }));
+        }
+        let Some(revision) = self.store().newest().await? else { return Ok(None) };
+        let candidate = Candidate::from(revision);
+        let read = self.publisher.read(candidate.text.clone()).await;
+        let config = read.map_err(|errors| unreadable(candidate.number, &errors))?;
+        Ok(kept.insert(candidate.published(config)).clone().into())
+    }
+
+    fn in_force(&self) -> Option<Published> {
+        self.publisher.in_force()
+    }
+
+    async fn check(&self, text: String) -> Result<Arc<Config>, Vec<ConfigError>> {
+        self.publisher.check(text).await
+    }
+
+    async fn publish(&self, change: Change) -> Result<Published, PublishError> {
+        let Change { text, base, nodes, staged, audit, answer } = change;
+        let mut candidate = Candidate::new(base + 1, text.into());
+        candidate.nodes.clone_from(&nodes);
+        let judged = self.publisher.judge(candidate.text.clone()).await;
+        let config = judged.config().map_err(PublishError::Invalid)?;
+        let effect = Effect::Publish {
+            text: candidate.text.clone(),
+            base,
+            nodes,
+            replaces_staged: staged == Staged::Replace,
+        };
+        let written = self.store().write(Write { effect, audit, answer }).await.map_err(refused)?;
+        candidate.number = written.revision.unwrap_or(candidate.number);
+        let published = candidate.clone().published(config);
+        *self.newest.lock().await = Some(published.clone());
+        self.written(candidate, judged).await;
+        Ok(published)
+    }
+
+    async fn release(
+        &self,
+        number: u64,
+        audit: Entry,
+        answer: Option<KeptAnswer>,
+    ) -> Result<Published, PublishError> {
+        let revision = self.store().revision(number).await?.ok_or(PublishError::NotFound)?;
+        let candidate = Candidate { nodes: None, ..Candidate::from(revision) };
+        let judged = self.publisher.judge(candidate.text.clone()).await;
+        let config = judged.config().map_err(PublishError::Invalid)?;
+        let effect = Effect::Release(number);
+        self.store().write(Write { effect, audit, answer }).await.map_err(refused)?;
+        let published = candidate.clone().published(config);
+        self.written(candidate, judged).await;
+        Ok(published)
+    }
+}
+
+fn is_new(turn: &Turn<'_>, candidate: &Candidate) -> bool {
+    turn.in_force().is_none_or(|known| !known.is(candidate))
+}
+
+fn is_of(published: &Published, info: &RevisionInfo) -> bool {
+    let digest = info.digest.trim_start_matches("sha256:");
+    published.number == info.number && digest.starts_with(&published.etag)
+}
+
+/// A revision of another release, perhaps.
+fn unreadable(number: u64, errors: &[ConfigError]) -> StoreError {
+    let first = errors.first().map(ConfigError::to_string).unwrap_or_default();
+    StoreError::Unreadable(format!("revision {number} has {} errors: {first}", errors.len()))
+}
+
+fn refused(error: WriteError) -> PublishError {
+    match error {
+        WriteError::Stale => PublishError::Stale,
+        WriteError::Staged { number, nodes } => PublishError::Staged { number, nodes },
+        WriteError::NotFound => PublishError::NotFound,
+        WriteError::Repeat => PublishError::Repeat,
+        WriteError::Store(error) => PublishError::Store(error),
+        // No revision is refused so.
+        error @ (WriteError::LastToken | WriteError::TooMany(_)) => {
+            PublishError::Store(StoreError::Unreadable(error.to_string()))
+        }
+    }
+}
+
+impl From<Revision> for Candidate {
+    fn from(revision: Revision) -> Self {
+        let Revision { info, text } = revision;
+        Self { number: info.number, text, digest: info.digest, nodes: info.nodes }
+    }
+}

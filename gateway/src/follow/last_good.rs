@@ -1,0 +1,89 @@
+//! The last good revision, in a file: what a node starts with while the store is away.
+//!
+//! Invariant: the file is replaced whole, and read whole or not at all: one whose text has not the digest beside it was
+//! torn or altered, and is refused.
+
+use crate::publish::{Candidate, digest};
+use crate::watch::{Readers, replace};
+use model::config::DOCUMENT_BYTES_MAX;
+use serde::{Deserialize, Serialize};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The largest file that is read, in bytes: no document is larger, even with every character escaped as `\n` is.
+const FILE_BYTES_MAX: u64 = 2 * DOCUMENT_BYTES_MAX as u64 + 1024;
+
+/// Where the last good revision is kept.
+pub(super) struct LastGood(PathBuf);
+
+/// Why the file is refused.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LastGoodError {
+    /// It can't be read.
+    #[error("its file can't be read: {0}")]
+    File(#[from] std::io::Error),
+    /// It is not what was written.
+    #[error("its file is torn: {0}")]
+    Torn(#[from] serde_json::Error),
+    /// Its text is not the one that was written.
+    #[error("its file was altered: the text has not the digest beside it")]
+    Altered,
+    /// It is larger than any that is written.
+    #[error("its file is larger than {FILE_BYTES_MAX} bytes")]
+    TooLarge,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    number: u64,
+    digest: String,
+    text: Arc<str>,
+}
+
+impl LastGood {
+    pub(super) const fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// Keeps a revision that is in force. When that fails, the one before stays, and the log says so.
+    pub(super) async fn keep(&self, revision: Candidate) {
+        let path = self.0.clone();
+        let number = revision.number;
+        let kept = tokio::task::spawn_blocking(move || write(&path, revision)).await;
+        if let Err(error) = kept.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+            tracing::error!(revision = number, %error, "the last good revision can't be kept");
+        }
+    }
+
+    /// The revision that was kept last.
+    pub(super) async fn read(&self) -> Result<Option<Candidate>, LastGoodError> {
+        let path = self.0.clone();
+        let read = tokio::task::spawn_blocking(move || read(&path)).await;
+        read.unwrap_or_else(|error| Err(std::io::Error::other(error).into()))
+    }
+}
+
+fn write(path: &Path, revision: Candidate) -> std::io::Result<()> {
+    let Candidate { number, digest, text, nodes: _ } = revision;
+    let bytes = serde_json::to_vec(&Kept { number, digest, text })?;
+    replace(path, &bytes, Readers::Owner)
+}
+
+fn read(path: &Path) -> Result<Option<Candidate>, LastGoodError> {
+    let file = match std::fs::File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(LastGoodError::TooLarge);
+    }
+    let kept: Kept = serde_json::from_slice(&bytes)?;
+    if digest(&kept.text) != kept.digest {
+        return Err(LastGoodError::Altered);
+    }
+    Ok(Some(Candidate::new(kept.number, kept.text)))
+}

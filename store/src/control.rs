@@ -1,0 +1,225 @@
+//! The control plane's rows: revisions, audit, tokens, revocations, nodes, kept answers.
+//!
+//! Invariant: every write is one transaction with its audit entry ([`Write`] can't be made without one), and numbers of
+//! revisions have no gaps. What followers must notice raises the feed's version in that same transaction.
+
+mod audit;
+mod nodes;
+mod revisions;
+mod revocations;
+mod tokens;
+mod write;
+
+use crate::Store;
+use crate::rows::{Columns as _, text, unreadable};
+use jiff::Timestamp;
+use model::audit::Entry;
+use model::id::{NodeName, TenantId, TokenId};
+use model::port::StoreError;
+use model::revision::{KeptAnswer, RevisionInfo};
+use model::revocation::Revocation;
+use model::token::{Token, TokenHash};
+use std::sync::Arc;
+use std::time::Duration;
+
+const FEED: &str = "SELECT version FROM feed";
+
+const ANSWER: &str =
+    "SELECT digest, fingerprint, status, sealed, until FROM answers WHERE digest = $1 AND until > $2";
+
+const KEEP: &str =
+    "INSERT INTO kept (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+
+const KEPT: &str = "SELECT value FROM kept WHERE name = $1";
+
+/// A write to the control plane, whole.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// What is done.
+    pub effect: Effect,
+    /// What the audit says of it.
+    pub audit: Entry,
+    /// The answer that a repeat of the same request gets.
+    pub answer: Option<KeptAnswer>,
+}
+
+/// What a write does.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Nothing but its audit entry: a refusal, a reset of counters.
+    Note,
+    /// A new revision, `base + 1`, if `base` is the newest and is everybody's.
+    Publish {
+        /// The document's text.
+        text: Arc<str>,
+        /// The newest revision, from which it was made; 0 for none.
+        base: u64,
+        /// The nodes that it goes to first; none for all.
+        nodes: Option<Vec<NodeName>>,
+        /// Whether it may replace a newest revision that is on some nodes only: a rollback may.
+        replaces_staged: bool,
+    },
+    /// Gives the newest revision, which is on some nodes only, to all.
+    Release(u64),
+    /// A new token.
+    CreateToken(Token, TokenHash),
+    /// A token is refused from now on.
+    RevokeToken(TokenId, Timestamp),
+    /// A revocation.
+    Revoke(Revocation),
+    /// Deletes the decision records of a tenant that were made until then.
+    EraseRecords(TenantId, Timestamp),
+}
+
+/// What a write came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// The revision that was published or released.
+    pub revision: Option<u64>,
+    /// How many rows were deleted.
+    pub rows: u64,
+}
+
+/// Why a write was not done. Whatever the reason, nothing was.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The newest revision is another one.
+    #[error("the newest revision is another one")]
+    Stale,
+    /// The newest revision is on some nodes only.
+    #[error("revision {number} is on some nodes only")]
+    Staged {
+        /// That revision.
+        number: u64,
+        /// Its nodes.
+        nodes: Vec<NodeName>,
+    },
+    /// There is no such thing.
+    #[error("there is no such row")]
+    NotFound,
+    /// An answer is kept for this key: the request is a repeat.
+    #[error("an answer is kept for this key")]
+    Repeat,
+    /// Nobody could administer any more: it is the last live token of role admin and of no tenant.
+    #[error("it is the last live token of role admin that is bound to no tenant")]
+    LastToken,
+    /// There are as many as there may be.
+    #[error("there are too many: {0}")]
+    TooMany(&'static str),
+    /// The store can't do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A revision with its document, unread.
+#[derive(Clone, Debug)]
+pub struct Revision {
+    /// What lists show.
+    pub info: RevisionInfo,
+    /// The document's text.
+    pub text: Arc<str>,
+}
+
+/// Which audit entries are wanted. Newest first.
+#[derive(Clone, Debug, Default)]
+pub struct AuditQuery {
+    /// Of this tenant.
+    pub tenant: Option<TenantId>,
+    /// By the actor of this name.
+    pub actor: Option<String>,
+    /// Of this action, like `plans.put`.
+    pub action: Option<String>,
+    /// Of this resource's path or one beneath it.
+    pub resource: Option<String>,
+    /// From then on.
+    pub since: Option<Timestamp>,
+    /// Before then.
+    pub until: Option<Timestamp>,
+    /// Older than the entry of this id.
+    pub before: Option<String>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+impl Store {
+    /// Does a write, with its audit entry, or nothing.
+    pub async fn write(&self, write: Write) -> Result<Written, WriteError> {
+        let in_feed = write.effect.is_in_feed();
+        let size = write.size();
+        let done = self.db.write(size, |connection| Box::pin(write::write(connection, write)));
+        let written = done.await??;
+        if in_feed {
+            self.hints.give();
+        }
+        Ok(written)
+    }
+
+    /// The feed's version: grows with every write that nodes must notice (revisions, releases, revocations).
+    pub async fn feed(&self) -> Result<u64, StoreError> {
+        self.hints.notice();
+        let row = self.db.read(|connection| Box::pin(sqlx::query(FEED).fetch_one(connection)));
+        row.await?.number("version")
+    }
+
+    /// Waits until the feed may have grown: told so by the database or by a write of this process, at most for `pause`.
+    /// What came since [`feed`](Self::feed) was called on this clone of the store ends the wait at once: whoever follows
+    /// has a clone of its own.
+    pub async fn changed(&self, pause: Duration) {
+        self.hints.wait(pause).await;
+    }
+
+    /// The answer kept for a repeat, if there is one.
+    pub async fn answer(
+        &self,
+        digest: &[u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<KeptAnswer>, StoreError> {
+        let find = sqlx::query(ANSWER).bind(digest.to_vec()).bind(now.as_microsecond());
+        let row = self.db.read(|connection| Box::pin(find.fetch_optional(connection))).await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(KeptAnswer {
+            digest: row.bytes("digest")?,
+            fingerprint: row.bytes("fingerprint")?,
+            status: row.of::<i64>("status")?.try_into().map_err(|_| unreadable("status"))?,
+            sealed: row.of("sealed")?,
+            until: row.time("until")?,
+        }))
+    }
+
+    /// What the deployment shares under this name: the value of whoever was first.
+    pub async fn kept(&self, name: &str, value: Vec<u8>) -> Result<Vec<u8>, StoreError> {
+        let name = text(name);
+        let done = self.db.write(value.len(), move |connection| {
+            Box::pin(async move {
+                let keep = sqlx::query(KEEP).bind(name.clone()).bind(value);
+                keep.execute(&mut *connection).await?;
+                sqlx::query_scalar(KEPT).bind(name).fetch_one(connection).await
+            })
+        });
+        done.await
+    }
+}
+
+impl Effect {
+    /// Whether nodes must notice it.
+    fn is_in_feed(&self) -> bool {
+        match self {
+            Self::Publish { .. } | Self::Release(_) | Self::Revoke(_) => true,
+            Self::Note
+            | Self::CreateToken(..)
+            | Self::RevokeToken(..)
+            | Self::EraseRecords(..) => false,
+        }
+    }
+}
+
+impl Write {
+    /// About how many bytes it holds.
+    fn size(&self) -> usize {
+        let text = match &self.effect {
+            Effect::Publish { text, .. } => text.len(),
+            _ => 0,
+        };
+        text + self.answer.as_ref().map_or(0, |answer| answer.sealed.len())
+    }
+}

@@ -1,0 +1,58 @@
+//! Queries whose conditions depend on what is asked for: only those that are given stand in the text, so that indexes are
+//! used.
+
+use sqlx::any::{AnyArguments, AnyRow};
+use sqlx::{Any, AnyConnection, Arguments as _, AssertSqlSafe, Encode, Type};
+
+/// How many rows one query yields at most, whatever is asked for.
+pub(crate) const ROWS_MAX: u32 = 2_000;
+
+/// A query being put together. Its text is made of constants alone; values are bound.
+pub(crate) struct Search {
+    sql: String,
+    arguments: AnyArguments,
+    joint: &'static str,
+}
+
+impl Search {
+    /// A query without conditions yet: `SELECT … FROM …`.
+    pub(crate) fn new(select: &'static str) -> Self {
+        Self { sql: select.to_owned(), arguments: AnyArguments::default(), joint: " WHERE " }
+    }
+
+    /// A query with a condition already: `SELECT … FROM … WHERE …`.
+    pub(crate) fn narrowed(select: &'static str) -> Self {
+        Self { joint: " AND ", ..Self::new(select) }
+    }
+
+    /// Adds a condition, if there is a value for it; `{}` stands for the value.
+    pub(crate) fn filter<T>(
+        mut self,
+        condition: &'static str,
+        value: Option<T>,
+    ) -> Result<Self, sqlx::Error>
+    where
+        T: for<'q> Encode<'q, Any> + Type<Any>,
+    {
+        if let Some(value) = value {
+            self.arguments.add(value).map_err(sqlx::Error::Encode)?;
+            let place = format!("${}", self.arguments.len());
+            self.sql.push_str(self.joint);
+            self.sql.push_str(&condition.replace("{}", &place));
+            self.joint = " AND ";
+        }
+        Ok(self)
+    }
+
+    /// The first rows in this order.
+    pub(crate) async fn first(
+        mut self,
+        limit: u32,
+        order: &'static str,
+        connection: &mut AnyConnection,
+    ) -> Result<Vec<AnyRow>, sqlx::Error> {
+        self.arguments.add(i64::from(limit.min(ROWS_MAX))).map_err(sqlx::Error::Encode)?;
+        self.sql.push_str(&format!(" ORDER BY {order} LIMIT ${}", self.arguments.len()));
+        sqlx::query_with(AssertSqlSafe(self.sql), self.arguments).fetch_all(connection).await
+    }
+}
