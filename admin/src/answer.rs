@@ -37,6 +37,14 @@ impl Answer {
         Self::new(StatusCode::OK, body)
     }
 
+    /// 200 with a large value, which is written once and never copied.
+    pub(crate) fn large(self, value: &Value) -> Response {
+        let mut response = self.into_response();
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        *response.body_mut() = Body::from(value.to_string());
+        response
+    }
+
     /// 201, and where what was made is.
     pub(crate) fn created(location: String, body: &impl Serialize) -> Self {
         Self { location: Some(location), ..Self::new(StatusCode::CREATED, body) }

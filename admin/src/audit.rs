@@ -76,7 +76,8 @@ async fn list(
 ) -> Result<Response, Refused> {
     let exports = wants_lines(&headers);
     let lines = lines(asked.limit)?;
-    let page = Page::of("audit", asked.limit.map(|_| lines.min(LIMIT_MAX)), asked.cursor.as_deref())?;
+    let page =
+        Page::of("audit", asked.limit.map(|_| lines.min(LIMIT_MAX)), asked.cursor.as_deref())?;
     let before: Option<String> = id("before", asked.before)?;
     let tenant = of_tenant(&acting, id("tenant", asked.tenant)?);
     let query = AuditQuery {

@@ -2,8 +2,10 @@
 //!
 //! Invariant: a key is in the answer that makes it and nowhere else; the document has its hash.
 
+mod minted;
+mod owner;
+
 use crate::Shared;
-use crate::acting::Acting;
 use crate::allowed::{Keeper, Reader};
 use crate::answer::Answer;
 use crate::body::{Path, Query, verb};
@@ -20,27 +22,16 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing;
 use http::HeaderMap;
 use jiff::Timestamp;
+use minted::Minted;
 use model::config::ConfigError;
-use model::role::Section;
 use model::units::Duration;
 use model::{ErrorCode, Reject};
-use rand::RngExt as _;
-use rand::distr::Alphanumeric;
+use owner::Owner;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
-use std::fmt::Write as _;
+use serde_json::Value;
 use std::sync::Arc;
 
-/// What keys begin with.
-const KEY_START: &str = "tg_live_";
-/// How many random characters of 62 follow: 190 bits.
-const KEY_RANDOM_LEN: usize = 32;
-/// How many of them are in the prefix, by which a key is found.
-const PREFIX_RANDOM_LEN: usize = 8;
-/// How many random characters an id has that nobody chose.
-const ID_RANDOM_LEN: usize = 10;
 /// How long a rotated key is accepted when nobody says.
 const GRACE: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
 /// The longest grace.
@@ -138,100 +129,6 @@ pub(crate) struct CreatedCredential {
     revision: u64,
 }
 
-/// A consumer of a document, found by its id.
-struct Owner {
-    tenant: String,
-    consumer: String,
-    place: Place,
-}
-
-impl Owner {
-    /// The only consumer of this id, or that of the tenant.
-    fn find(
-        acting: &Acting,
-        document: &Value,
-        consumer: &str,
-        tenant: Option<&str>,
-    ) -> Result<Self, Refused> {
-        if let Some(tenant) = tenant {
-            acting.sees(tenant)?;
-        }
-        let within = tenant.or_else(|| acting.tenant().map(model::id::TenantId::as_str));
-        let tenants = document.get("tenants").and_then(Value::as_array).into_iter().flatten();
-        let tenants = tenants.filter_map(|entry| entry.get("id")?.as_str());
-        let mut found: Vec<Self> = tenants
-            .filter(|id| within.is_none_or(|within| within == *id))
-            .map(|id| Self::of(id, consumer))
-            .filter(|owner| owner.place.find(document).is_some())
-            .collect();
-        match (found.pop(), found.as_slice()) {
-            (None, _) => Err(ErrorCode::NotFound.into()),
-            (Some(only), []) => Ok(only),
-            (Some(last), others) => {
-                let tenants: Vec<_> = others.iter().map(|o| o.tenant.clone()).collect();
-                Err(Reject::new(ErrorCode::Conflict)
-                    .message("Several tenants have a consumer of this id: choose with `?tenant=`.")
-                    .detail("tenants", [tenants, vec![last.tenant]].concat())
-                    .into())
-            }
-        }
-    }
-
-    fn of(tenant: &str, consumer: &str) -> Self {
-        let place = Place::root(Section::Tenants, tenant).within("consumers", consumer);
-        Self { tenant: tenant.to_owned(), consumer: consumer.to_owned(), place }
-    }
-
-    fn credential(&self, id: &str) -> Place {
-        self.place.within("credentials", id)
-    }
-
-    /// A credential as it is shown: without its hash, and with whose it is.
-    fn shown(&self, credential: &Value) -> Value {
-        let mut shown = credential.clone();
-        if let Some(fields) = shown.as_object_mut() {
-            fields.insert("tenant".to_owned(), self.tenant.as_str().into());
-            fields.insert("consumer".to_owned(), self.consumer.as_str().into());
-            if let Some(key) = fields.get_mut("api_key").and_then(Value::as_object_mut) {
-                key.shift_remove("hash");
-            }
-        }
-        shown
-    }
-}
-
-/// A new key and its entry in the document.
-#[derive(Clone)]
-struct Minted {
-    key: String,
-    credential: Value,
-}
-
-impl Minted {
-    fn new(id: Option<String>, expires: Option<Timestamp>) -> Self {
-        let id = id.unwrap_or_else(|| format!("k-{}", random(ID_RANDOM_LEN)));
-        let key = format!("{KEY_START}{}", random(KEY_RANDOM_LEN));
-        let prefix: String = key.chars().take(KEY_START.len() + PREFIX_RANDOM_LEN).collect();
-        let hash = Sha256::digest(&key).iter().fold("sha256:".to_owned(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        });
-        let mut api_key = json!({ "hash": hash, "prefix": prefix });
-        if let (Some(expires), Some(fields)) = (expires, api_key.as_object_mut()) {
-            fields.insert("expires".to_owned(), expires.to_string().into());
-        }
-        Self { key, credential: json!({ "id": id, "api_key": api_key }) }
-    }
-
-    fn id(&self) -> &str {
-        self.credential.get("id").and_then(Value::as_str).unwrap_or_default()
-    }
-}
-
-fn random(length: usize) -> String {
-    rand::rng().sample_iter(Alphanumeric).take(length).map(char::from).collect()
-}
-
 async fn list(
     State(shared): State<Arc<Shared>>,
     Reader(acting): Reader,
@@ -263,8 +160,7 @@ async fn get(
     let owner = Owner::find(&acting, &newest.document, &consumer, query.tenant.as_deref())?;
     let found = owner.credential(&credential).find(&newest.document);
     let found = found.ok_or(ErrorCode::NotFound)?.value;
-    let answer =
-        Answer::ok(&owner.shown(found)).tagged(tag(found)).of_revision(newest.number);
+    let answer = Answer::ok(&owner.shown(found)).tagged(tag(found)).of_revision(newest.number);
     if Conditions::of(&headers)?.is_known(&tag(found)) {
         return Ok(answer.not_modified());
     }
@@ -290,7 +186,9 @@ async fn create(
     let result = async {
         let newest = shared.newest().await?;
         let owner = Owner::find(&acting, &newest.document, &consumer, tenant.as_deref())?;
-        writing.change(adding(&owner, &minted), |made| shown_once(made, &owner, &minted, None)).await
+        writing
+            .change(adding(&owner, &minted), |made| shown_once(made, &owner, &minted, None))
+            .await
     };
     once.finish(&shared, result.await).await
 }

@@ -9,6 +9,9 @@ use std::collections::HashMap;
 /// What stands in place of a secret.
 const REDACTED: &str = "[redacted]";
 
+/// The longest prefix of an API key, which is no secret.
+const PREFIX_MAX: usize = 32;
+
 /// The longest difference that is shown or kept, in bytes; of a longer one only what was touched is told.
 const DIFFERENCE_BYTES_MAX: usize = 256 << 10;
 /// How many pointers of a longer one are told.
@@ -25,9 +28,10 @@ pub(crate) fn between(before: &Value, after: &Value) -> Value {
 /// Operations without their values.
 fn abridged(operations: &Value) -> Value {
     let all = operations.as_array().map(Vec::as_slice).unwrap_or_default();
-    let touched = all.iter().take(ABRIDGED_POINTERS_MAX).map(|operation| {
-        json!({ "op": operation["op"], "path": operation["path"] })
-    });
+    let touched = all
+        .iter()
+        .take(ABRIDGED_POINTERS_MAX)
+        .map(|operation| json!({ "op": operation["op"], "path": operation["path"] }));
     json!({ "abridged": true, "operations": all.len(), "touched": touched.collect::<Value>() })
 }
 
@@ -139,12 +143,21 @@ fn redacted(value: &Value) -> Value {
 /// How a field is shown in whose place a secret may stand.
 fn secretive(field: &str) -> Option<fn(&Value) -> Value> {
     match field {
-        "secret" => Some(|value| only(value, |field, _| matches!(field, "env" | "file" | "sealed"))),
+        "secret" => Some(|value| {
+            only(value, |field, text| match field {
+                "env" => text.starts_with("TOLLGATE_SECRET_"),
+                "sealed" => text.starts_with("tg1."),
+                _ => field == "file",
+            })
+        }),
         // Whoever mistakes the fields of an API key must not find the key in an answer.
         "api_key" => Some(|value| {
             only(value, |field, text| match field {
                 "hash" => text.starts_with("sha256:") && text.len() == 71,
-                "prefix" => text.len() <= 32,
+                "prefix" => {
+                    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+                    text.len() <= PREFIX_MAX && text.bytes().all(plain)
+                }
                 _ => field == "expires",
             })
         }),
@@ -183,10 +196,15 @@ mod tests {
         ];
         for before in &lists {
             for after in &lists {
-                let (before, after) = (json!({ "x": before, "a/b": 1 }), json!({ "x": after, "~c": 2 }));
+                let (before, after) =
+                    (json!({ "x": before, "a/b": 1 }), json!({ "x": after, "~c": 2 }));
                 let patch = between(&before, &after);
                 let mut applied = before.clone();
-                json_patch::patch(&mut applied, &serde_json::from_value::<json_patch::Patch>(patch.clone()).unwrap()).unwrap();
+                json_patch::patch(
+                    &mut applied,
+                    &serde_json::from_value::<json_patch::Patch>(patch.clone()).unwrap(),
+                )
+                .unwrap();
                 assert_eq!(applied, after, "{before}: {patch}");
                 assert_eq!(between(&after, &after), json!([]));
             }
@@ -195,14 +213,19 @@ mod tests {
 
     #[test]
     fn deleting_the_first_of_many_is_one_operation() {
-        let many = |from: u32| (from..500).map(|n| json!({ "id": format!("t{n}") })).collect::<Value>();
+        let many =
+            |from: u32| (from..500).map(|n| json!({ "id": format!("t{n}") })).collect::<Value>();
         let (before, after) = (json!({ "tenants": many(0) }), json!({ "tenants": many(1) }));
         assert_eq!(between(&before, &after), json!([{ "op": "remove", "path": "/tenants/0" }]));
     }
 
     #[test]
     fn a_long_one_tells_what_was_touched_only() {
-        let many = |limit: u32| (0..5_000).map(|n| json!({ "id": format!("t{n}"), "limit": limit, "text": "x".repeat(40) })).collect::<Value>();
+        let many = |limit: u32| {
+            (0..5_000)
+                .map(|n| json!({ "id": format!("t{n}"), "limit": limit, "text": "x".repeat(40) }))
+                .collect::<Value>()
+        };
         let shown = between(&json!({ "tenants": many(1) }), &json!({ "tenants": many(2) }));
         assert_eq!((&shown["abridged"], &shown["operations"]), (&json!(true), &json!(5_000)));
         assert_eq!(shown["touched"][0], json!({ "op": "replace", "path": "/tenants/0/limit" }));

@@ -10,7 +10,7 @@ use crate::precondition::Conditions;
 use crate::problem::{Refused, located};
 use crate::write::{ChangeQuery, Edit, How, Made, Proposal, Run, Writing};
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use http::HeaderMap;
 use model::config;
 use model::role::{Permission, Section};
@@ -19,9 +19,14 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
 
-/// How many whole documents are taken in at once; more are refused.
+/// How many whole documents are taken in at once; others wait with their bodies unread.
 pub(crate) const DOCUMENTS_MAX: usize = 4;
+
+/// How long they wait.
+const DOCUMENT_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The newest document.
 pub(crate) async fn get(
@@ -36,11 +41,11 @@ pub(crate) async fn get(
         let none = Reject::new(ErrorCode::NotFound).message("No document is in force yet.");
         return Err(none.into());
     };
-    let answer = Answer::ok(&newest.document).tagged(etag.clone()).of_revision(newest.number);
+    let answer = Answer::ok(&()).tagged(etag.clone()).of_revision(newest.number);
     if Conditions::of(&headers)?.is_known(etag) {
         return Ok(answer.not_modified());
     }
-    Ok(answer.into_response())
+    blocking(move || answer.large(&newest.document)).await
 }
 
 /// Replaces the document, or says what replacing it would change.
@@ -57,8 +62,10 @@ pub(crate) async fn put(
     acting.unbound()?;
     let how = How::of(&shared, &acting, &query).await?;
     let conditions = Conditions::of(request.headers())?;
-    let Ok(_place) = shared.documents.try_acquire() else {
-        return Err(Reject::new(ErrorCode::Overloaded).retry_after(1).into());
+    let Ok(_place) = timeout(DOCUMENT_WAIT_MAX, shared.documents.acquire()).await else {
+        let busy =
+            Reject::new(ErrorCode::Overloaded).message("Other documents are being taken in.");
+        return Err(busy.retry_after(1).into());
     };
     let bytes = body::read(request, body::DOCUMENT, DOCUMENT_BYTES_MAX).await?;
     let text = String::from_utf8(bytes.into())

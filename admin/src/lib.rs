@@ -12,6 +12,7 @@ mod credential;
 mod difference;
 mod document;
 mod exchanges;
+mod kind;
 mod newest;
 mod nodes;
 mod once;

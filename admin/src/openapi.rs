@@ -81,9 +81,9 @@ pub fn openapi() -> Value {
             components.header(described.name, header_of(described))
         })
         .build();
-    let tags = TAGS.iter().map(|(name, about)| {
-        TagBuilder::new().name(*name).description(Some(*about)).build()
-    });
+    let tags = TAGS
+        .iter()
+        .map(|(name, about)| TagBuilder::new().name(*name).description(Some(*about)).build());
     let described = OpenApiBuilder::new()
         .info(info.build())
         .paths(paths.build())

@@ -60,7 +60,10 @@ impl Page {
     }
 
     /// The page of items that are at hand, in the order of their keys.
-    pub(crate) fn sorted<T>(&self, items: impl Iterator<Item = (String, T)>) -> Listed<(String, T)> {
+    pub(crate) fn sorted<T>(
+        &self,
+        items: impl Iterator<Item = (String, T)>,
+    ) -> Listed<(String, T)> {
         let after = |(key, _): &(String, T)| self.after.as_ref().is_none_or(|last| key > last);
         let mut items: Vec<_> = items.filter(after).collect();
         items.sort_unstable_by(|a, b| a.0.cmp(&b.0));

@@ -57,7 +57,8 @@ impl Conditions {
     pub(crate) fn permit(&self, present: Option<&str>, guard: Guard) -> Result<(), Refused> {
         let creates = matches!(self.if_none_match, Some(Tags::Any));
         if guard == Guard::Required && self.if_match.is_none() && !creates {
-            return Err(ErrorCode::PreconditionRequired.into());
+            let message = "This change needs `If-Match`, or `If-None-Match: *` to create.";
+            return Err(Reject::new(ErrorCode::PreconditionRequired).message(message).into());
         }
         let matches = self.if_match.as_ref().is_none_or(|tags| tags.strongly(present));
         let fresh = self.if_none_match.as_ref().is_none_or(|tags| !tags.weakly(present));
@@ -115,7 +116,9 @@ fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Refused>
         found.extend(line.split(',').map(|tag| tag.trim().to_owned()).filter(|t| !t.is_empty()));
     }
     Ok(match found.as_slice() {
-        [] if headers.contains_key(name) => Some(Tags::These(found)),
+        [] if headers.contains_key(name) => {
+            return Err(Refused::malformed(format!("`{name}` names no tag.")));
+        }
         [] => None,
         [only] if only == "*" => Some(Tags::Any),
         _ => Some(Tags::These(found)),

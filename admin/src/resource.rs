@@ -169,7 +169,11 @@ pub(crate) async fn changed(
         let created = now.is_some() && place.find(&made.base.document).is_none();
         let answer = made.changed(&how, now.map(tag), now.cloned());
         // What is on some nodes only is not made yet.
-        if created && how.nodes.is_none() { answer.with_status(StatusCode::CREATED) } else { answer }
+        if created && how.nodes.is_none() {
+            answer.with_status(StatusCode::CREATED)
+        } else {
+            answer
+        }
     };
     Writing { shared, acting, how: &how, once: &Once::NEVER }.change(edit, answer).await
 }

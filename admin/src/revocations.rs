@@ -79,7 +79,9 @@ impl NewRevocation {
     fn parts(self) -> (Revoked, Option<Timestamp>) {
         match self {
             Self::Jti { issuer, jti, until } => (Revoked::Jti { issuer, jti }, until),
-            Self::Subject { issuer, subject, until } => (Revoked::Subject { issuer, subject }, until),
+            Self::Subject { issuer, subject, until } => {
+                (Revoked::Subject { issuer, subject }, until)
+            }
             Self::Credential { tenant, consumer, credential, until } => {
                 (Revoked::Credential { tenant, consumer, credential }, until)
             }
@@ -162,7 +164,9 @@ fn missing(acting: &Acting, newest: &Newest, what: &Revoked, errors: &mut Vec<Co
         errors.push(ConfigError::new(format!("/{field}"), message));
     };
     match what {
-        Revoked::Jti { issuer, .. } | Revoked::Subject { issuer, .. } | Revoked::Issuer { issuer } => {
+        Revoked::Jti { issuer, .. }
+        | Revoked::Subject { issuer, .. }
+        | Revoked::Issuer { issuer } => {
             let known = entry(&newest.document, "issuers", issuer.as_str());
             if known.is_none() || !concerns(acting, newest, what) {
                 none("issuer", issuer.as_str());
@@ -191,7 +195,9 @@ fn concerns(acting: &Acting, newest: &Newest, what: &Revoked) -> bool {
 fn tenant(newest: &Newest, what: &Revoked) -> Option<TenantId> {
     match what {
         Revoked::Credential { tenant, .. } => Some(tenant.clone()),
-        Revoked::Jti { issuer, .. } | Revoked::Subject { issuer, .. } | Revoked::Issuer { issuer } => {
+        Revoked::Jti { issuer, .. }
+        | Revoked::Subject { issuer, .. }
+        | Revoked::Issuer { issuer } => {
             let known = entry(&newest.document, "issuers", issuer.as_str())?;
             Some(TenantId::from(known.get("tenant")?.as_str()?))
         }

@@ -1,13 +1,21 @@
 //! The API over a real store in a temporary folder. What crosses processes is in `tests/it`.
 
 pub(crate) mod api;
+mod audit;
 mod credentials;
+pub(crate) mod described;
 mod documents;
+mod exchanges;
 mod lists;
+mod nodes;
 mod once;
 mod preconditions;
 mod requests;
+mod revisions;
+mod revocations;
 mod roles;
 mod secrets;
 mod tenants;
+mod tokens;
+mod usage;
 mod writing;

@@ -17,12 +17,12 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing;
 use jiff::Timestamp;
+use model::ErrorCode;
 use model::audit::Entry;
 use model::config::ConfigError;
 use model::id::{TenantId, TokenId};
 use model::role::Role;
 use model::token::Token;
-use model::ErrorCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ use store::control::{Effect, Write};
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewToken {
     /// What people call it.
-    #[schemars(length(min = 1, max = 64), extend("format" = "label"))]
+    #[schemars(extend("format" = "label"))]
     name: String,
     /// What it may do.
     role: Role,
@@ -131,9 +131,8 @@ async fn revoke(
 /// The token of this id, as far as who asks may see it.
 async fn seen(shared: &Shared, acting: &Acting, id: &str) -> Result<Token, Refused> {
     let token = shared.store.token(&TokenId::from(id)).await?;
-    let visible = |token: &Token| {
-        acting.tenant().is_none_or(|own| token.tenant.as_ref() == Some(own))
-    };
+    let visible =
+        |token: &Token| acting.tenant().is_none_or(|own| token.tenant.as_ref() == Some(own));
     token.filter(visible).ok_or(ErrorCode::NotFound.into())
 }
 
@@ -163,7 +162,8 @@ fn has_tenant(document: &Value, tenant: &TenantId) -> bool {
 
 fn entry(shared: &Shared, acting: &Acting, token: &Token) -> Entry {
     let Token { id, name, role, tenant, expires_at, .. } = token;
-    let facts = json!({ "id": id, "name": name, "role": role, "tenant": tenant, "expires_at": expires_at });
+    let facts =
+        json!({ "id": id, "name": name, "role": role, "tenant": tenant, "expires_at": expires_at });
     Entry {
         resource: format!("/v1/tokens/{id}"),
         tenant: tenant.clone(),

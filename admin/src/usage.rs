@@ -162,10 +162,8 @@ impl Resetting<'_> {
         answer: Option<KeptAnswer>,
     ) -> Result<(), Refused> {
         let facts = json!({ "state": state, "limit": self.limit, "before": before });
-        let audit = Entry {
-            tenant: Some(self.tenant.clone()),
-            ..self.acting.entry(self.shared, facts)
-        };
+        let audit =
+            Entry { tenant: Some(self.tenant.clone()), ..self.acting.entry(self.shared, facts) };
         self.shared.store.write(Write { effect: Effect::Note, audit, answer }).await?;
         Ok(())
     }

@@ -81,7 +81,8 @@ impl How {
         }
         let since = shared.clock.now() - jiff::SignedDuration::from_hours(NODE_SEEN_H);
         let known = shared.store.nodes(since).await?;
-        if let Some(name) = names.iter().find(|name| !known.iter().any(|k| k.name.as_str() == **name))
+        if let Some(name) =
+            names.iter().find(|name| !known.iter().any(|k| k.name.as_str() == **name))
         {
             let message = format!("No node `{name}` has reported in the last {NODE_SEEN_H} hours.");
             return Err(Refused::malformed(message));
@@ -135,7 +136,12 @@ impl Made {
     }
 
     /// The usual answer: of the resource as it will be, with its tag.
-    pub(crate) fn changed(&self, how: &How, etag: Option<String>, resource: Option<Value>) -> Answer {
+    pub(crate) fn changed(
+        &self,
+        how: &How,
+        etag: Option<String>,
+        resource: Option<Value>,
+    ) -> Answer {
         let body = Changed {
             revision: self.revision,
             etag: etag.clone(),

@@ -62,7 +62,7 @@ impl Demo {
         let addresses = Addresses::new(self.port_base);
         let lock = folder::hold(&self.data)?;
         let settings = settings(&self.data, &addresses)?;
-        crate::log::start("warn,gateway::watch=info,gateway::follow=info");
+        crate::log::start("warn,gateway::publish=info,gateway::follow=info");
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(async {
@@ -110,8 +110,9 @@ async fn start(settings: Settings, addresses: &Addresses, lock: File) -> anyhow:
     }));
     lay_packs(data)?;
     let parts = Parts::make(&settings, Clock::system()).await?;
+    let token = seed::token(&parts, data).await?;
     seed::document(&parts, data, addresses.crm).await?;
-    let environment = environment(addresses, seed::token(&parts, data).await?);
+    let environment = environment(addresses, token);
     let text: String =
         environment.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
     replace(&data.join("demo.env"), text.as_bytes(), Readers::Owner)?;

@@ -30,7 +30,7 @@ impl Rekey {
             Err(refusal) => return Ok(refusal.show(form)),
         };
         let count = |field: &str| answer.body.get(field).and_then(Value::as_u64);
-        match (form, count("rekeyed"), count("revision")) {
+        match (form, count("resealed"), count("revision")) {
             (Form::Json, ..) => print(&answer.body.to_string()),
             (Form::Text, Some(0), _) => print("every secret is sealed under the first key already"),
             (Form::Text, Some(rekeyed), Some(revision)) => {

@@ -43,10 +43,10 @@ pub fn compile(config: &Config, sources: &Sources) -> Result<Snapshot, Vec<Confi
     let mut errors = Vec::new();
     let upstreams = upstreams(document, &mut errors);
     let services = services(document);
-    let (packs, attachments) = packs::attachments(document, &sources.packs, &mut errors);
-    let routes = routes(document, &services, &attachments, &mut errors);
+    let packs = packs::packs(document, &sources.packs, &mut errors);
+    let routes = routes(document, &services, &packs.attachments, &mut errors);
     let tenants = tenants(document);
-    let (key_sets, issuers) = issuers::issuers(document, sources, &mut errors);
+    let issuers = issuers::issuers(document, sources, &mut errors);
     if !errors.is_empty() {
         errors.sort();
         return Err(errors);
@@ -57,11 +57,11 @@ pub fn compile(config: &Config, sources: &Sources) -> Result<Snapshot, Vec<Confi
     Ok(Snapshot {
         revision: 0,
         services: services.collect(),
-        directory: Directory::new(tenants, api_keys, issuers),
+        directory: Directory::new(tenants, api_keys, issuers.by_name),
         routes,
         upstreams,
-        key_sets,
-        packs,
+        key_sets: issuers.fetched,
+        packs: packs.loaded,
     })
 }
 

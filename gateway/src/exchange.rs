@@ -111,7 +111,6 @@ impl Exchange {
         if self.ended {
             return;
         }
-        self.ended = true;
         if let Some(permit) = self.held.permit.take() {
             let settlement = self.outcome.settlement(Terms::default());
             let now = self.gateway.clock.micros();
@@ -119,13 +118,17 @@ impl Exchange {
                 tracing::warn!(%error, "a permit was left to expire");
             }
         }
+        // Not before: where settling is cut off, the exchange is still to be reported.
+        self.ended = true;
         self.report();
     }
 
     /// Hands the facts to the reporter, with the upstream's part of a streamed exchange.
     fn report(&mut self) {
         if let Some(dispatch) = &self.dispatch {
-            let answered = self.facts.error.is_none() && self.facts.upstream.is_some();
+            let upstream = self.facts.upstream.as_ref();
+            let answered = upstream.is_some_and(|upstream| upstream.status.is_some());
+            let answered = answered && self.facts.error.is_none();
             let verdict = if answered { Verdict::Passed } else { Verdict::Refused };
             self.facts.ended(Stage::Forward, verdict, dispatch.started);
         }
@@ -141,8 +144,10 @@ impl Drop for Exchange {
         if let Some(permit) = self.held.permit.take() {
             self.gateway.settle_later(permit, self.outcome.settlement(Terms::default()));
         }
-        self.facts.error.get_or_insert(ErrorCode::Internal);
-        self.facts.cause.get_or_insert_with(|| "the exchange was cut off".to_owned());
+        if self.facts.status.is_none() {
+            self.facts.error.get_or_insert(ErrorCode::Internal);
+            self.facts.cause.get_or_insert_with(|| "the exchange was cut off".to_owned());
+        }
         self.report();
     }
 }

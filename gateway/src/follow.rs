@@ -5,6 +5,7 @@
 //! overwrites a newer one. A revision that can't be put in force changes nothing and is shown; a store that can't answer
 //! stops nothing. The last good revision is kept in a file, for a start while the store is away.
 
+mod change;
 mod heed;
 mod last_good;
 #[cfg(test)]
@@ -15,25 +16,19 @@ pub use heed::{heed_store, load_revocations};
 use crate::gateway::Gateway;
 use crate::publish::{Candidate, Judged, Publisher, Turn};
 use crate::report;
-use async_trait::async_trait;
 use last_good::LastGood;
-use model::audit::Entry;
-use model::config::{Config, ConfigError};
 use model::port::StoreError;
-use model::revision::{
-    Change, KeptAnswer, PublishError, Published, RevisionInfo, Revisions, Staged,
-};
+use model::revision::Published;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use store::Store;
-use store::control::{Effect, Revision, Write, WriteError};
-use tokio::sync::Mutex;
+use store::control::Revision;
 
 /// How long a node goes without a look at the store's feed when nobody wakes it.
 pub const LOOK_PAUSE: Duration = Duration::from_millis(500);
-/// How long a start waits for the store before it takes the last good revision.
+/// How long a start waits for an answer of the store before it goes on without.
 const START_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Puts the newest revision of the store in force, and publishes there.
@@ -41,8 +36,8 @@ pub struct Follower {
     gateway: Arc<Gateway>,
     publisher: Publisher,
     last_good: LastGood,
-    /// The newest revision that was read, wherever it is in force: it is checked once, however often it is asked for.
-    newest: Mutex<Option<Published>>,
+    /// The newest revision that was read, wherever it is in force: a large text is fetched once.
+    newest: RwLock<Option<Published>>,
     is_away: AtomicBool,
 }
 
@@ -66,7 +61,7 @@ impl Follower {
 
     fn with(gateway: Arc<Gateway>, publisher: Publisher, last_good: LastGood) -> Self {
         let is_away = AtomicBool::new(false);
-        Self { gateway, publisher, last_good, newest: Mutex::default(), is_away }
+        Self { gateway, publisher, last_good, newest: RwLock::default(), is_away }
     }
 
     /// Puts the newest revision in force; the last good one where that can't be done now. Never fails: where there is
@@ -83,8 +78,11 @@ impl Follower {
         };
         match seen {
             Some(Seen::InForce) => {}
-            Some(Seen::Nothing) => tracing::info!("no revision is published yet"),
-            Some(Seen::Rejected) | None => self.take_last_good(&turn).await,
+            // A deployment that moves to another database serves on until its document is there, too.
+            Some(Seen::Nothing) if !self.last_good.is_there() => {
+                tracing::info!("no revision is published yet");
+            }
+            Some(Seen::Nothing | Seen::Rejected) | None => self.take_last_good(&turn).await,
         }
     }
 
@@ -130,7 +128,7 @@ impl Follower {
             self.publisher.worth_another_try().await;
             let turn = self.publisher.turn().await;
             let Some(candidate) = turn.watched() else { continue };
-            let judged = self.publisher.judge(candidate.text.clone()).await;
+            let judged = turn.judge(candidate.text.clone()).await;
             let is_new = is_new(&turn, &candidate);
             if turn.take_again(candidate.clone(), judged).is_some() && is_new {
                 self.last_good.keep(candidate).await;
@@ -144,7 +142,7 @@ impl Follower {
         &self,
         turn: &Turn<'_>,
         newest: Option<Revision>,
-        judged: Option<(&Candidate, Judged)>,
+        judged: Option<(Candidate, Judged)>,
     ) -> Seen {
         let in_force = turn.in_force();
         let Some(revision) = newest else {
@@ -156,7 +154,7 @@ impl Follower {
         let candidate = Candidate::from(revision);
         if let Some(known) = in_force {
             if known.is(&candidate) {
-                turn.accept();
+                turn.stands();
                 turn.is_for(candidate.nodes);
                 return Seen::InForce;
             }
@@ -168,9 +166,15 @@ impl Follower {
         if turn.rejected().is_some_and(|known| known.is(&candidate)) {
             return Seen::Rejected;
         }
-        let judged = match judged {
-            Some((known, judged)) if known.is(&candidate) => judged,
-            _ => self.publisher.judge(candidate.text.clone()).await,
+        let (candidate, judged) = match judged {
+            // The text that is here already is kept, and not a second copy.
+            Some((known, judged)) if known.is(&candidate) => {
+                (Candidate { nodes: candidate.nodes, ..known }, judged)
+            }
+            _ => {
+                let judged = turn.judge(candidate.text.clone()).await;
+                (candidate, judged)
+            }
         };
         self.put_in_force(turn, candidate, judged).await
     }
@@ -193,31 +197,12 @@ impl Follower {
             return;
         }
         let number = candidate.number;
-        let judged = self.publisher.judge(candidate.text.clone()).await;
+        let judged = turn.judge(candidate.text.clone()).await;
         match turn.fall_back(candidate, judged) {
             Ok(_) => tracing::warn!(revision = number, "started with the last good revision"),
             Err(errors) => {
                 for error in &errors {
                     tracing::error!(revision = number, %error, "the last good revision is rejected");
-                }
-            }
-        }
-    }
-
-    /// After a write that made this the newest revision: puts it in force here, if it is this node's.
-    async fn written(&self, candidate: Candidate, judged: Judged) {
-        let turn = self.publisher.turn().await;
-        match self.newest_here().await {
-            Ok(newest) => {
-                self.take(&turn, newest, Some((&candidate, judged))).await;
-            }
-            // What was written is known all the same; something newer may be in force by now.
-            Err(error) => {
-                self.away(&error);
-                let newer = turn.in_force().is_none_or(|known| known.number < candidate.number);
-                let nodes = candidate.nodes.as_ref();
-                if newer && nodes.is_none_or(|nodes| nodes.contains(&self.gateway.node)) {
-                    self.put_in_force(&turn, candidate, judged).await;
                 }
             }
         }
@@ -248,95 +233,8 @@ impl Follower {
     }
 }
 
-#[async_trait]
-impl Revisions for Follower {
-    async fn newest(&self) -> Result<Option<Published>, StoreError> {
-        let mut kept = self.newest.lock().await;
-        let Some(info) = self.store().revisions(None, 1).await?.pop() else { return Ok(None) };
-        let mut known = kept.iter().cloned().chain(self.in_force());
-        if let Some(known) = known.find(|known| is_of(known, &info)) {
-            return Ok(Some(Published { nodes: info.nodes, ..known }));
-        }
-        let Some(revision) = self.store().newest().await? else { return Ok(None) };
-        let candidate = Candidate::from(revision);
-        let read = self.publisher.read(candidate.text.clone()).await;
-        let config = read.map_err(|errors| unreadable(candidate.number, &errors))?;
-        Ok(kept.insert(candidate.published(config)).clone().into())
-    }
-
-    fn in_force(&self) -> Option<Published> {
-        self.publisher.in_force()
-    }
-
-    async fn check(&self, text: String) -> Result<Arc<Config>, Vec<ConfigError>> {
-        self.publisher.check(text).await
-    }
-
-    async fn publish(&self, change: Change) -> Result<Published, PublishError> {
-        let Change { text, base, nodes, staged, audit, answer } = change;
-        let mut candidate = Candidate::new(base + 1, text.into());
-        candidate.nodes.clone_from(&nodes);
-        let judged = self.publisher.judge(candidate.text.clone()).await;
-        let config = judged.config().map_err(PublishError::Invalid)?;
-        let effect = Effect::Publish {
-            text: candidate.text.clone(),
-            base,
-            nodes,
-            replaces_staged: staged == Staged::Replace,
-        };
-        let written = self.store().write(Write { effect, audit, answer }).await.map_err(refused)?;
-        candidate.number = written.revision.unwrap_or(candidate.number);
-        let published = candidate.clone().published(config);
-        *self.newest.lock().await = Some(published.clone());
-        self.written(candidate, judged).await;
-        Ok(published)
-    }
-
-    async fn release(
-        &self,
-        number: u64,
-        audit: Entry,
-        answer: Option<KeptAnswer>,
-    ) -> Result<Published, PublishError> {
-        let revision = self.store().revision(number).await?.ok_or(PublishError::NotFound)?;
-        let candidate = Candidate { nodes: None, ..Candidate::from(revision) };
-        let judged = self.publisher.judge(candidate.text.clone()).await;
-        let config = judged.config().map_err(PublishError::Invalid)?;
-        let effect = Effect::Release(number);
-        self.store().write(Write { effect, audit, answer }).await.map_err(refused)?;
-        let published = candidate.clone().published(config);
-        self.written(candidate, judged).await;
-        Ok(published)
-    }
-}
-
 fn is_new(turn: &Turn<'_>, candidate: &Candidate) -> bool {
     turn.in_force().is_none_or(|known| !known.is(candidate))
-}
-
-fn is_of(published: &Published, info: &RevisionInfo) -> bool {
-    let digest = info.digest.trim_start_matches("sha256:");
-    published.number == info.number && digest.starts_with(&published.etag)
-}
-
-/// A revision of another release, perhaps.
-fn unreadable(number: u64, errors: &[ConfigError]) -> StoreError {
-    let first = errors.first().map(ConfigError::to_string).unwrap_or_default();
-    StoreError::Unreadable(format!("revision {number} has {} errors: {first}", errors.len()))
-}
-
-fn refused(error: WriteError) -> PublishError {
-    match error {
-        WriteError::Stale => PublishError::Stale,
-        WriteError::Staged { number, nodes } => PublishError::Staged { number, nodes },
-        WriteError::NotFound => PublishError::NotFound,
-        WriteError::Repeat => PublishError::Repeat,
-        WriteError::Store(error) => PublishError::Store(error),
-        // No revision is refused so.
-        error @ (WriteError::LastToken | WriteError::TooMany(_)) => {
-            PublishError::Store(StoreError::Unreadable(error.to_string()))
-        }
-    }
 }
 
 impl From<Revision> for Candidate {

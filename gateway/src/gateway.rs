@@ -180,11 +180,6 @@ impl Gateway {
         Ok(Compiled { snapshot, config })
     }
 
-    /// Everything that compiling this document would say. Blocks.
-    pub fn check(&self, config: Arc<Config>) -> Result<(), Vec<ConfigError>> {
-        self.compile(config).map(drop)
-    }
-
     /// Puts a compiled document in force, as the revision of this number. Whoever calls sees to it that numbers come in
     /// their order.
     pub fn put_in_force(&self, compiled: Compiled, number: u64) {

@@ -25,7 +25,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
 /// Records that are in progress or wait to be written. More than the exchanges that may be in progress at once, so that
-/// slow ones alone never fill it. An entry's bounds make this less than 100 MiB, which only a store that is down brings about.
+/// slow ones alone never fill it. One that waits is about 1 KiB, and at most some 5 KiB unless packs fail by the dozen: only
+/// a store that is down makes that 32 to 160 MiB.
 pub const BUFFER: usize = 32_768;
 /// How long records are kept, unless the process' settings say otherwise.
 pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -93,7 +94,7 @@ impl Recorder {
             metrics: metrics.clone(),
         };
         runtime.spawn(writer.run());
-        runtime.spawn(purge(store, clock, settings.retention, queue.downgrade()));
+        runtime.spawn(purge_on(store, clock, settings.retention, queue.downgrade()));
         Self { queue, written, metrics }
     }
 
@@ -223,18 +224,23 @@ impl Writer {
 }
 
 /// Deletes what is too old, again and again, as long as records are taken.
-async fn purge(store: Store, clock: Clock, retention: Duration, taken: mpsc::WeakSender<Entry>) {
-    let retention = SignedDuration::try_from(retention).unwrap_or(SignedDuration::MAX);
-    loop {
-        sleep(PURGE_PAUSE).await;
-        if taken.strong_count() == 0 {
-            return;
-        }
-        let Ok(before) = clock.now().checked_sub(retention) else { continue };
-        match store.purge_records(before).await {
+async fn purge_on(store: Store, clock: Clock, retention: Duration, taken: mpsc::WeakSender<Entry>) {
+    while taken.strong_count() > 0 {
+        match purge(&store, &clock, retention).await {
             Ok(0) => {}
             Ok(records) => tracing::debug!(records, "old decision records were deleted"),
             Err(error) => tracing::warn!(%error, "old decision records could not be deleted"),
         }
+        sleep(PURGE_PAUSE).await;
+    }
+}
+
+/// Deletes what is older than that; says how many records.
+async fn purge(store: &Store, clock: &Clock, retention: Duration) -> Result<u64, StoreError> {
+    let retention = SignedDuration::try_from(retention).unwrap_or(SignedDuration::MAX);
+    match clock.now().checked_sub(retention) {
+        Ok(before) => store.purge_records(before).await,
+        // Before the beginning of time there is nothing.
+        Err(_) => Ok(0),
     }
 }

@@ -1,10 +1,12 @@
 //! The one reporter: [`Facts`] → metrics, a log line and a decision record, once, at an exchange's end. Nothing else
 //! counts, logs or records requests.
 
+mod line;
+
 use crate::facts::{Facts, Stage};
 use crate::gateway::Gateway;
 use crate::record::Due;
-use model::quota::{Kind, Reading};
+use model::quota::Reading;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -43,7 +45,7 @@ const FINE_SECONDS: &[f64] = &[
 pub fn report(gateway: &Gateway, facts: &mut Facts, due: Due) {
     let took = facts.elapsed();
     let ended = gateway.metrics.observe(facts, took);
-    log(facts, took);
+    line::log(facts, took);
     gateway.recorder.take(due, facts, took);
     gateway.metrics.in_flight.dec();
     ended.inc();
@@ -386,51 +388,4 @@ impl Metrics {
             _ => OTHER,
         }
     }
-}
-
-fn log(facts: &Facts, took: Duration) {
-    if !tracing::enabled!(target: "exchange", tracing::Level::INFO) {
-        return;
-    }
-    let field = |value: Option<&str>| value.map(str::to_owned).unwrap_or_default();
-    let packs: Vec<String> = facts
-        .packs
-        .iter()
-        .map(|pack| match &pack.decision {
-            Ok(decision) => format!("{}={decision}", pack.attachment),
-            Err((reason, detail)) => {
-                format!("{}=failed:{}:{detail}", pack.attachment, reason.as_str())
-            }
-        })
-        .collect();
-    let limits: Vec<String> = facts.readings.iter().map(left).collect();
-    tracing::info!(
-        target: "exchange",
-        request_id = facts.trace.request_id,
-        trace_id = facts.trace.trace_id,
-        revision = facts.revision,
-        method = facts.head.as_ref().map(|head| head.method.as_str()).unwrap_or_default(),
-        path = facts.head.as_ref().map(|head| head.path.as_str()).unwrap_or_default(),
-        status = facts.status.unwrap_or(0),
-        error = facts.error.map(|code| code.as_str()).unwrap_or_default(),
-        cause = facts.cause.as_deref().unwrap_or_default(),
-        route = field(facts.route.as_ref().map(|route| route.as_str())),
-        tenant = field(facts.tenant.as_ref().map(|tenant| tenant.as_str())),
-        consumer = field(facts.consumer.as_ref().map(|consumer| consumer.as_str())),
-        version = field(facts.version.as_ref().map(|version| version.as_str())),
-        idempotency = facts.idempotency.unwrap_or_default(),
-        limits = limits.join(" "),
-        packs = packs.join(" "),
-        upstream_status = facts.upstream.as_ref().and_then(|upstream| upstream.status).unwrap_or(0),
-        took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-    );
-}
-
-fn left(reading: &Reading) -> String {
-    let kind = match reading.kind {
-        Kind::Rate { .. } => "rate",
-        Kind::Quota(_) => "quota",
-        Kind::Concurrency(_) => "slots",
-    };
-    format!("{}:{kind}={}/{}", reading.id, reading.remaining, reading.limit)
 }

@@ -37,7 +37,7 @@ impl DocumentFile {
     pub async fn load(&self) -> Result<Published, Vec<ConfigError>> {
         let turn = self.publisher.turn().await;
         let text = self.text().await.map_err(|error| vec![error])?;
-        let judged = self.publisher.judge(text.clone()).await;
+        let judged = turn.judge(text.clone()).await;
         turn.fall_back(self.next(text), judged)
     }
 
@@ -67,7 +67,7 @@ impl DocumentFile {
             self.publisher.worth_another_try().await;
             let turn = self.publisher.turn().await;
             if let Some(watched) = turn.watched() {
-                let judged = self.publisher.judge(watched.text.clone()).await;
+                let judged = turn.judge(watched.text.clone()).await;
                 turn.take_again(self.next(watched.text), judged);
             }
         }
@@ -77,9 +77,9 @@ impl DocumentFile {
     async fn changed(&self) {
         let turn = self.publisher.turn().await;
         match self.text().await {
-            Ok(text) if turn.in_force().is_some_and(|known| known.text == text) => turn.accept(),
+            Ok(text) if turn.in_force().is_some_and(|known| known.text == text) => turn.stands(),
             Ok(text) => {
-                let judged = self.publisher.judge(text.clone()).await;
+                let judged = turn.judge(text.clone()).await;
                 turn.take(self.next(text), judged);
             }
             Err(error) => turn.unreadable(self.gateway.revision() + 1, error),
@@ -162,5 +162,54 @@ pub fn replace(path: &Path, bytes: &[u8], readers: Readers) -> std::io::Result<(
     match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         Some(folder) => std::fs::File::open(folder)?.sync_all(),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{change, document, entry, eventually, gateway, store};
+
+    #[tokio::test]
+    async fn the_file_is_followed_and_nobody_else_writes_the_document() {
+        let (store, folder) = store().await;
+        let gateway = gateway(&store, "a", folder.path());
+        let path = folder.path().join("document.yaml");
+        let write = |text: &str| replace(&path, text.as_bytes(), Readers::Everybody).unwrap();
+        let file = DocumentFile::new(gateway.clone(), path.clone());
+        assert_eq!(file.load().await.unwrap_err()[0].pointer, "", "there is no file");
+        write(&document(1).replace("plan: gold", "plan: silver"));
+        assert_eq!(file.load().await.unwrap_err()[0].pointer, "/tenants/0/plan");
+        assert!(file.in_force().is_none());
+        write(&document(1));
+        assert_eq!(file.load().await.unwrap().number, 1);
+
+        tokio::spawn(file.clone().follow());
+        let stands = async |revision, rejected: Option<u64>| {
+            eventually("it stands so", async || {
+                let standing = gateway.standing().borrow().clone();
+                let found = standing.rejected.map(|rejected| rejected.revision);
+                (standing.revision, found) == (revision, rejected)
+            })
+            .await;
+        };
+        write(&document(2));
+        stands(2, None).await;
+        assert_eq!(file.newest().await.unwrap().unwrap().text, document(2).into());
+        write("{");
+        stands(2, Some(3)).await;
+        write(&document(2));
+        stands(2, None).await;
+        std::fs::remove_file(&path).unwrap();
+        stands(2, Some(3)).await;
+        write(&document(3));
+        stands(3, None).await;
+
+        let refused = file.publish(change(document(4), 3)).await;
+        assert!(matches!(refused, Err(PublishError::ReadOnly)), "{refused:?}");
+        let refused = file.release(3, entry("revisions.release"), None).await;
+        assert!(matches!(refused, Err(PublishError::ReadOnly)), "{refused:?}");
+        assert!(file.check(document(4)).await.is_ok());
+        assert_eq!(gateway.revision(), 3);
     }
 }

@@ -1,4 +1,4 @@
-//! The vocabulary of Tollgate and its pure state machines. No I/O, no clock of its own, no async.
+//! The vocabulary of Tollgate and its pure state machines. No I/O, no clock of its own, no async runtime.
 
 pub mod audit;
 pub mod clock;

@@ -19,8 +19,6 @@ pub struct Published {
     pub number: u64,
     /// The document as it was written.
     pub text: Arc<str>,
-    /// The checked document.
-    pub config: Arc<Config>,
     /// The first 32 hex digits of the SHA-256 of the text: without quotes.
     pub etag: String,
     /// The nodes that it went to first; none when it is everybody's.
@@ -121,7 +119,8 @@ pub enum PublishError {
 /// Whoever holds the configuration.
 #[async_trait]
 pub trait Revisions: Send + Sync + 'static {
-    /// The newest revision, which changes are made from, wherever it is in force; none before the first.
+    /// The newest revision, which changes are made from, wherever it is in force; none before the first. It may be one that
+    /// this build can't read, of a later release.
     async fn newest(&self) -> Result<Option<Published>, StoreError>;
 
     /// The document in force in this process, without asking the store.

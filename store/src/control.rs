@@ -24,11 +24,9 @@ use std::time::Duration;
 
 const FEED: &str = "SELECT version FROM feed";
 
-const ANSWER: &str =
-    "SELECT digest, fingerprint, status, sealed, until FROM answers WHERE digest = $1 AND until > $2";
+const ANSWER: &str = "SELECT digest, fingerprint, status, sealed, until FROM answers WHERE digest = $1 AND until > $2";
 
-const KEEP: &str =
-    "INSERT INTO kept (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+const KEEP: &str = "INSERT INTO kept (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
 
 const KEPT: &str = "SELECT value FROM kept WHERE name = $1";
 
@@ -67,7 +65,8 @@ pub enum Effect {
     RevokeToken(TokenId, Timestamp),
     /// A revocation.
     Revoke(Revocation),
-    /// Deletes the decision records of a tenant that were made until then.
+    /// Deletes the decision records of a tenant that were made until then: in several transactions, the last of which
+    /// holds the audit entry. One that breaks off is to be asked for again.
     EraseRecords(TenantId, Timestamp),
 }
 
@@ -144,6 +143,14 @@ pub struct AuditQuery {
 impl Store {
     /// Does a write, with its audit entry, or nothing.
     pub async fn write(&self, write: Write) -> Result<Written, WriteError> {
+        if let Effect::EraseRecords(tenant, until) = &write.effect {
+            let (tenant, until) = (tenant.clone(), *until);
+            return self.erase(write, tenant, until).await;
+        }
+        self.write_at_once(write).await
+    }
+
+    async fn write_at_once(&self, write: Write) -> Result<Written, WriteError> {
         let in_feed = write.effect.is_in_feed();
         let size = write.size();
         let done = self.db.write(size, |connection| Box::pin(write::write(connection, write)));
@@ -152,6 +159,31 @@ impl Store {
             self.hints.give();
         }
         Ok(written)
+    }
+
+    /// Deletes most of it before, so that no transaction is a long one, and goes to its end even when nobody waits any
+    /// more: what was deleted has its audit entry.
+    async fn erase(
+        &self,
+        write: Write,
+        tenant: TenantId,
+        until: Timestamp,
+    ) -> Result<Written, WriteError> {
+        let store = self.clone();
+        let erases = async move {
+            if let Some(answer) = &write.answer
+                && store.answer(&answer.digest, write.audit.at).await?.is_some()
+            {
+                return Err(WriteError::Repeat);
+            }
+            let most = store.erase_most(&tenant, until).await?;
+            let written = store.write_at_once(write).await?;
+            Ok(Written { rows: written.rows + most, ..written })
+        };
+        match tokio::spawn(erases).await {
+            Ok(written) => written,
+            Err(error) => Err(StoreError::Unavailable(error.to_string()).into()),
+        }
     }
 
     /// The feed's version: grows with every write that nodes must notice (revisions, releases, revocations).
@@ -205,10 +237,9 @@ impl Effect {
     fn is_in_feed(&self) -> bool {
         match self {
             Self::Publish { .. } | Self::Release(_) | Self::Revoke(_) => true,
-            Self::Note
-            | Self::CreateToken(..)
-            | Self::RevokeToken(..)
-            | Self::EraseRecords(..) => false,
+            Self::Note | Self::CreateToken(..) | Self::RevokeToken(..) | Self::EraseRecords(..) => {
+                false
+            }
         }
     }
 }

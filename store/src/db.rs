@@ -3,6 +3,7 @@
 //! Invariant: nobody is answered before the commit, and whoever left before its turn leaves no trace. One text of SQL
 //! serves both kinds; where they differ, [`is_postgres`] is asked.
 
+use crate::postgres::Postgres;
 use crate::sqlite::Sqlite;
 use model::port::StoreError;
 use sqlx::AnyConnection;
@@ -25,6 +26,7 @@ pub(crate) type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T, sqlx::Error>
 #[derive(Clone, Debug)]
 pub(crate) enum Db {
     Sqlite(Sqlite),
+    Postgres(Postgres),
 }
 
 impl Db {
@@ -36,6 +38,7 @@ impl Db {
     {
         match self {
             Self::Sqlite(db) => db.writer.write(size, work).await,
+            Self::Postgres(db) => db.write(size, work).await,
         }
     }
 
@@ -46,24 +49,20 @@ impl Db {
     {
         match self {
             Self::Sqlite(db) => db.writer.write_later(work),
+            Self::Postgres(db) => db.write_later(work),
         }
     }
 
     /// Reads what was committed.
     pub(crate) async fn read<T, F>(&self, work: F) -> Result<T, StoreError>
     where
-        F: for<'a> FnOnce(&'a mut AnyConnection) -> Work<'a, T> + Send,
+        T: Send + 'static,
+        F: for<'a> FnOnce(&'a mut AnyConnection) -> Work<'a, T> + Send + 'static,
     {
-        let pool = match self {
-            Self::Sqlite(db) => &db.readers,
-        };
-        let read = async {
-            let mut lent = Lent::of(pool).await?;
-            let read = work(lent.connection()).await?;
-            lent.give_back();
-            Ok(read)
-        };
-        within_deadline(read).await
+        match self {
+            Self::Sqlite(db) => db.read(work).await,
+            Self::Postgres(db) => db.run(0, work).await,
+        }
     }
 }
 
@@ -79,7 +78,10 @@ pub(crate) async fn within_deadline<T>(
 
 /// What the database says when it refuses.
 pub(crate) fn unavailable(error: &sqlx::Error) -> StoreError {
-    StoreError::Unavailable(error.to_string())
+    StoreError::Unavailable(match error {
+        sqlx::Error::PoolTimedOut => "no connection in time".to_owned(),
+        error => error.to_string(),
+    })
 }
 
 /// A connection of a pool. One whose work came to no end (it failed, nobody waits any more, the server is silent) is

@@ -1,6 +1,6 @@
 //! Idempotency records in the database. What becomes of a record, [`record`] says; here is how it is kept.
 
-use crate::db::Db;
+use crate::db::{Db, is_postgres, serialize};
 use crate::rows::text;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
@@ -28,6 +28,8 @@ const FIND: &str = "SELECT digest, tenant, lookup, route, fingerprint, fence, ow
     ORDER BY fence DESC LIMIT $4";
 
 const NEXT_FENCE: &str = "UPDATE idempotency_fence SET newest = newest + 1 RETURNING newest";
+// In PostgreSQL claims of different keys would wait for each other at that row.
+const NEXT_FENCE_POSTGRES: &str = "SELECT nextval('idempotency_fences')";
 
 const PUT: &str = "INSERT INTO idempotency (digest, tenant, lookup, route, fingerprint, fence, owner, \
         claimed_at, retention, expires_at, state, state_time, status, location, headers, body) \
@@ -41,11 +43,6 @@ const PUT: &str = "INSERT INTO idempotency (digest, tenant, lookup, route, finge
 
 const DELETE: &str = "DELETE FROM idempotency WHERE digest = $1";
 
-// Said twice: who waits for a row's lock in PostgreSQL looks at the outer condition again, not at the inner one, and the
-// key may have been claimed anew meanwhile.
-const PURGE: &str = "DELETE FROM idempotency WHERE expires_at <= $1 AND digest IN \
-    (SELECT digest FROM idempotency WHERE expires_at <= $1 LIMIT $2)";
-
 /// Idempotency records that outlive the process.
 #[derive(Clone, Debug)]
 pub struct SqlLedger {
@@ -58,17 +55,6 @@ type Told<T> = Result<T, StoreError>;
 impl SqlLedger {
     pub(crate) fn new(db: Db) -> Self {
         Self { db }
-    }
-
-    pub(crate) async fn purge(&self, now: i64, rows: i64) -> Result<u64, StoreError> {
-        self.db
-            .write(0, move |connection| {
-                Box::pin(async move {
-                    let purge = sqlx::query(PURGE).bind(now).bind(rows);
-                    Ok(purge.execute(connection).await?.rows_affected())
-                })
-            })
-            .await
     }
 
     async fn settle(
@@ -199,11 +185,17 @@ async fn claim(
     let next = match Record::live(current.as_ref(), now) {
         // Not needed: the key is taken.
         Some(record) => record.fence,
-        None => Fence(sqlx::query_scalar(NEXT_FENCE).fetch_one(&mut *connection).await?),
+        None => Fence(next_fence(connection).await?),
     };
     let (told, change) = record::claim(current.as_ref(), request, next, now);
     apply(connection, request.key.digest, change).await?;
     Ok(Ok(told))
+}
+
+/// Grows with every call, also when the transaction is undone.
+async fn next_fence(connection: &mut AnyConnection) -> Result<i64, sqlx::Error> {
+    let next = if is_postgres(connection) { NEXT_FENCE_POSTGRES } else { NEXT_FENCE };
+    sqlx::query_scalar(next).fetch_one(connection).await
 }
 
 async fn settle(
@@ -224,6 +216,9 @@ async fn load(
     connection: &mut AnyConnection,
     digest: Digest,
 ) -> Result<Told<Option<Record>>, sqlx::Error> {
+    // Whoever steps on the same key waits here, so that what is loaded is what is changed.
+    let [a, b, c, d, e, f, g, h, ..] = digest.0;
+    serialize(connection, i64::from_be_bytes([a, b, c, d, e, f, g, h])).await?;
     let row = sqlx::query(LOAD).bind(digest.0.to_vec()).fetch_optional(connection).await?;
     Ok(row.as_ref().map(read).transpose())
 }

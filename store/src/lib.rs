@@ -1,12 +1,14 @@
-//! The one place with SQL: what must outlive a process. SQLite is embedded and the default.
+//! The one place with SQL: what must outlive a process. SQLite is embedded and the default, PostgreSQL is for many nodes.
 //!
-//! Invariant: a write that was answered is on the disk (`synchronous = FULL`), and all writes of a process to SQLite go
-//! through one [`writer`](writer::Writer), which commits those that wait together in one transaction.
+//! Invariant: a write that was answered is on the disk. In SQLite all writes of a process go through one
+//! [`writer`](writer::Writer), which commits those that wait together; in PostgreSQL each is a transaction of its own.
 
 pub mod control;
 mod db;
 mod feed;
 mod ledger;
+mod postgres;
+mod purge;
 pub mod records;
 mod rows;
 mod schema;
@@ -21,13 +23,10 @@ pub use ledger::SqlLedger;
 
 use db::Db;
 use feed::Hints;
-use model::Clock;
-use model::port::StoreError;
+use postgres::Postgres;
 use sqlite::Sqlite;
+use sqlx::migrate::MigrateError;
 use std::time::Duration;
-
-/// How many expired rows one transaction deletes: purging never holds up a request for long.
-const PURGE_ROWS: i64 = 500;
 
 /// An open database. Clones share it, but for what each has noticed of the feed: see [`changed`](Self::changed).
 #[derive(Clone, Debug)]
@@ -36,40 +35,96 @@ pub struct Store {
     hints: Hints,
 }
 
-/// Why a database could not be opened.
+/// Why a database could not be opened. Says nothing of a URL that could be a password.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The URL names no kind of database that is known.
-    #[error("`{0}` is not a database; write one like `sqlite://data/tollgate.db`")]
+    #[error(
+        "`{0}` is no kind of database that is known; write a URL like `sqlite://data/tollgate.db` \
+         or `postgres://tollgate@localhost/tollgate`"
+    )]
     UnknownScheme(String),
+    /// The URL can't be read.
+    #[error("the URL can't be read; write it like `postgres://user:password@host:5432/database`")]
+    BadUrl,
+    /// The URL has a parameter that nobody knows.
+    #[error("the URL's parameter `{0}` is not known")]
+    UnknownParameter(String),
     /// The URL names no file.
     #[error("an in-memory database keeps nothing; name a file like `sqlite://data/tollgate.db`")]
     InMemory,
     /// The file can't be made.
     #[error("the database file can't be made: {0}")]
     File(#[source] std::io::Error),
-    /// Another process is opening it, and does not come to an end.
-    #[error("another process has been opening the database for {0:?}")]
+    /// Somebody else is opening it, and does not come to an end.
+    #[error("another process has been bringing the database up to date for {0:?}")]
     Busy(Duration),
+    /// The server does not answer.
+    #[error("the database's server did not answer within {0:?}")]
+    Silent(Duration),
+    /// The server is older than what is served.
+    #[error("the server is PostgreSQL {0}; 15 or later is needed")]
+    TooOld(String),
     /// The database refuses.
     #[error("the database can't be opened: {0}")]
     Database(#[from] sqlx::Error),
     /// The schema can't be brought up to date.
     #[error("the database's schema can't be brought up to date: {0}")]
-    Migration(#[from] sqlx::migrate::MigrateError),
+    Migration(#[from] MigrateError),
+}
+
+impl OpenError {
+    /// Whether it stays as it is until somebody does something about it.
+    fn is_lasting(&self) -> bool {
+        matches!(
+            self,
+            Self::TooOld(_)
+                | Self::Migration(MigrateError::VersionMismatch(_) | MigrateError::Dirty(_))
+        )
+    }
 }
 
 impl Store {
-    /// Opens `sqlite://path`, makes the file where there is none, and brings its schema up to date. To be called in the
+    /// Opens `sqlite://path`, makes the file where there is none, and brings its schema up to date; or
+    /// `postgres://user@host/database`, which is brought up to date as soon as its server is there. To be called in the
     /// runtime that uses the store.
     pub async fn open(url: &str) -> Result<Self, OpenError> {
         sqlx::any::install_default_drivers();
-        let db = match url.split_once(':') {
-            Some(("sqlite", _)) => Db::Sqlite(Sqlite::open(url).await?),
-            Some((scheme, _)) => return Err(OpenError::UnknownScheme(scheme.to_owned())),
+        let hints = Hints::default();
+        let db = match url.split_once(':').map(|(scheme, _)| scheme) {
+            Some("sqlite") => Db::Sqlite(Sqlite::open(url).await?),
+            Some("postgres" | "postgresql") => {
+                Db::Postgres(Postgres::open(url, hints.clone()).await?)
+            }
+            Some(scheme) => return Err(OpenError::UnknownScheme(scheme.to_owned())),
             None => return Err(OpenError::UnknownScheme(url.to_owned())),
         };
-        Ok(Self { db, hints: Hints::default() })
+        Ok(Self { db, hints })
+    }
+
+    /// Brings the schema up to date now, or says why it can't be.
+    pub async fn up_to_date(&self) -> Result<(), OpenError> {
+        match &self.db {
+            // It was when it was opened.
+            Db::Sqlite(_) => Ok(()),
+            Db::Postgres(db) => db.up_to_date().await,
+        }
+    }
+
+    /// Whether the schema is known to be up to date. Until it is, every operation is refused.
+    pub fn is_up_to_date(&self) -> bool {
+        match &self.db {
+            Db::Sqlite(_) => true,
+            Db::Postgres(db) => db.is_up_to_date(),
+        }
+    }
+
+    /// Which database it is, for people: without user and password.
+    pub fn label(&self) -> String {
+        match &self.db {
+            Db::Sqlite(db) => format!("sqlite://{}", db.path.display()),
+            Db::Postgres(db) => db.label(),
+        }
     }
 
     /// The idempotency records.
@@ -77,34 +132,11 @@ impl Store {
         SqlLedger::new(self.db.clone())
     }
 
-    /// Deletes what expired, in transactions of a bounded number of rows; says how many rows.
-    pub async fn purge(&self, now: i64) -> Result<u64, StoreError> {
-        let mut purged = 0;
-        loop {
-            let rows = self.ledger().purge(now, PURGE_ROWS).await?;
-            purged += rows;
-            if rows < PURGE_ROWS.unsigned_abs() {
-                return Ok(purged);
-            }
-        }
-    }
-
-    /// Purges again and again, with a pause between. Ends never; drop it to stop.
-    pub async fn purge_forever(self, clock: Clock, pause: Duration) {
-        loop {
-            tokio::time::sleep(pause).await;
-            match self.purge(clock.micros()).await {
-                Ok(0) => {}
-                Ok(rows) => tracing::debug!(rows, "expired rows purged"),
-                Err(error) => tracing::warn!(%error, "expired rows could not be purged"),
-            }
-        }
-    }
-
     /// How many transactions were committed since it was opened, for metrics: fewer than writes when many come at once.
     pub fn commits(&self) -> u64 {
         match &self.db {
             Db::Sqlite(db) => db.writer.commits(),
+            Db::Postgres(db) => db.commits(),
         }
     }
 
@@ -112,6 +144,7 @@ impl Store {
     pub async fn close(&self) {
         match &self.db {
             Db::Sqlite(db) => db.close().await,
+            Db::Postgres(db) => db.close().await,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::Store;
 use crate::db::serialize;
+use crate::purge::PURGE_ROWS;
 use crate::rows::{Columns as _, searched, text, unreadable};
 use crate::search::Search;
 use jiff::Timestamp;
@@ -15,16 +16,16 @@ use std::fmt::Write as _;
 pub const BATCH: usize = 500;
 /// How many records one statement writes.
 const ROWS: usize = 50;
-/// How many records one transaction deletes.
-const PURGE_ROWS: i64 = 500;
 /// Those who delete records do so one by one: they would wait for each other's rows crosswise.
-pub(crate) const DELETING: i64 = 0x746f_6c6c_7265_6373;
+const DELETING: i64 = 0x746f_6c6c_7265_6373;
 
 const LIST: &str = "SELECT record FROM records";
 
-// Said twice: see the ledger's.
-const PURGE: &str = "DELETE FROM records WHERE at < $1 AND id IN \
+const PURGE: &str = "DELETE FROM records WHERE id IN \
     (SELECT id FROM records WHERE at < $1 ORDER BY at LIMIT $2)";
+
+const ERASE: &str = "DELETE FROM records WHERE id IN \
+    (SELECT id FROM records WHERE tenant = $1 AND at <= $2 LIMIT $3)";
 
 /// Which records are wanted. Newest first.
 #[derive(Clone, Debug, Default)]
@@ -72,7 +73,7 @@ impl Store {
     /// Records, newest first.
     pub async fn records(&self, query: &RecordQuery) -> Result<Vec<Record>, StoreError> {
         let query = query.clone();
-        let rows = self.db.read(|connection| {
+        let rows = self.db.read(move |connection| {
             Box::pin(async move {
                 let list = Search::new(LIST)
                     .filter(
@@ -112,6 +113,40 @@ impl Store {
             }
         }
     }
+
+    /// Deletes a tenant's records until few are left, in transactions of a bounded number of rows; says how many.
+    pub(crate) async fn erase_most(
+        &self,
+        tenant: &TenantId,
+        until: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let mut erased = 0;
+        loop {
+            let tenant = tenant.clone();
+            let done = self.db.write(0, move |connection| {
+                Box::pin(async move { erase_some(connection, &tenant, until).await })
+            });
+            let rows = done.await?;
+            erased += rows;
+            if rows < PURGE_ROWS.unsigned_abs() {
+                return Ok(erased);
+            }
+        }
+    }
+}
+
+/// Deletes so many of a tenant's records as one transaction may.
+pub(crate) async fn erase_some(
+    connection: &mut AnyConnection,
+    tenant: &TenantId,
+    until: Timestamp,
+) -> Result<u64, sqlx::Error> {
+    serialize(connection, DELETING).await?;
+    let erase = sqlx::query(ERASE)
+        .bind(searched(tenant.as_str()))
+        .bind(until.as_microsecond())
+        .bind(PURGE_ROWS);
+    Ok(erase.execute(connection).await?.rows_affected())
 }
 
 /// A record as it is kept.

@@ -115,7 +115,8 @@ impl MasterKey {
         }
         let text = std::fs::read_to_string(file).map_err(|error| bad(&error))?;
         let key = parse(text.trim());
-        let key = key.ok_or_else(|| bad(&"it holds neither 64 hex digits nor base64 of 32 bytes"))?;
+        let key =
+            key.ok_or_else(|| bad(&"it holds neither 64 hex digits nor base64 of 32 bytes"))?;
         Self::new(&key).ok_or_else(|| bad(&"it is refused"))
     }
 

@@ -1,8 +1,10 @@
 //! The embedded database: one connection that writes, a few that read.
 
 use crate::OpenError;
+use crate::db::{Lent, Work, within_deadline};
 use crate::schema::{Dialect, migrator};
 use crate::writer::Writer;
+use model::port::StoreError;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AnyConnection, AnyPool, ConnectOptions, Executor as _};
@@ -32,7 +34,7 @@ const READS: &str = "PRAGMA busy_timeout = 5000; PRAGMA query_only = ON";
 #[derive(Clone, Debug)]
 pub(crate) struct Sqlite {
     pub(crate) writer: Writer,
-    pub(crate) readers: AnyPool,
+    readers: AnyPool,
     pub(crate) path: PathBuf,
 }
 
@@ -59,6 +61,20 @@ impl Sqlite {
             })
             .connect_lazy_with(options);
         Ok(Self { writer: Writer::start(connection), readers, path })
+    }
+
+    /// Reads what was committed.
+    pub(crate) async fn read<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        F: for<'a> FnOnce(&'a mut AnyConnection) -> Work<'a, T>,
+    {
+        let read = async {
+            let mut lent = Lent::of(&self.readers).await?;
+            let read = work(lent.connection()).await?;
+            lent.give_back();
+            Ok(read)
+        };
+        within_deadline(read).await
     }
 
     pub(crate) async fn close(&self) {

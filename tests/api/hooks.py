@@ -1,64 +1,112 @@
-"""What the tester must know that no description says: which version of a resource it changes, and who it is itself.
+"""What the tester must know that no description says, so that it gets past the first refusal.
 
-A change names the ETag of what it replaces. One that is made up fits nothing, so every change would be refused before
-anybody looks at it, and sequences of calls would come to nothing. Four changes in five get the ETag that is true at that
-moment; the fifth stays as it was made. Counts what was answered, for summary.py.
+What is made up at random fits nothing that is there: an ETag is never the present one, a cursor never points anywhere, a
+body's id is another one than the path's. Each call would be refused before anybody looked at what it is about. So what
+must be true at the moment is made true here, in calls that are not about its being wrong; some keep what was made up.
+And what the tester destroys is put back: before a sequence of calls, and between calls that belong to no sequence.
+
+Counts what was answered, for summary.py.
 """
 
 import atexit
 import collections
-import itertools
+import functools
 import json
 import os
-import threading
+import zlib
 
 import requests
 import schemathesis
 from schemathesis.core.parameters import ParameterLocation
+from schemathesis.generation.meta import TestPhase
+from schemathesis.generation.stateful.state_machine import APIStateMachine
 from schemathesis.transport.prepare import prepare_path
 
 ADMIN = os.environ["ADMIN_URL"]
-AUTHORIZATION = {"Authorization": f"Bearer {os.environ['ADMIN_TOKEN']}"}
+GATEWAY = os.environ["GATEWAY_URL"]
 CALLS = os.environ["TOLLGATE_TEST_CALLS"]
 # Seconds that a call of ours may take.
 PATIENCE = 30
-# How many changes there are to one whose precondition is left as it was made.
-TRUE_ETAGS = 4
+# One precondition and one idempotency key of so many stays as it was made up.
+AS_MADE = 5
+# The id that examples of decision records speak of.
+RECORDED = "0191d6c0-7f6e-7c3a-9d5e-2f4b8c1a6e30"
 
-changes = itertools.count()
+session = requests.Session()
+session.headers["Authorization"] = f"Bearer {os.environ['ADMIN_TOKEN']}"
+destroyed = False
 answers = collections.defaultdict(collections.Counter)
-lock = threading.Lock()
 
 
-def own_token():
-    """The id of the token that the tester has: without it every call would be refused."""
-    tokens = requests.get(f"{ADMIN}/v1/tokens", headers=AUTHORIZATION, timeout=PATIENCE)
-    tokens.raise_for_status()
-    items = tokens.json()["items"]
-    assert len(items) == 1, f"a new demo has one token, and not {items}"
-    return items[0]["id"]
+def ask(method, path, status, **arguments):
+    answer = session.request(method, ADMIN + path, timeout=PATIENCE, **arguments)
+    assert answer.status_code in status, f"{method} {path}: {answer.status_code} {answer.text}"
+    return answer
 
 
-OWN_TOKEN = own_token()
+def oldest(path):
+    """The last item of a list, which is newest first."""
+    query = {"limit": 100}
+    while True:
+        page = ask("GET", path, [200], params=query).json()
+        if page["next_cursor"] is None:
+            return page["items"][-1]
+        query["cursor"] = page["next_cursor"]
 
 
-def names_a_version(case):
-    return case.method.upper() in ("PUT", "PATCH", "DELETE") and any(
-        parameter.name.lower() == "if-match" for parameter in case.operation.headers
-    )
+# Without its own token, which is the first one, the tester would be refused everywhere.
+OWN_TOKEN = oldest("/v1/tokens")["id"]
+NODE = oldest("/v1/nodes")["name"]
+# The demo's own.
+DOCUMENT = ask("GET", "/v1/revisions/1", [200]).json()["document"]
+requests.get(
+    f"{GATEWAY}/v2/contacts",
+    headers={"X-Api-Key": os.environ["ACME_KEY"], "X-Request-ID": RECORDED},
+    timeout=PATIENCE,
+).raise_for_status()
 
 
-@schemathesis.hook
-def before_call(context, case, kwargs):
-    if case.path.startswith("/v1/tokens/") and OWN_TOKEN in str(case.path_parameters.get("id")):
-        case.path_parameters["id"] = "another"
-    # A case that is about a missing or malformed precondition keeps it.
-    if not names_a_version(case) or case.meta is None or case.meta.is_negative_at(ParameterLocation.HEADER):
-        return
-    if next(changes) % (TRUE_ETAGS + 1) == TRUE_ETAGS:
-        return
-    url = ADMIN + prepare_path(case.path, case.path_parameters)
-    current = requests.get(url, headers=AUTHORIZATION, timeout=PATIENCE)
+def restore():
+    """Puts the document back, and gives a revision that one node has to all of them."""
+    global destroyed
+    destroyed = False
+    newest = ask("GET", "/v1/revisions?limit=1", [200]).json()["items"][0]["revision"]
+    # 409: it does not wait for that.
+    ask("POST", f"/v1/revisions/{newest}:release", [200, 409])
+    tag = ask("GET", "/v1/document", [200]).headers["ETag"]
+    ask("PUT", "/v1/document", [200], json=DOCUMENT, headers={"If-Match": tag})
+
+
+begin = APIStateMachine.__init__
+
+
+@functools.wraps(begin)
+def begin_restored(self):
+    restore()
+    begin(self)
+
+
+APIStateMachine.__init__ = begin_restored
+
+
+def is_about(case, location):
+    """Whether the call is about something wrong in this part of it, which then must stay."""
+    return case.meta is None or case.meta.is_negative_at(location)
+
+
+def stays_as_made(case):
+    """Whether this is one of those that are left alone. The same call always is, or sequences could not be told apart."""
+    made = (case.operation.label, case.path_parameters, case.query, dict(case.headers), case.body)
+    return zlib.crc32(repr(made).encode("utf-8", "replace")) % AS_MADE == 0
+
+
+def takes(case, name):
+    return any(parameter.name == name for parameter in case.operation.iter_parameters())
+
+
+def true_precondition(case):
+    """The ETag of what is changed, or that it must not be there."""
+    current = session.get(ADMIN + prepare_path(case.path, case.path_parameters), timeout=PATIENCE)
     if current.status_code == 200:
         case.headers.pop("If-None-Match", None)
         case.headers["If-Match"] = current.headers["ETag"]
@@ -67,12 +115,73 @@ def before_call(context, case, kwargs):
         case.headers["If-None-Match"] = "*"
 
 
+def true_query(case, is_sequence):
+    """A cursor of this very list, a node that there is. In a sequence a change is not only tried."""
+    if "cursor" in case.query:
+        page = session.get(ADMIN + prepare_path(case.path, case.path_parameters), params={"limit": 1}, timeout=PATIENCE)
+        cursor = page.json().get("next_cursor") if page.status_code == 200 else None
+        case.query.pop("cursor")
+        if cursor is not None:
+            case.query["cursor"] = cursor
+    if "nodes" in case.query:
+        case.query["nodes"] = NODE
+    if is_sequence:
+        case.query.pop("dry_run", None)
+
+
+def staged():
+    """The number of a revision that one node has and that waits to be released to all."""
+    global destroyed
+    restore()
+    plan = ask("GET", "/v1/plans?limit=1", [200]).json()["items"][0]
+    path = f"/v1/plans/{plan['id']}"
+    changed = ask(
+        "PUT", path, [200], params={"nodes": NODE}, json={"id": plan["id"], "limits": []},
+        headers={"If-Match": ask("GET", path, [200]).headers["ETag"]},
+    )
+    # Nothing else can be changed until it is released.
+    destroyed = True
+    return changed.json()["revision"]
+
+
+def true_name(case):
+    """The name in the body is the path's."""
+    if isinstance(case.body, dict):
+        named = dict(case.path_parameters)
+        named["id"] = named.get("consumer", named.get("id"))
+        case.body.update({key: named[key] for key in ("id", "name", "version") if key in case.body and key in named})
+
+
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    is_sequence = case.meta is not None and case.meta.phase.name == TestPhase.STATEFUL
+    if destroyed and not is_sequence:
+        restore()
+    as_made = stays_as_made(case)
+    if case.path.endswith(":release") and not is_about(case, ParameterLocation.PATH) and not as_made:
+        case.path_parameters["revision"] = staged()
+    if case.path == "/v1/tokens/{id}" and OWN_TOKEN in str(case.path_parameters.get("id")):
+        case.path_parameters["id"] = "another"
+    if not is_about(case, ParameterLocation.QUERY):
+        true_query(case, is_sequence)
+    if case.method.upper() == "PUT" and not is_about(case, ParameterLocation.BODY):
+        true_name(case)
+    if is_about(case, ParameterLocation.HEADER) or as_made:
+        return
+    if takes(case, "If-Match"):
+        true_precondition(case)
+    if "Idempotency-Key" in case.headers:
+        case.headers["Idempotency-Key"] = f"{case.headers['Idempotency-Key'][:200]}-{case.id}"
+
+
 @schemathesis.hook
 def after_call(context, case, response):
+    global destroyed
+    if case.method.upper() == "DELETE" or case.path == "/v1/document" or case.path.endswith(":rollback"):
+        destroyed = destroyed or response.status_code < 300
     # Calls with a method that the description does not have say nothing of its operations.
     if case.method.upper() == case.operation.method.upper():
-        with lock:
-            answers[case.operation.label][response.status_code] += 1
+        answers[case.operation.label][response.status_code] += 1
 
 
 @atexit.register

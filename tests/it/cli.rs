@@ -5,7 +5,9 @@ use crate::harness::document;
 use crate::harness::process::{run, tollgate};
 use crate::harness::{Demo, Upstream, eventually, sha256};
 use serde_json::{Value, json};
+use std::fs::Permissions;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -269,6 +271,7 @@ fn settings_are_judged_and_shown_without_starting_anything() {
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("master.key");
     std::fs::write(&key, "ab".repeat(32)).unwrap();
+    std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
     let file = folder.path().join("tollgate.yaml");
     let text = "roles: [admin]\nnode: a-1\nrecords: { retention: 24h }\n\
                 database: postgres://tollgate:s3cret@db/t\n";

@@ -3,6 +3,8 @@
 use crate::harness::process::tollgate;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -134,9 +136,9 @@ fn grace() -> Duration {
 /// A folder with a key where secrets lie.
 fn secrets() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for key in ["master_key", "older_key"] {
-        std::fs::write(folder.path().join(key), "5e".repeat(32)).unwrap();
-    }
+    let key = folder.path().join("master_key");
+    std::fs::write(&key, "5e".repeat(32)).unwrap();
+    std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
     folder
 }
 

@@ -38,8 +38,16 @@ async fn operators_find_every_exchange_of_every_node_by_each_of_its_names() {
     let parent = format!("00-{TRACE}-b7ad6b7169203331-01");
     let since = model::Clock::system().now();
     let calls = [
-        ("on-a-list", a.get("/v1/contacts?secret=hush").key(ACME).header("traceparent", &parent), 200),
-        ("on-b-broken", b.get("/v2/contacts/broken").key(ACME_BATCH).header("traceparent", &parent), 500),
+        (
+            "on-a-list",
+            a.get("/v1/contacts?secret=hush").key(ACME).header("traceparent", &parent),
+            200,
+        ),
+        (
+            "on-b-broken",
+            b.get("/v2/contacts/broken").key(ACME_BATCH).header("traceparent", &parent),
+            500,
+        ),
         ("on-b-globex", b.get("/v1/contacts").key(GLOBEX), 200),
         ("on-a-denied", a.post("/v1/contacts").key(ACME).idempotency_key("k").body("{}"), 403),
         ("on-a-nobody", a.get("/v1/contacts").key("tg_test_nobody_0000"), 401),
@@ -47,10 +55,8 @@ async fn operators_find_every_exchange_of_every_node_by_each_of_its_names() {
     for (id, call, status) in calls {
         call.header("x-request-id", id).send().await.is(status);
     }
-    eventually("all are recorded", async || {
-        hoped(api.items("/v1/exchanges").await.len(), &5)
-    })
-    .await;
+    eventually("all are recorded", async || hoped(api.items("/v1/exchanges").await.len(), &5))
+        .await;
 
     let found = async |query: &str| -> Vec<String> {
         let items = api.items(&format!("/v1/exchanges{query}")).await;
@@ -88,18 +94,30 @@ async fn operators_find_every_exchange_of_every_node_by_each_of_its_names() {
     }
     let pack = &list["packs"][0];
     assert_eq!(list["packs"].as_array().unwrap().len(), 1, "{list}");
-    for (field, value) in [("attachment", "mark"), ("pack", "header-hygiene"), ("version", "1.0.0"), ("mode", "enforce"), ("decision", "edit")] {
+    for (field, value) in [
+        ("attachment", "mark"),
+        ("pack", "header-hygiene"),
+        ("version", "1.0.0"),
+        ("mode", "enforce"),
+        ("decision", "edit"),
+    ] {
         assert_eq!(pack[field], value, "{pack}");
     }
     assert!(!list.to_string().contains("hush") && !list.to_string().contains(ACME), "{list}");
-    let stages: Vec<_> = list["stages"].as_array().unwrap().iter().map(|stage| &stage["stage"]).collect();
+    let stages: Vec<_> =
+        list["stages"].as_array().unwrap().iter().map(|stage| &stage["stage"]).collect();
     assert_eq!(stages[..5], ["gate", "route", "authenticate", "version", "throttle"]);
     assert!(list["took_us"].as_u64().unwrap() > 0, "{list}");
 
     let broken = one("on-b-broken").await;
     assert_eq!((&broken["node"], &broken["upstream"]["status"]), (&json!("b"), &json!(500)));
     let denied = one("on-a-denied").await;
-    let denial = denied["packs"].as_array().unwrap().iter().find(|pack| pack["pack"] == "require-header").unwrap();
+    let denial = denied["packs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|pack| pack["pack"] == "require-header")
+        .unwrap();
     assert_eq!(denial["decision"], "deny", "{denied}");
     let nobody = one("on-a-nobody").await;
     assert_eq!((&nobody["tenant"], &nobody["error"]), (&Value::Null, &json!("CREDENTIAL_INVALID")));
@@ -113,23 +131,39 @@ async fn operators_find_every_exchange_of_every_node_by_each_of_its_names() {
     let own = a.get("/.tollgate/explain/on-a-list").key(ACME).send().await;
     own.refuses(404, "NOT_FOUND");
     let entry = &api.audit().await[0];
-    assert_eq!((&entry["action"], &entry["tenant"]), (&json!("exchanges.delete"), &json!("acme")), "{entry}");
+    assert_eq!(
+        (&entry["action"], &entry["tenant"]),
+        (&json!("exchanges.delete"), &json!("acme")),
+        "{entry}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_are_gone_after_their_retention() {
-    let upstream = Upstream::start().await;
-    let mut node = Setup::named("alone", &["gateway", "admin"]).packs().with("records", json!({ "retention": "1h" })).start();
-    node.answers().await;
-    node.api.publish_first(&recorded(&upstream)).await;
-    node.is_ready().await;
-    let records = async |node: &crate::harness::cluster::Member| node.api.items("/v1/exchanges").await.len();
-    node.get("/v1/contacts").key(GLOBEX).send().await.is(200);
-    eventually("it is recorded", async || hoped(records(&node).await, &1)).await;
-    // Restarted with a shorter one, it is too old.
-    node.stop().await;
-    node.change(|setup| setup.with("records", json!({ "retention": "1s" })));
+    let (database, upstream) = (Database::fresh(), Upstream::start().await);
+    let names: [(&str, &[&str]); 1] = [("alone", &["gateway", "admin"])];
+    let retention = |setup: Setup| setup.with("records", json!({ "retention": "2h" }));
+    let document = recorded(&upstream);
+    let mut cluster = Cluster::start_with(&database.url(), &names, &document, retention).await;
+    let api = cluster.api();
+    let node = cluster.member_mut("alone");
+    for id in ["two-hours-old", "one-hour-old", "of-this-moment"] {
+        let call = node.get("/v1/contacts").key(GLOBEX).header("x-request-id", id);
+        call.send().await.is(200);
+    }
+    eventually("all are recorded", async || hoped(api.items("/v1/exchanges").await.len(), &3))
+        .await;
+    // Nobody waits so long in a test.
+    for (id, minutes) in [("two-hours-old", 121), ("one-hour-old", 61)] {
+        database.sql(&format!(
+            "update records set at = at - {minutes} * 60 * 1000000::bigint where request_id = '{id}'"
+        ));
+    }
+    // At its start it looks for the first time.
+    node.kill();
     node.start_again();
     node.is_ready().await;
-    eventually("it is gone", async || hoped(records(&node).await, &0)).await;
+    eventually("the oldest is gone", async || hoped(api.items("/v1/exchanges").await.len(), &2))
+        .await;
+    api.get("/v1/exchanges/two-hours-old").send().await.refuses(404, "NOT_FOUND");
 }

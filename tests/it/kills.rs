@@ -9,7 +9,7 @@ use crate::harness::token::unique;
 use crate::harness::{Random, Upstream, sha256, sized};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -42,6 +42,8 @@ struct Writers {
     apis: Vec<Api>,
     stop: Arc<AtomicBool>,
     numbers: Arc<AtomicU64>,
+    /// How often each outcome came, to be printed.
+    outcomes: Arc<Mutex<BTreeMap<String, usize>>>,
 }
 
 /// A plan whose quota is this number.
@@ -70,7 +72,7 @@ fn number_of(document: &Value, id: &str) -> u64 {
 
 impl Writers {
     fn new(apis: Vec<Api>) -> Self {
-        Self { apis, stop: Arc::default(), numbers: Arc::new(AtomicU64::new(1)) }
+        Self { apis, stop: Arc::default(), numbers: Arc::new(AtomicU64::new(1)), outcomes: Arc::default() }
     }
 
     /// Starts one writer for each target.
@@ -92,7 +94,12 @@ impl Writers {
             let api = &self.apis[turn % self.apis.len()];
             let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
             let request = unique();
-            match attempt(api, target, number, &request).await {
+            let outcome = attempt(api, target, number, &request).await;
+            let what = outcome.as_ref().map_or("no answer".to_owned(), |answer| {
+                format!("{} {}", answer.status, answer.code())
+            });
+            *self.outcomes.lock().unwrap().entry(what).or_default() += 1;
+            match outcome {
                 Some(answer) if matches!(answer.status, 200 | 201) => {
                     let revision = answer.revision();
                     acknowledged.push(Acknowledged { target, number, revision, request });
@@ -204,7 +211,10 @@ async fn nothing_is_lost_or_half(api: &Api, acknowledged: &[Acknowledged]) -> u6
         }
         let entry = entries[revision][0];
         assert_eq!(entry["request_id"], **request, "revision {revision}");
-        assert_eq!((&entry["actor"]["name"], &entry["actor"]["source"]), (&json!("first"), &json!("127.0.0.1")));
+        assert_eq!(
+            (&entry["actor"]["name"], &entry["actor"]["source"]),
+            (&json!("first"), &json!("127.0.0.1"))
+        );
         assert_ne!(entry["difference"], json!([]), "{entry}");
     }
     newest
@@ -224,7 +234,7 @@ async fn whatever_process_is_killed_acknowledged_revisions_are_there_and_whole()
     kill_some(&mut cluster.members, kills).await;
     writers.stop.store(true, Ordering::Relaxed);
     let acknowledged: Vec<Acknowledged> = tasks.join_all().await.into_iter().flatten().collect();
-    println!("{} changes were acknowledged", acknowledged.len());
+    println!("{:?}", writers.outcomes.lock().unwrap());
     assert!(acknowledged.len() >= kills, "hardly anything was written: {}", acknowledged.len());
     for api in &apis {
         let newest = nothing_is_lost_or_half(api, &acknowledged).await;
@@ -246,7 +256,7 @@ async fn on_one_machine_acknowledged_revisions_outlive_a_kill() {
     kill_some(std::slice::from_mut(&mut node), kills).await;
     writers.stop.store(true, Ordering::Relaxed);
     let acknowledged: Vec<Acknowledged> = tasks.join_all().await.into_iter().flatten().collect();
-    println!("{} changes were acknowledged", acknowledged.len());
+    println!("{:?}", writers.outcomes.lock().unwrap());
     assert!(acknowledged.len() >= kills, "hardly anything was written: {}", acknowledged.len());
     let newest = nothing_is_lost_or_half(&node.api, &acknowledged).await;
     node.follows(newest).await;

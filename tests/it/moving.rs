@@ -153,13 +153,11 @@ async fn an_invalid_file_has_the_same_errors_as_the_api_gives() {
     let node = start(alone("alone")).await;
     let document = document::standard(upstream.address);
     node.api.publish_first(&document).await;
-    let invalid = document
-        .attached("absent", "absent", json!({}))
-        .changed(|document| {
-            document["colour"] = json!("red");
-            document.entry("tenants", "acme")["plan"] = json!("platinum");
-            document.entry("routes", "contacts.create")["cost"] = json!("much");
-        });
+    let invalid = document.attached("absent", "absent", json!({})).changed(|document| {
+        document["colour"] = json!("red");
+        document.entry("tenants", "acme")["plan"] = json!("platinum");
+        document.entry("routes", "contacts.create")["cost"] = json!("much");
+    });
     let (_, tag) = node.api.read("/v1/document").await;
     let pairs = |errors: &Value| -> Vec<(String, String)> {
         let text = |value: &Value| value.as_str().unwrap().to_owned();

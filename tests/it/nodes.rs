@@ -209,9 +209,8 @@ async fn credentials_come_and_go_everywhere_within_a_second() {
 async fn several_nodes_start_at_once_on_an_empty_database() {
     let (database, upstream) = (Database::fresh(), Upstream::start().await);
     let names = ["a", "b", "c", "d"];
-    let start = |name: &&str| {
-        Setup::named(name, &["gateway", "admin"]).on(&database.url()).packs().start()
-    };
+    let start =
+        |name: &&str| Setup::named(name, &["gateway", "admin"]).on(&database.url()).packs().start();
     let mut members: Vec<Member> = names.iter().map(start).collect();
     for member in &mut members {
         member.answers().await;

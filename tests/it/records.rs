@@ -180,7 +180,7 @@ async fn what_ended_before_the_process_is_recorded_after_it() {
     let upstream = Upstream::start().await;
     let mut node = Setup::of(&recorded(&upstream)).start().await;
     let create = node.keyed("last").header("x-request-id", "the-last-one").body("{}");
-    create.send().await.is(200);
+    create.send().await.is(201);
     node.process().terminate();
     eventually("it ends", async || node.process().ended().ok_or(())).await;
     node.start_again().await;

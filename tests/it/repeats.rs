@@ -45,14 +45,16 @@ async fn a_repeat_gets_the_same_answer_and_does_nothing_even_after_a_kill() {
         let first = posts(&api, path, &key, body).await;
         first.is(*status);
         same(&first, &posts(&api, path, &key, body).await);
-        // The same key for something else is a mistake; another's key is another key.
-        posts(&api, path, &key, &json!({ "colour": "red" })).await.refuses(422, "IDEMPOTENCY_KEY_REUSED");
+        // The same key for something else is a mistake.
+        let (path, body, _) = &rows[(index + 1) % rows.len()];
+        posts(&api, path, &key, body).await.refuses(422, "IDEMPOTENCY_KEY_REUSED");
         firsts.push(first);
     }
     // What a repeat shows is what works.
     let key = firsts[0].json()["key"].as_str().unwrap().to_owned();
     let token = firsts[2].json()["token"].as_str().unwrap().to_owned();
     api.with(&token).get("/v1/plans").send().await.is(200);
+    // Another's key is another key.
     let other = api.with(&token);
     posts(&other, CREDENTIALS, "key-0", &json!({ "id": "fresh" })).await.refuses(403, "FORBIDDEN");
 
@@ -64,8 +66,15 @@ async fn a_repeat_gets_the_same_answer_and_does_nothing_even_after_a_kill() {
         same(first, &posts(&api, path, &format!("key-{index}"), body).await);
     }
     assert_eq!(api.audit().await, audit, "nothing was done");
-    let acted = |action: &str| audit.iter().filter(|entry| entry["action"] == action && entry["refused"].is_null()).count();
-    for action in ["consumers.credentials.create", "consumers.credentials.rotate", "revocations.create", "revisions.rollback"] {
+    let acted = |action: &str| {
+        audit.iter().filter(|entry| entry["action"] == action && entry["refused"].is_null()).count()
+    };
+    for action in [
+        "consumers.credentials.create",
+        "consumers.credentials.rotate",
+        "revocations.create",
+        "revisions.rollback",
+    ] {
         assert_eq!(acted(action), 1, "{action}");
     }
     // The rollback took the key away again.
@@ -88,7 +97,8 @@ async fn a_repeat_gets_the_same_answer_and_does_nothing_even_after_a_kill() {
 async fn the_same_key_at_two_admins_at_once_makes_one_credential() {
     const ROUNDS: usize = 10;
     let (database, upstream) = (Database::fresh(), Upstream::start().await);
-    let names: [(&str, &[&str]); 3] = [("a", &["gateway"]), ("ops", &["admin"]), ("ops-2", &["admin"])];
+    let names: [(&str, &[&str]); 3] =
+        [("a", &["gateway"]), ("ops", &["admin"]), ("ops-2", &["admin"])];
     let document = document::standard(upstream.address);
     let cluster = Cluster::start(&database.url(), &names, &document).await;
     let apis = ["ops", "ops-2"].map(|name| cluster.member(name).api.with(&cluster.token));
@@ -117,7 +127,8 @@ async fn the_same_key_at_two_admins_at_once_makes_one_credential() {
         assert_eq!(made.len(), 1, "{made:?}");
     }
     let (document, _) = apis[0].read("/v1/document").await;
-    let credentials = document.clone().entry("tenants", "globex")["consumers"][0]["credentials"].clone();
+    let credentials =
+        document.clone().entry("tenants", "globex")["consumers"][0]["credentials"].clone();
     assert_eq!(credentials.as_array().unwrap().len(), 1 + ROUNDS);
     assert_eq!(apis[0].items("/v1/revisions").await.len(), 1 + ROUNDS);
 }

@@ -19,25 +19,33 @@ const NAMES: [(&str, &[&str]); 2] = [("a", &["gateway"]), ("ops", &["gateway", "
 /// The standard document with a limit and a pack on every route.
 fn loaded(upstream: &Upstream) -> Value {
     let limit = json!({ "id": "daily", "quota": "100000000/day", "per": "tenant", "on_store_error": "local" });
-    document::standard(upstream.address)
-        .limited(json!([limit]))
-        .attached("mark", "header-hygiene", json!({ "set": { "x-mark": "0" } }))
+    document::standard(upstream.address).limited(json!([limit])).attached(
+        "mark",
+        "header-hygiene",
+        json!({ "set": { "x-mark": "0" } }),
+    )
 }
 
 /// Changes one thing, another one each time.
 async fn change(api: &Api, number: u64) -> u64 {
     let (path, patch) = match number % 4 {
         0 => {
-            let limit = json!({ "id": "daily", "quota": format!("{}/day", 100_000_000 + number), "per": "tenant", "on_store_error": "local" });
+            let limit = json!({ "id": "daily", "quota": format!("{}/day", 100_000_001 + number), "per": "tenant", "on_store_error": "local" });
             ("/v1/plans/limited", json!({ "limits": [limit] }))
         }
-        1 => ("/v1/tenants/globex", json!({ "timezone": format!("Etc/GMT-{}", 1 + number / 4 % 12) })),
+        1 => (
+            "/v1/tenants/globex",
+            json!({ "timezone": format!("Etc/GMT-{}", 1 + number / 4 % 12) }),
+        ),
         2 => {
             let scopes = json!(["contacts:read", format!("scope:{number}")]);
             ("/v1/tenants/globex/consumers/globex-web", json!({ "scopes": scopes }))
         }
         // Settings of a pack: it is prepared anew, and the one before is let go of.
-        _ => ("/v1/attachments/mark", json!({ "settings": { "set": { "x-mark": number.to_string() } } })),
+        _ => (
+            "/v1/attachments/mark",
+            json!({ "settings": { "set": { "x-mark": number.to_string() } } }),
+        ),
     };
     api.merge(path, &patch).await.is(200).revision()
 }
@@ -106,8 +114,8 @@ async fn on_postgresql_a_follower_skips_or_takes_each_but_never_goes_back() {
     let (database, upstream) = (Database::fresh(), Upstream::start().await);
     let mut cluster = Cluster::start(&database.url(), &NAMES, &loaded(&upstream)).await;
     let revisions = sized("revisions", 40, 400);
-    let loads = ["a", "ops"]
-        .map(|name| Load::start(cluster.member(name).gateway, "/v1/contacts", ACME, 3));
+    let loads =
+        ["a", "ops"].map(|name| Load::start(cluster.member(name).gateway, "/v1/contacts", ACME, 3));
     let api = cluster.api();
     let mut members: Vec<&mut Member> = cluster.members.iter_mut().collect();
     let memory = publish_many(&api, &mut members, revisions).await;
@@ -149,8 +157,17 @@ async fn a_rollback_restores_a_document_byte_for_byte_as_a_new_revision() {
         let (document, tag) = api.read("/v1/document").await;
         assert_eq!(first.header("etag"), tag);
         // Another way of writing the same is another text.
-        assert_eq!(api.merge("/v1/tenants/acme", &json!({ "state": "suspended" })).await.is(200).revision(), 2);
-        assert_eq!(api.merge("/v1/tenants/acme", &json!({ "state": "active" })).await.is(200).revision(), 3);
+        assert_eq!(
+            api.merge("/v1/tenants/acme", &json!({ "state": "suspended" }))
+                .await
+                .is(200)
+                .revision(),
+            2
+        );
+        assert_eq!(
+            api.merge("/v1/tenants/acme", &json!({ "state": "active" })).await.is(200).revision(),
+            3
+        );
         let (same, other_tag) = api.read("/v1/document").await;
         assert_eq!(same, document);
         assert_ne!(other_tag, tag);
@@ -162,7 +179,10 @@ async fn a_rollback_restores_a_document_byte_for_byte_as_a_new_revision() {
         assert_eq!(api.read("/v1/document").await, (document, tag));
         assert_eq!(node.revision().await, Some(4));
         let entry = &api.audit().await[0];
-        assert_eq!((&entry["action"], &entry["revision"]), (&json!("revisions.rollback"), &json!(4)));
+        assert_eq!(
+            (&entry["action"], &entry["revision"]),
+            (&json!("revisions.rollback"), &json!(4))
+        );
         // What compiling refuses is not brought back either; what is not there can't be.
         api.post("/v1/revisions/9:rollback").send().await.refuses(404, "NOT_FOUND");
         // Nothing to change is no revision.

@@ -13,10 +13,20 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 /// The operations.
 pub(super) fn operations() -> Vec<Operation> {
-    [revisions(), audit(), tokens(), nodes(), revocations(), usage(), exchanges(), secrets(), process()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        revisions(),
+        audit(),
+        tokens(),
+        nodes(),
+        revocations(),
+        usage(),
+        exchanges(),
+        secrets(),
+        process(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn number(name: &str, place: ParameterIn, about: &str, example: u64) -> Parameter {
@@ -38,20 +48,49 @@ fn revisions() -> Vec<Operation> {
     };
     let mut whole = example::revision();
     if let Some(fields) = whole.as_object_mut() {
-        fields.insert("document".to_owned(), example::document().clone());
-        fields.insert("text".to_owned(), example::document().to_string().into());
+        fields.insert("document".to_owned(), json!({ "format": 1 }));
+        fields.insert("text".to_owned(), "format: 1\n".into());
     }
-    let list = operation(HttpMethod::Get, "/v1/revisions", "listRevisions", ("Lists revisions.", "Newest first. Empty where the document is kept in a file."))
-        .paged()
-        .answers(
-            Answers::new(200, "A page.", vec![Body::json("RevisionList", example::page(example::revision()))])
-                .then("getRevision", "The newest, with its document.", &[("revision", "$response.body#/items/0/revision")])
-                .then("rollbackRevision", "Brings it back.", &[("revision", "$response.body#/items/0/revision")])
-                .then("diffRevision", "What came after.", &[("revision", "$response.body#/items/0/revision")]),
-        );
-    let get = operation(HttpMethod::Get, "/v1/revisions/{revision}", "getRevision", ("Gets a revision.", "With its document, as JSON and as it was written."))
-        .takes(revision())
-        .answers(Answers::new(200, "The revision.", vec![Body::json("RevisionWhole", whole)]).with(&["Tollgate-Revision"]));
+    let list = operation(
+        HttpMethod::Get,
+        "/v1/revisions",
+        "listRevisions",
+        ("Lists revisions.", "Newest first. Empty where the document is kept in a file."),
+    )
+    .paged()
+    .answers(
+        Answers::new(
+            200,
+            "A page.",
+            vec![Body::json("RevisionList", example::page(example::revision()))],
+        )
+        .then(
+            "getRevision",
+            "The newest, with its document.",
+            &[("revision", "$response.body#/items/0/revision")],
+        )
+        .then(
+            "rollbackRevision",
+            "Brings it back.",
+            &[("revision", "$response.body#/items/0/revision")],
+        )
+        .then(
+            "diffRevision",
+            "What came after.",
+            &[("revision", "$response.body#/items/0/revision")],
+        ),
+    );
+    let get = operation(
+        HttpMethod::Get,
+        "/v1/revisions/{revision}",
+        "getRevision",
+        ("Gets a revision.", "With its document, as JSON and as it was written."),
+    )
+    .takes(revision())
+    .answers(
+        Answers::new(200, "The revision.", vec![Body::json("RevisionWhole", whole)])
+            .with(&["Tollgate-Revision"]),
+    );
     let difference = json!({
         "from": 1,
         "to": 8,
@@ -66,10 +105,21 @@ fn revisions() -> Vec<Operation> {
         .takes(dry_run())
         .posts(Required::False, Body::json("Empty", json!({})))
         .answers(Answers::new(200, "What it changed, or would change.", vec![Body::json("ChangedOrDryRun", example::changed())]).with(&["Tollgate-Revision", "Idempotency-Replayed"]));
-    let release = operation(HttpMethod::Post, "/v1/revisions/{revision}:release", "releaseRevision", ("Gives a revision to all nodes.", "Of the newest revision, when it is on some nodes only."))
-        .takes(revision())
-        .posts(Required::False, Body::json("Empty", json!({})))
-        .answers(Answers::new(200, "The revision.", vec![Body::json("Revision", example::revision())]).with(&["Tollgate-Revision", "Idempotency-Replayed"]));
+    let release = operation(
+        HttpMethod::Post,
+        "/v1/revisions/{revision}:release",
+        "releaseRevision",
+        (
+            "Gives a revision to all nodes.",
+            "Of the newest revision, when it is on some nodes only.",
+        ),
+    )
+    .takes(revision())
+    .posts(Required::False, Body::json("Empty", json!({})))
+    .answers(
+        Answers::new(200, "The revision.", vec![Body::json("Revision", example::revision())])
+            .with(&["Tollgate-Revision", "Idempotency-Replayed"]),
+    );
     vec![list, get, diff, rollback, release]
 }
 
@@ -80,9 +130,11 @@ fn words(name: &str, about: &str, max: usize, example: &str) -> Parameter {
 }
 
 fn spanned(operation: Operation) -> Operation {
-    operation
-        .takes(time("since", "From then on.", "2026-01-01T00:00:00Z"))
-        .takes(time("until", "Before then.", example::LATER))
+    operation.takes(time("since", "From then on.", "2026-01-01T00:00:00Z")).takes(time(
+        "until",
+        "Before then.",
+        example::LATER,
+    ))
 }
 
 fn audit() -> Vec<Operation> {
@@ -140,9 +192,14 @@ fn tokens() -> Vec<Operation> {
                 .then("getToken", "The token without itself.", &[("id", "$response.body#/id")])
                 .then("deleteToken", "Revokes it.", &[("id", "$response.body#/id")]),
         );
-    let get = operation(HttpMethod::Get, "/v1/tokens/{id}", "getToken", ("Gets a token.", "Without the token itself."))
-        .takes(one())
-        .answers(Answers::new(200, "The token.", vec![Body::json("Token", example::token())]));
+    let get = operation(
+        HttpMethod::Get,
+        "/v1/tokens/{id}",
+        "getToken",
+        ("Gets a token.", "Without the token itself."),
+    )
+    .takes(one())
+    .answers(Answers::new(200, "The token.", vec![Body::json("Token", example::token())]));
     let mut revoked = example::token();
     if let Some(fields) = revoked.as_object_mut() {
         fields.insert("revoked_at".to_owned(), example::AT.into());
@@ -185,16 +242,24 @@ fn nodes() -> Vec<Operation> {
 }
 
 fn revocations() -> Vec<Operation> {
-    let asked = json!({ "kind": "jti", "issuer": "demo", "jti": "b7e2c1", "until": example::LATER });
+    let asked =
+        json!({ "kind": "jti", "issuer": "demo", "jti": "b7e2c1", "until": example::LATER });
     let made = json!({ "id": example::ID, "at": example::AT, "until": example::LATER, "kind": "jti", "issuer": "demo", "jti": "b7e2c1" });
     let list = Operation::new(
         HttpMethod::Get,
         "/v1/revocations",
         ("listRevocations", "revocations"),
-        ("Lists revocations.", "Those in force, newest first. A token of a tenant sees that tenant's."),
+        (
+            "Lists revocations.",
+            "Those in force, newest first. A token of a tenant sees that tenant's.",
+        ),
     )
     .paged()
-    .answers(Answers::new(200, "A page.", vec![Body::json("RevocationList", example::page(made.clone()))]));
+    .answers(Answers::new(
+        200,
+        "A page.",
+        vec![Body::json("RevocationList", example::page(made.clone()))],
+    ));
     let create = Operation::new(
         HttpMethod::Post,
         "/v1/revocations",
@@ -217,10 +282,17 @@ fn usage() -> Vec<Operation> {
         HttpMethod::Get,
         "/v1/usage",
         ("getUsage", "usage"),
-        ("What a tenant has used of its limits.", "Shared limits, and each consumer's own; not those per credential or address."),
+        (
+            "What a tenant has used of its limits.",
+            "Shared limits, and each consumer's own; not those per credential or address.",
+        ),
     )
     .takes(required(id("tenant", ParameterIn::Query, "The tenant.", "acme")))
-    .answers(Answers::new(200, "Each limit as it stands.", vec![Body::json("TenantUsage", standing)]))
+    .answers(Answers::new(
+        200,
+        "Each limit as it stands.",
+        vec![Body::json("TenantUsage", standing)],
+    ))
     .refuses(&[404, 409]);
     let set_back = Operation::new(
         HttpMethod::Post,
@@ -233,7 +305,10 @@ fn usage() -> Vec<Operation> {
     )
     .takes(id("tenant", ParameterIn::Path, "The tenant.", "acme"))
     .posts(Required::False, Body::json("Reset", json!({ "limit": "daily" })))
-    .answers(Answers::new(200, "Each limit before and after.", vec![Body::json("WasReset", reset)]).with(&["Idempotency-Replayed"]));
+    .answers(
+        Answers::new(200, "Each limit before and after.", vec![Body::json("WasReset", reset)])
+            .with(&["Idempotency-Replayed"]),
+    );
     vec![get, set_back]
 }
 
@@ -248,24 +323,35 @@ fn exchanges() -> Vec<Operation> {
     let page = || vec![Body::json("RecordList", example::page(example::record()))];
     let codes: Vec<Value> = ErrorCode::ALL.iter().map(|code| code.as_str().into()).collect();
     let code = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(codes));
-    let code = text("error", ParameterIn::Query, "Refused with this code.").schema(Some(code)).example(Some("QUOTA_EXCEEDED".into()));
+    let code = text("error", ParameterIn::Query, "Refused with this code.")
+        .schema(Some(code))
+        .example(Some("QUOTA_EXCEEDED".into()));
     let tenant = || id("tenant", ParameterIn::Query, "Of this tenant.", "acme");
     let list = operation(HttpMethod::Get, "/v1/exchanges", "listExchanges", ("Lists decision records.", "Newest first. A route says which exchanges leave one (`record`). A token of a tenant sees that tenant's."))
         .takes(tenant())
         .takes(id("consumer", ParameterIn::Query, "Of this consumer.", "acme-mobile"))
         .takes(id("route", ParameterIn::Query, "On this route.", "contacts.create"))
         .takes(code.build());
-    let list = spanned(list).paged().answers(
-        Answers::new(200, "A page.", page())
-            .then("getExchange", "All that share its request id.", &[("exchange", "$response.body#/items/0/request_id")]),
-    );
+    let list = spanned(list).paged().answers(Answers::new(200, "A page.", page()).then(
+        "getExchange",
+        "All that share its request id.",
+        &[("exchange", "$response.body#/items/0/request_id")],
+    ));
     let exchange = text("exchange", ParameterIn::Path, "A request id or a trace id.")
         .schema(Some(string(1, EXCHANGE_BYTES_MAX)))
         .example(Some(example::REQUEST.into()));
-    let get = operation(HttpMethod::Get, "/v1/exchanges/{exchange}", "getExchange", ("Gets the decision records of a request or a trace.", "All that share the id, newest first."))
-        .takes(exchange.build())
-        .paged()
-        .answers(Answers::new(200, "A page.", page()));
+    let get = operation(
+        HttpMethod::Get,
+        "/v1/exchanges/{exchange}",
+        "getExchange",
+        (
+            "Gets the decision records of a request or a trace.",
+            "All that share the id, newest first.",
+        ),
+    )
+    .takes(exchange.build())
+    .paged()
+    .answers(Answers::new(200, "A page.", page()));
     let erase = operation(HttpMethod::Delete, "/v1/exchanges", "eraseExchanges", ("Erases a tenant's decision records.", "All that were made until now, whether the tenant is still there or not. It is audited."))
         .takes(required(id("tenant", ParameterIn::Query, "Whose.", "initech")))
         .answers(Answers::new(200, "How many were erased.", vec![Body::json("Erased", json!({ "erased": 3 }))]))
@@ -301,14 +387,40 @@ fn process() -> Vec<Operation> {
         vec![Body::json("Readiness", body)]
     };
     vec![
-        operation("/openapi.json", "getOpenapi", ("This description.", "OpenAPI 3.1."))
-            .answers(Answers::new(200, "The description.", vec![Body::json("Description", json!({ "openapi": "3.1.0" }))])),
-        operation("/healthz", "getHealth", ("Whether the process lives.", "It answers."))
-            .answers(Answers::new(200, "It does.", vec![Body::json("Text", "ok\n".into()).of_kind("text/plain")])),
-        operation("/readyz", "getReadiness", ("Whether the process is ready.", "Each part of it, by name."))
-            .answers(Answers::new(200, "It is.", ready(true, "ready")))
-            .answers(Answers::new(503, "It is not.", ready(false, "the store does not answer"))),
-        operation("/metrics", "getMetrics", ("What the process counts.", "In Prometheus' text format."))
-            .answers(Answers::new(200, "The metrics.", vec![Body::json("Text", "tollgate_in_flight 0\n".into()).of_kind("text/plain")])),
+        operation("/openapi.json", "getOpenapi", ("This description.", "OpenAPI 3.1.")).answers(
+            Answers::new(
+                200,
+                "The description.",
+                vec![Body::json("Description", json!({ "openapi": "3.1.0" }))],
+            ),
+        ),
+        operation("/healthz", "getHealth", ("Whether the process lives.", "It answers.")).answers(
+            Answers::new(
+                200,
+                "It does.",
+                vec![Body::json("Text", "ok\n".into()).of_kind("text/plain")],
+            ),
+        ),
+        operation(
+            "/readyz",
+            "getReadiness",
+            ("Whether the process is ready.", "Each part of it, by name."),
+        )
+        .answers(Answers::new(200, "It is.", ready(true, "ready")))
+        .answers(Answers::new(
+            503,
+            "It is not.",
+            ready(false, "the store does not answer"),
+        )),
+        operation(
+            "/metrics",
+            "getMetrics",
+            ("What the process counts.", "In Prometheus' text format."),
+        )
+        .answers(Answers::new(
+            200,
+            "The metrics.",
+            vec![Body::json("Text", "tollgate_in_flight 0\n".into()).of_kind("text/plain")],
+        )),
     ]
 }

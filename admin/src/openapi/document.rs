@@ -1,7 +1,7 @@
 //! Operations on the document: whole, resource by resource, and keys of consumers.
 
 use super::example;
-use super::operation::{Answers, Body, JSON, Operation, id, string, text};
+use super::operation::{Answers, Body, JSON, Operation, id, text};
 use super::schema::{PACK_VERSION, entry};
 use crate::place::{KINDS, Kind};
 use serde_json::{Value, json};
@@ -9,8 +9,12 @@ use utoipa::openapi::Required;
 use utoipa::openapi::path::{HttpMethod, Parameter, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 
+/// `*`, or entity tags with commas between them; quotes may be left out.
+const TAGS: &str = "^[ -~]*[!-+\\--~][ -~]*$";
 /// YAML, as documents may be sent.
 const YAML: &str = "application/yaml";
+/// What a merge patch is sent as (RFC 7396 §4).
+const MERGE_PATCH: &str = "application/merge-patch+json";
 /// The path of a consumer's credentials.
 const CREDENTIALS: &str = "/v1/consumers/{id}/credentials";
 /// The path of one.
@@ -30,7 +34,10 @@ fn whole() -> Vec<Operation> {
         HttpMethod::Get,
         "/v1/document",
         ("getDocument", "document"),
-        ("The newest document.", "As JSON, however it was written; `GET /v1/revisions/{revision}` has its text, too."),
+        (
+            "The newest document.",
+            "As JSON, however it was written; `GET /v1/revisions/{revision}` has its text, too.",
+        ),
     )
     .takes(if_none_match())
     .answers(seen("The document.", vec![Body::json("Document", document())]))
@@ -48,15 +55,15 @@ fn whole() -> Vec<Operation> {
     )
     .reads(
         Required::True,
-        vec![Body::json("Document", document()), Body::json("Document", document()).of_kind(YAML)],
+        vec![Body::json("Document", document()), Body::of("Document", YAML)],
     );
-    let put = changing(put).answers(changed("What it changed, or would change.", "Document"));
+    let put = changing(put.takes(if_none_match_any())).answers(changed());
     vec![get, put]
 }
 
 /// The parameters of a change of the document.
 fn changing(operation: Operation) -> Operation {
-    staging(operation.takes(if_match()).takes(if_none_match_any())).refuses(&[409, 412, 428])
+    staging(operation.takes(if_match())).refuses(&[412, 428])
 }
 
 /// The parameters of a change that replaces nothing.
@@ -78,20 +85,20 @@ pub(super) fn dry_run() -> Parameter {
 
 fn if_match() -> Parameter {
     text("If-Match", ParameterIn::Header, "The tag of what is changed (RFC 9110 §13.1.1).")
-        .schema(Some(string(1, 256)))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String).pattern(Some(TAGS))))
         .example(Some(example::ETAG.into()))
         .build()
 }
 
 fn if_none_match_any() -> Parameter {
     text("If-None-Match", ParameterIn::Header, "`*`: it must not be there yet (RFC 9110 §13.1.2).")
-        .schema(Some(ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["*"]))))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String).pattern(Some(TAGS))))
         .build()
 }
 
 fn if_none_match() -> Parameter {
     text("If-None-Match", ParameterIn::Header, "A tag that is known: it is not told again.")
-        .schema(Some(string(1, 256)))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String).pattern(Some(TAGS))))
         .example(Some(example::ETAG.into()))
         .build()
 }
@@ -105,9 +112,10 @@ fn not_modified() -> Answers {
         .with(&["ETag", "Tollgate-Revision"])
 }
 
-fn changed(about: &str, of: &str) -> Answers {
+fn changed() -> Answers {
     let body = Body::json("ChangedOrDryRun", example::changed());
-    Answers::new(200, &format!("{of}: {about}"), vec![body]).with(&["ETag", "Tollgate-Revision"])
+    Answers::new(200, "What it changed, or would change.", vec![body])
+        .with(&["ETag", "Tollgate-Revision"])
 }
 
 /// The five operations of a kind.
@@ -120,8 +128,12 @@ fn resources(kind: &Kind) -> Vec<Operation> {
         .operation(HttpMethod::Get, kind.list, ("list", "s"), "Lists them, by id.")
         .paged()
         .answers(
-            Answers::new(200, "A page.", vec![Body::json(format!("{name}List"), example::page(resource.clone()))])
-                .with(&["Tollgate-Revision"]),
+            Answers::new(
+                200,
+                "A page.",
+                vec![Body::json(format!("{name}List"), example::page(resource.clone()))],
+            )
+            .with(&["Tollgate-Revision"]),
         );
     let one = at
         .operation(HttpMethod::Get, kind.one, ("get", ""), "The newest, wherever it is in force.")
@@ -138,24 +150,28 @@ fn resources(kind: &Kind) -> Vec<Operation> {
         .reads(Required::True, vec![Body::json(format!("{name}Put"), resource.clone())]);
     let made = Body::json("Changed", example::changed());
     let made = Answers::new(201, "It was made.", vec![made]).with(&["ETag", "Tollgate-Revision"]);
-    let put = changing(put)
-        .answers(at.linked(changed("what the change did, or would do.", &name), &get))
+    let put = changing(put.takes(if_none_match_any()))
+        .answers(at.linked(changed(), &get))
         .answers(at.linked(made, &get));
     let patch = at
         .operation(HttpMethod::Patch, kind.one, ("patch", ""), "Merges into it (RFC 7396).")
         .reads(
             Required::True,
             vec![
-                Body::json("MergePatch", patch_of(&resource, kind)).of_kind("application/merge-patch+json"),
-                Body::json("MergePatch", patch_of(&resource, kind)).of_kind(JSON),
+                Body::json("MergePatch", patch_of(&resource, kind)).of_kind(MERGE_PATCH),
+                Body::of("MergePatch", JSON),
             ],
         );
-    let patch = changing(patch)
-        .answers(at.linked(changed("what the change did, or would do.", &name), &get));
-    let delete = at.operation(HttpMethod::Delete, kind.one, ("delete", ""), "Takes it out of the document.");
-    let delete = changing(delete)
-        .answers(changed("what the change did, or would do.", &name))
-        .refuses(&[422]);
+    let patch = changing(patch).answers(at.linked(changed(), &get));
+    // Examples are tried, and others need what they name: what goes is another one.
+    let spare = example::spare(kind);
+    let delete = At { keys: &spare, ..at }.operation(
+        HttpMethod::Delete,
+        kind.one,
+        ("delete", ""),
+        "Takes it out of the document.",
+    );
+    let delete = changing(delete).answers(changed()).refuses(&[422]);
     vec![list, one, put, patch, delete]
 }
 
@@ -168,6 +184,7 @@ fn patch_of(resource: &Value, kind: &Kind) -> Value {
 }
 
 /// Where a kind's operations are.
+#[derive(Clone, Copy)]
 struct At<'a> {
     kind: &'a Kind,
     name: &'a str,
@@ -203,9 +220,11 @@ impl At<'_> {
         let mut tagged = same.clone();
         tagged.push(("If-Match", "$response.header.ETag"));
         let delete = format!("delete{}", self.name);
-        answers
-            .then(get, "The resource as it is now.", &same)
-            .then(&delete, "Takes it out again.", &tagged)
+        answers.then(get, "The resource as it is now.", &same).then(
+            &delete,
+            "Takes it out again.",
+            &tagged,
+        )
     }
 }
 
@@ -226,7 +245,9 @@ fn parameters(path: &str) -> impl Iterator<Item = &str> {
 fn segment(name: &str, example: &str) -> Parameter {
     match name {
         "version" => text(name, ParameterIn::Path, "The pack's version.")
-            .schema(Some(ObjectBuilder::new().schema_type(Type::String).pattern(Some(PACK_VERSION))))
+            .schema(Some(
+                ObjectBuilder::new().schema_type(Type::String).pattern(Some(PACK_VERSION)),
+            ))
             .example(Some(example.into()))
             .build(),
         "name" => id(name, ParameterIn::Path, "The version's name.", example),
@@ -239,46 +260,106 @@ fn credentials() -> Vec<Operation> {
     let consumer = || id("id", ParameterIn::Path, "The consumer's id.", "acme-mobile");
     let credential = || id("credential", ParameterIn::Path, "The credential's id.", "k1");
     let tenant = || {
-        id("tenant", ParameterIn::Query, "Whose consumer it is, where several have one of this id.", "acme")
+        id(
+            "tenant",
+            ParameterIn::Query,
+            "Whose consumer it is, where several have one of this id.",
+            "acme",
+        )
     };
     let operation = |method, path: &str, name: &str, about: (&str, &str)| {
         let operation = Operation::new(method, path, (name, "credentials"), about);
         operation.takes(consumer()).takes(tenant()).refuses(&[409])
     };
-    let same = [("id", "$request.path.id"), ("credential", "$response.body#/credential/id"), ("tenant", "$response.body#/credential/tenant")];
+    let same = [
+        ("id", "$request.path.id"),
+        ("credential", "$response.body#/credential/id"),
+        ("tenant", "$response.body#/credential/tenant"),
+    ];
     let made = || {
         let body = json!({
             "key": "tg_live_k3JmQx7bXl0pV9sWc2RtYh4GnZdQaEuF",
             "credential": example::credential("k2"),
             "revision": 8,
         });
-        let answers = Answers::new(201, "The key, which is not shown again.", vec![Body::json("CreatedCredential", body)]);
+        let answers = Answers::new(
+            201,
+            "The key, which is not shown again.",
+            vec![Body::json("CreatedCredential", body)],
+        );
         answers
             .with(&["ETag", "Location", "Tollgate-Revision", "Idempotency-Replayed"])
             .then("getCredential", "The credential without its key.", &same)
-            .then("deleteCredential", "Takes it out again.", &[same.as_slice(), &[("If-Match", "$response.header.ETag")]].concat())
+            .then(
+                "deleteCredential",
+                "Takes it out again.",
+                &[same.as_slice(), &[("If-Match", "$response.header.ETag")]].concat(),
+            )
     };
     let tried = || {
         let body = json!({ "valid": true, "errors": [], "difference": [] });
         Answers::new(200, "What it would change (`dry_run`).", vec![Body::json("DryRun", body)])
     };
     let page = example::page(example::credential("k1"));
-    let list = operation(HttpMethod::Get, CREDENTIALS, "listCredentials", ("Lists a consumer's credentials.", "By id; without hashes."))
-        .paged()
-        .answers(Answers::new(200, "A page.", vec![Body::json("CredentialShownList", page)]).with(&["Tollgate-Revision"]));
-    let create = operation(HttpMethod::Post, CREDENTIALS, "createCredential", ("Makes an API key.", "The key is in this answer and nowhere else: the document has its hash."))
-        .posts(Required::False, Body::json("NewCredential", json!({ "id": "k2", "expires": example::LATER })));
-    let get = operation(HttpMethod::Get, CREDENTIAL, "getCredential", ("Gets one of a consumer's credentials.", "Without its hash."))
-        .takes(credential())
-        .takes(if_none_match())
-        .answers(seen("The credential.", vec![Body::json("CredentialShown", example::credential("k1"))]))
-        .answers(not_modified());
-    let delete = operation(HttpMethod::Delete, CREDENTIAL, "deleteCredential", ("Deletes one of a consumer's credentials.", "Requests with the key are refused from then on."))
-        .takes(credential());
-    let delete = changing(delete).answers(changed("what the change did, or would do.", "Credential")).refuses(&[422]);
-    let rotate = operation(HttpMethod::Post, "/v1/consumers/{id}/credentials/{credential}:rotate", "rotateCredential", ("Makes a key that takes the place of another.", "Both are accepted until the old one's grace is over."))
-        .takes(credential())
-        .posts(Required::False, Body::json("Rotation", json!({ "grace": "48h" })));
+    let list = operation(
+        HttpMethod::Get,
+        CREDENTIALS,
+        "listCredentials",
+        ("Lists a consumer's credentials.", "By id; without hashes."),
+    )
+    .paged()
+    .answers(
+        Answers::new(200, "A page.", vec![Body::json("CredentialShownList", page)])
+            .with(&["Tollgate-Revision"]),
+    );
+    let create = operation(
+        HttpMethod::Post,
+        CREDENTIALS,
+        "createCredential",
+        (
+            "Makes an API key.",
+            "The key is in this answer and nowhere else: the document has its hash.",
+        ),
+    )
+    .posts(
+        Required::False,
+        Body::json("NewCredential", json!({ "id": "k2", "expires": example::LATER })),
+    );
+    let get = operation(
+        HttpMethod::Get,
+        CREDENTIAL,
+        "getCredential",
+        ("Gets one of a consumer's credentials.", "Without its hash."),
+    )
+    .takes(credential())
+    .takes(if_none_match())
+    .answers(seen(
+        "The credential.",
+        vec![Body::json("CredentialShown", example::credential("k1"))],
+    ))
+    .answers(not_modified());
+    let delete = operation(
+        HttpMethod::Delete,
+        CREDENTIAL,
+        "deleteCredential",
+        (
+            "Deletes one of a consumer's credentials.",
+            "Requests with the key are refused from then on.",
+        ),
+    )
+    .takes(id("credential", ParameterIn::Path, "The credential's id.", "k1-unused"));
+    let delete = changing(delete).answers(changed()).refuses(&[422]);
+    let rotate = operation(
+        HttpMethod::Post,
+        "/v1/consumers/{id}/credentials/{credential}:rotate",
+        "rotateCredential",
+        (
+            "Makes a key that takes the place of another.",
+            "Both are accepted until the old one's grace is over.",
+        ),
+    )
+    .takes(credential())
+    .posts(Required::False, Body::json("Rotation", json!({ "grace": "48h" })));
     vec![
         list,
         staging(create).answers(made()).answers(tried()),

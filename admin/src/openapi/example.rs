@@ -36,6 +36,24 @@ pub(super) fn resource(kind: &Kind) -> (Value, Vec<String>) {
     (found.clone(), keys)
 }
 
+/// The keys of a resource of this kind that none of the others needs: the last of several, or one that is not there.
+pub(super) fn spare(kind: &Kind) -> Vec<String> {
+    let (_, mut keys) = resource(kind);
+    let (mut list, mut fields) = (document(), &[][..]);
+    for (name, known_by) in kind.steps {
+        list = list.get(0).unwrap_or(list).get(name).unwrap_or(&Value::Null);
+        fields = known_by;
+    }
+    let last = list.as_array().filter(|list| list.len() > 1).and_then(|list| list.last());
+    keys.truncate(keys.len() - fields.len());
+    keys.extend(fields.iter().map(|field| {
+        let key = last.and_then(|entry| entry.get(field)?.as_str());
+        let absent = if *field == "version" { "0.9.0" } else { "unused" };
+        key.unwrap_or(absent).to_owned()
+    }));
+    keys
+}
+
 /// A page with one item.
 pub(super) fn page(item: Value) -> Value {
     json!({ "items": [item], "next_cursor": null })

@@ -29,7 +29,7 @@ pub(super) const REFUSALS: &[u16] = &[400, 401, 403, 404, 408, 409, 412, 413, 42
 const KEY: &str = r#"^([A-Za-z0-9._~:+/=-]{1,255}|"([ !#-\[\]-~]|\\["\\]){1,255}")$"#;
 
 /// The codes that this API refuses with.
-const CODES: &[ErrorCode] = &[
+pub(super) const CODES: &[ErrorCode] = &[
     ErrorCode::ValidationFailed,
     ErrorCode::IdempotencyKeyInvalid,
     ErrorCode::CredentialMissing,
@@ -74,11 +74,7 @@ pub(super) const HEADERS: &[DescribedHeader] = &[
         about: "The revision that the answer speaks of.",
         kind: Type::Integer,
     },
-    DescribedHeader {
-        name: "Location",
-        about: "Where what was made is.",
-        kind: Type::String,
-    },
+    DescribedHeader { name: "Location", about: "Where what was made is.", kind: Type::String },
     DescribedHeader {
         name: "Idempotency-Replayed",
         about: "`true` when it is the answer to an earlier request with this `Idempotency-Key`.",
@@ -114,10 +110,14 @@ pub(super) fn refusal(status: u16) -> Response {
         CODES.iter().copied().filter(|code| code.status().as_u16() == status).collect();
     let about: Vec<String> =
         codes.iter().map(|code| format!("`{code}`: {}", code.message())).collect();
-    let example = codes.first().map(|code| {
-        let reject = model::Reject::new(*code);
-        json!(reject.problem("0af7651916cd43dd8448eb211c80319c", "01931d6c-9a6b-7c2e-8f3a-5b1c2d3e4f50"))
-    });
+    let example =
+        codes.first().map(|code| {
+            let reject = model::Reject::new(*code);
+            json!(reject.problem(
+                "0af7651916cd43dd8448eb211c80319c",
+                "01931d6c-9a6b-7c2e-8f3a-5b1c2d3e4f50"
+            ))
+        });
     let schema = Ref::from_schema_name(refusal_schema(status));
     let content = ContentBuilder::new().schema(Some(schema)).example(example).build();
     let response = ResponseBuilder::new()
@@ -152,24 +152,28 @@ fn with_headers(response: ResponseBuilder, further: &[&'static str]) -> Response
 pub(super) struct Body {
     kind: &'static str,
     schema: String,
-    example: Value,
+    example: Option<Value>,
 }
 
 impl Body {
     /// JSON.
     pub(super) fn json(schema: impl Into<String>, example: Value) -> Self {
-        Self { kind: JSON, schema: schema.into(), example }
+        Self { kind: JSON, schema: schema.into(), example: Some(example) }
     }
 
-    /// The same in another media type.
+    /// The same as another one, in another media type.
+    pub(super) fn of(schema: impl Into<String>, kind: &'static str) -> Self {
+        Self { kind, schema: schema.into(), example: None }
+    }
+
+    /// Of another media type.
     pub(super) fn of_kind(self, kind: &'static str) -> Self {
         Self { kind, ..self }
     }
 
     fn content(self) -> (&'static str, Content) {
         let schema = Ref::from_schema_name(self.schema);
-        let content =
-            ContentBuilder::new().schema(Some(schema)).example(Some(self.example)).build();
+        let content = ContentBuilder::new().schema(Some(schema)).example(self.example).build();
         (self.kind, content)
     }
 }
@@ -184,10 +188,10 @@ impl Answers {
     /// An answer of this status.
     pub(super) fn new(status: u16, about: &str, bodies: Vec<Body>) -> Self {
         let response = ResponseBuilder::new().description(about);
-        let response = bodies.into_iter().map(Body::content).fold(
-            response,
-            |response, (kind, content)| response.content(kind, content),
-        );
+        let response = bodies
+            .into_iter()
+            .map(Body::content)
+            .fold(response, |response, (kind, content)| response.content(kind, content));
         Self { status, response: with_headers(response, &[]) }
     }
 
@@ -198,9 +202,15 @@ impl Answers {
     }
 
     /// And then: an operation on what it tells. Parameters are runtime expressions (OpenAPI 3.1 §4.8.20.4).
-    pub(super) fn then(mut self, operation: &str, about: &str, parameters: &[(&str, &str)]) -> Self {
+    pub(super) fn then(
+        mut self,
+        operation: &str,
+        about: &str,
+        parameters: &[(&str, &str)],
+    ) -> Self {
         let link = LinkBuilder::new().operation_id(operation).description(about);
-        let link = parameters.iter().fold(link, |link, (name, value)| link.parameter(*name, *value));
+        let link =
+            parameters.iter().fold(link, |link, (name, value)| link.parameter(*name, *value));
         self.response = self.response.link(operation, link.build());
         self
     }
@@ -273,9 +283,12 @@ impl Operation {
 
     /// Is a POST, whose answer is kept for repeats.
     pub(super) fn posts(self, required: Required, body: Body) -> Self {
-        let key = text("Idempotency-Key", ParameterIn::Header, "Names the request: a repeat with the same key gets the same answer, for a day.")
-            .schema(Some(ObjectBuilder::new().schema_type(Type::String).pattern(Some(KEY))))
-            .example(Some(json!("0191d6c0-7f6e-7c3a-9d5e-2f4b8c1a6e30")));
+        let key = text(
+            "Idempotency-Key",
+            ParameterIn::Header,
+            "Names the request: a repeat with the same key gets the same answer, for a day.",
+        )
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String).pattern(Some(KEY))));
         self.reads(required, vec![body]).takes(key.build()).refuses(&[409])
     }
 

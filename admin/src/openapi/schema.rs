@@ -29,12 +29,13 @@ use serde_json::{Map, Value, json};
 pub(super) const ID: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
 
 /// Formats that a pattern says exactly.
-const PATTERNS: &[(&str, &str)] = &[
+pub(super) const PATTERNS: &[(&str, &str)] = &[
     ("id", ID),
     ("sha256", "^sha256:[0-9a-f]{64}$"),
     ("key-prefix", "^[A-Za-z0-9_]{8,32}$"),
     ("pack-version", PACK_VERSION),
     ("pack-reference", "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}@[0-9]{1,9}\\.[0-9]{1,9}\\.[0-9]{1,9}$"),
+    ("label", "^[^\\u0000-\\u001f\\u007f-\\u009f]{1,64}$"),
     ("sealed", "^tg1\\.[A-Za-z0-9_-]+\\.[A-Za-z0-9_-]+$"),
 ];
 
@@ -72,7 +73,7 @@ pub(crate) struct PatchOperation {
     /// Where (RFC 6901).
     path: String,
     /// What stands there now.
-    #[schemars(default)]
+    #[schemars(skip_serializing_if = "Option::is_none")]
     value: Option<Value>,
 }
 
@@ -111,7 +112,7 @@ pub(crate) struct KeyShown {
     #[schemars(extend("format" = "key-prefix"))]
     prefix: String,
     /// When it stops being accepted.
-    #[schemars(default)]
+    #[schemars(skip_serializing_if = "Option::is_none")]
     expires: Option<Timestamp>,
 }
 
@@ -134,10 +135,12 @@ pub(super) fn components() -> Map<String, Value> {
     schemas.insert("SecretGiven".to_owned(), secret());
     schemas.insert("MergePatch".to_owned(), merge_patch());
     schemas.insert("ChangedOrDryRun".to_owned(), either("Changed", "DryRun"));
-    schemas.insert("CreatedOrDryRun".to_owned(), either("CreatedCredential", "DryRun"));
     schemas.insert("Lines".to_owned(), text("One entry as JSON on each line."));
     schemas.insert("Text".to_owned(), text("Lines of text."));
-    schemas.insert("Description".to_owned(), json!({ "type": "object", "description": "An OpenAPI document." }));
+    schemas.insert(
+        "Description".to_owned(),
+        json!({ "type": "object", "description": "An OpenAPI document." }),
+    );
     schemas.insert("Readiness".to_owned(), readiness());
     schemas.insert("Problem".to_owned(), problem());
     for status in REFUSALS {
@@ -387,7 +390,8 @@ fn problem() -> Value {
 
 /// The error body of one status.
 fn refusal(status: u16) -> Value {
-    let mut properties = json!({ "code": { "enum": codes(status) }, "status": { "const": status } });
+    let mut properties =
+        json!({ "code": { "enum": codes(status) }, "status": { "const": status } });
     if status == 422
         && let Some(properties) = properties.as_object_mut()
     {

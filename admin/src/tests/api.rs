@@ -1,11 +1,14 @@
 //! The API as tests ask it, and revisions over its store: the port's contract without a gateway.
 
+use crate::tests::described::Answered;
 use crate::{Settings, new_token, router, token};
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::ConnectInfo;
+use axum::response::Response;
 use http::{HeaderMap, Request};
+use jiff::Timestamp;
 use model::Clock;
 use model::audit::Entry;
 use model::config::{self, Config, ConfigError};
@@ -15,15 +18,17 @@ use model::port::StoreError;
 use model::revision::{Change, KeptAnswer, PublishError, Published, Revisions, Staged};
 use model::role::{Actor, Role};
 use model::token::Token;
-use model::usage::Elsewhere;
+use model::usage::{Elsewhere, UsageOf};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use store::Store;
 use store::control::{AuditQuery, Effect, Revision, Write, WriteError};
 use store::seal::MasterKeys;
 use tempfile::TempDir;
+use tokio::sync::RwLock;
 use tower::ServiceExt as _;
 
 /// The document that tests begin with: revision 1.
@@ -37,9 +42,8 @@ pub(crate) fn standard() -> Value {
         json!({ "id": id, "pack": "require-header@1.0.0", "scope": scope, "phases": ["request"],
             "mode": "enforce", "on_failure": "closed" })
     };
-    let key = |prefix: &str| {
-        json!({ "hash": format!("sha256:{}", "ab".repeat(32)), "prefix": prefix })
-    };
+    let key =
+        |prefix: &str| json!({ "hash": format!("sha256:{}", "ab".repeat(32)), "prefix": prefix });
     json!({
         "format": 1,
         "issuers": [issuer("acme"), issuer("globex")],
@@ -81,6 +85,12 @@ pub(crate) struct Kept {
     store: Store,
     /// Documents that another process publishes just before the next change of ours.
     pub(crate) meanwhile: Mutex<Vec<Value>>,
+    /// Held for writing, nobody gets the newest revision.
+    pub(crate) gate: RwLock<()>,
+    /// How many wait for it.
+    pub(crate) waiting: AtomicUsize,
+    /// Whether asking for the newest revision panics.
+    pub(crate) faulty: Mutex<bool>,
     /// Whether another process is always faster.
     pub(crate) always: Mutex<bool>,
     /// Whether the operator keeps the document in a file.
@@ -88,7 +98,11 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    async fn write(&self, effect: Effect, change: (Entry, Option<KeptAnswer>)) -> Result<u64, PublishError> {
+    async fn write(
+        &self,
+        effect: Effect,
+        change: (Entry, Option<KeptAnswer>),
+    ) -> Result<u64, PublishError> {
         let (audit, answer) = change;
         let written = self.store.write(Write { effect, audit, answer }).await;
         Ok(written.map_err(refused)?.revision.unwrap())
@@ -100,9 +114,8 @@ impl Kept {
 }
 
 fn published(Revision { info, text }: Revision) -> Published {
-    let config = Arc::new(config::read(&text).unwrap());
     let etag = info.digest.trim_start_matches("sha256:").chars().take(32).collect();
-    Published { number: info.number, text, config, etag, nodes: info.nodes }
+    Published { number: info.number, text, etag, nodes: info.nodes }
 }
 
 fn refused(error: WriteError) -> PublishError {
@@ -119,6 +132,10 @@ fn refused(error: WriteError) -> PublishError {
 #[async_trait]
 impl Revisions for Kept {
     async fn newest(&self) -> Result<Option<Published>, StoreError> {
+        assert!(!*self.faulty.lock().unwrap(), "on purpose");
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        drop(self.gate.read().await);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
         Ok(self.store.newest().await?.map(published))
     }
 
@@ -198,11 +215,13 @@ pub(crate) struct Setup {
     pub(crate) read_only: bool,
     /// Master keys, each by the hex digit that its file repeats.
     pub(crate) keys: Vec<char>,
+    /// Whoever holds the counters; nobody when absent.
+    pub(crate) usage: Option<Arc<dyn UsageOf>>,
 }
 
 /// The API on a store of its own.
 pub(crate) struct Api {
-    router: Router,
+    pub(crate) router: Router,
     pub(crate) store: Store,
     pub(crate) revisions: Arc<Kept>,
     pub(crate) clock: Clock,
@@ -225,10 +244,13 @@ impl Api {
         let url = format!("sqlite://{}", folder.path().join("tollgate.db").display());
         let store = Store::open(&url).await.unwrap();
         let clock = Clock::manual("2026-11-21T12:00:00Z".parse().unwrap());
-        let Setup { document, read_only, keys } = setup;
+        let Setup { document, read_only, keys, usage } = setup;
         let revisions = Arc::new(Kept {
             store: store.clone(),
             meanwhile: Mutex::default(),
+            gate: RwLock::default(),
+            waiting: AtomicUsize::default(),
+            faulty: Mutex::default(),
             always: Mutex::default(),
             read_only,
         });
@@ -238,7 +260,7 @@ impl Api {
         }
         let settings = Settings {
             revisions: revisions.clone(),
-            usage: Arc::new(Elsewhere),
+            usage: usage.unwrap_or_else(|| Arc::new(Elsewhere)),
             store: store.clone(),
             keys: master_keys(&folder, &keys),
             clock: clock.clone(),
@@ -253,6 +275,8 @@ impl Api {
 
     /// The same store and document with other master keys: after a restart.
     pub(crate) fn restarted(&self, keys: &[char]) -> Self {
+        // Ids of one process grow within a millisecond; those of two don't.
+        self.clock.advance(std::time::Duration::from_secs(1));
         let settings = Settings {
             revisions: self.revisions.clone(),
             usage: Arc::new(Elsewhere),
@@ -278,7 +302,29 @@ impl Api {
         token
     }
 
+    /// A new token of role admin that is no longer accepted.
+    pub(crate) async fn ended(
+        &self,
+        expires_at: Option<Timestamp>,
+        revoked_at: Option<Timestamp>,
+    ) -> String {
+        let token = new_token();
+        self.write(&token, |kept| Token { expires_at, revoked_at, ..kept }, Role::Admin, None)
+            .await;
+        token
+    }
+
     async fn keep(&self, token: &str, role: Role, tenant: Option<&str>) {
+        self.write(token, |kept| kept, role, tenant).await;
+    }
+
+    async fn write(
+        &self,
+        token: &str,
+        change: impl Fn(Token) -> Token,
+        role: Role,
+        tenant: Option<&str>,
+    ) {
         let kept = Token {
             id: TokenId::from(uuid::Uuid::now_v7().to_string().as_str()),
             name: format!("{}-of-{}", role.as_str(), tenant.unwrap_or("all")),
@@ -288,7 +334,7 @@ impl Api {
             expires_at: None,
             revoked_at: None,
         };
-        let effect = Effect::CreateToken(kept, token::hash(token));
+        let effect = Effect::CreateToken(change(kept), token::hash(token));
         self.store.write(Write { effect, audit: entry("token"), answer: None }).await.unwrap();
     }
 
@@ -384,15 +430,25 @@ impl Ask {
         Self { body: body.into(), ..self }
     }
 
-    pub(crate) async fn send(self) -> Told {
+    /// The answer, its body unread.
+    pub(crate) async fn response(self) -> Response {
         let mut request = self.request.body(self.body).unwrap();
         let from: SocketAddr = format!("{FROM}:50000").parse().unwrap();
         request.extensions_mut().insert(ConnectInfo(from));
-        let asked = format!("{} {}", request.method(), request.uri());
-        let response = self.router.oneshot(request).await.unwrap();
+        self.router.oneshot(request).await.unwrap()
+    }
+
+    pub(crate) async fn send(self) -> Told {
+        let method = self.request.method_ref().unwrap();
+        let asked = format!("{method} {}", self.request.uri_ref().unwrap());
+        let response = self.response().await;
         let (parts, body) = response.into_parts();
         let bytes = to_bytes(body, 64 << 20).await.unwrap();
         let text = String::from_utf8(bytes.to_vec()).unwrap();
+        let (method, path) = asked.split_once(' ').unwrap();
+        let path = path.split('?').next().unwrap();
+        let status = parts.status.as_u16();
+        Answered { method, path, status, headers: &parts.headers, text: &text }.fits();
         Told { asked, status: parts.status.as_u16(), headers: parts.headers, text }
     }
 }

@@ -60,12 +60,17 @@ async fn a_rotated_key_is_accepted_until_its_grace_ends() {
         let told = api.ask("POST", target).json(&body).send().await.is(201);
         let answer = told.json();
         let document = api.document().await;
-        let [old, new] = document["tenants"][0]["consumers"][0]["credentials"].as_array().unwrap().as_slice() else {
+        let [old, new] =
+            document["tenants"][0]["consumers"][0]["credentials"].as_array().unwrap().as_slice()
+        else {
             panic!("{document}");
         };
         assert_eq!((&old["id"], &old["api_key"]["expires"]), (&json!("k1"), &json!(end)));
         assert_eq!(new["api_key"]["hash"], hash(&answer["key"]));
-        assert_eq!((&answer["replaces"]["id"], &answer["replaces"]["api_key"]["expires"]), (&json!("k1"), &json!(end)));
+        assert_eq!(
+            (&answer["replaces"]["id"], &answer["replaces"]["api_key"]["expires"]),
+            (&json!("k1"), &json!(end))
+        );
         assert_eq!((answer["revision"].as_u64(), told.revision()), (Some(2), 2));
         assert!(told.header("location").contains(new["id"].as_str().unwrap()));
     }
@@ -94,9 +99,14 @@ async fn what_can_not_be_a_key_is_refused() {
         (rotate, json!({ "grace": "long" }), vec!["/grace"]),
         (rotate, json!({ "grace": "2161h" }), vec!["/grace"]),
     ] {
-        let details = api.ask("POST", target).json(&body).send().await.refuses(422, "CONFIG_INVALID");
-        let found: Vec<_> =
-            details["errors"].as_array().unwrap().iter().map(|e| e["pointer"].as_str().unwrap()).collect();
+        let details =
+            api.ask("POST", target).json(&body).send().await.refuses(422, "CONFIG_INVALID");
+        let found: Vec<_> = details["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| e["pointer"].as_str().unwrap())
+            .collect();
         assert_eq!(found, pointers, "{target} {body}");
     }
     for (target, status, code) in [

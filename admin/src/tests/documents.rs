@@ -11,9 +11,13 @@ async fn a_document_is_kept_as_it_was_sent() {
     let told = ask.header("content-type", "application/yaml").body(yaml).send().await.is(200);
     assert_eq!((told.revision(), told.json()["revision"].as_u64()), (2, Some(2)));
     assert_eq!(&*api.store.newest().await.unwrap().unwrap().text, yaml);
-    assert_eq!(api.document().await, json!({ "format": 1, "plans": [{ "id": "gold", "limits": [] }] }));
+    assert_eq!(
+        api.document().await,
+        json!({ "format": 1, "plans": [{ "id": "gold", "limits": [] }] })
+    );
     // The same again is no revision; another comment is one, and changes nothing else.
-    let put = |text: &'static str| api.ask("PUT", "/v1/document").header("if-match", "*").body(text);
+    let put =
+        |text: &'static str| api.ask("PUT", "/v1/document").header("if-match", "*").body(text);
     assert_eq!(put(yaml).send().await.is(200).revision(), 2);
     let other = "# Theirs.\nformat: 1\nplans:\n  - { id: gold, limits: [] }\n";
     let told = put(other).send().await.is(200);
@@ -50,13 +54,17 @@ async fn the_first_document_is_made_from_nothing() {
     assert_eq!(api.ask("GET", "/v1/plans").send().await.is(200).json()["items"], json!([]));
     let plan = api.ask("PUT", "/v1/plans/gold").header("if-none-match", "*");
     plan.json(&json!({ "limits": [] })).send().await.is(201);
-    assert_eq!(api.document().await, json!({ "format": 1, "plans": [{ "id": "gold", "limits": [] }] }));
+    assert_eq!(
+        api.document().await,
+        json!({ "format": 1, "plans": [{ "id": "gold", "limits": [] }] })
+    );
 }
 
 #[tokio::test]
 async fn every_error_comes_with_its_pointer() {
     let api = Api::new().await;
-    let put = |text: &'static str| api.ask("PUT", "/v1/document").header("if-match", "*").body(text);
+    let put =
+        |text: &'static str| api.ask("PUT", "/v1/document").header("if-match", "*").body(text);
     let wrong =
         r#"{"format":1,"colour":"red","tenants":[{"id":"acme","plan":"gold","state":"active"}]}"#;
     let details = put(wrong).send().await.refuses(422, "CONFIG_INVALID");

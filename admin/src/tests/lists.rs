@@ -25,7 +25,8 @@ async fn paged(api: &Api, list: &str, limit: usize) -> Vec<String> {
 async fn pages_of_any_size_make_up_the_list() {
     let api = Api::new().await;
     let mut document = api.document().await;
-    let plans: Vec<_> = (0..23).map(|n| json!({ "id": format!("p{:02}", n * 7 % 23), "limits": [] })).collect();
+    let plans: Vec<_> =
+        (0..23).map(|n| json!({ "id": format!("p{:02}", n * 7 % 23), "limits": [] })).collect();
     let all: Vec<Value> =
         document["plans"].as_array().unwrap().iter().cloned().chain(plans).collect();
     document["plans"] = json!(all);
@@ -49,7 +50,11 @@ async fn pages_of_any_size_make_up_the_list() {
     let names = api.ask("GET", "/v1/services/contacts/versions").send().await.is(200).json();
     let names: Vec<_> = names["items"].as_array().unwrap().iter().map(|v| &v["name"]).collect();
     assert_eq!(names, ["v1", "v2"]);
-    for absent in ["/v1/tenants/nobody/consumers", "/v1/services/none/versions", "/v1/consumers/none/credentials"] {
+    for absent in [
+        "/v1/tenants/nobody/consumers",
+        "/v1/services/none/versions",
+        "/v1/consumers/none/credentials",
+    ] {
         api.ask("GET", absent).send().await.refuses(404, "NOT_FOUND");
     }
 }

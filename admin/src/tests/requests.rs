@@ -1,7 +1,11 @@
 //! What surrounds every request: ids, bodies, media types, what isn't there.
 
 use super::api::Api;
+use crate::document::DOCUMENTS_MAX;
+use crate::request::REQUESTS_MAX;
 use serde_json::json;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 #[tokio::test]
 async fn every_answer_names_its_request() {
@@ -28,7 +32,14 @@ async fn every_answer_names_its_request() {
 #[tokio::test]
 async fn what_is_not_there_and_what_is_not_done_have_the_error_body() {
     let api = Api::new().await;
-    for target in ["/v1/nothing", "/nothing", "/v1/plans/none", "/v1/plans/a%2Fb", "/v1/plans/%FF", "/v1/packs/x"] {
+    for target in [
+        "/v1/nothing",
+        "/nothing",
+        "/v1/plans/none",
+        "/v1/plans/a%2Fb",
+        "/v1/plans/%FF",
+        "/v1/packs/x",
+    ] {
         api.ask("GET", target).send().await.refuses(404, "NOT_FOUND");
     }
     for (method, target, allowed) in [
@@ -51,7 +62,10 @@ async fn what_is_not_there_and_what_is_not_done_have_the_error_body() {
 async fn a_body_must_be_json_of_a_size_and_a_depth() {
     let api = Api::new().await;
     let put = |body: String| {
-        api.ask("PUT", "/v1/plans/gold").header("if-match", "*").header("content-type", "application/json").body(body)
+        api.ask("PUT", "/v1/plans/gold")
+            .header("if-match", "*")
+            .header("content-type", "application/json")
+            .body(body)
     };
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
     let secret = "{\"limits\": \"hush-hush\" \"";
@@ -92,4 +106,77 @@ async fn a_body_of_another_type_is_refused() {
         let ask = api.ask("PUT", "/v1/document?dry_run=true").header("content-type", kind);
         ask.body("format: 1").send().await.is(status);
     }
+}
+
+/// Waits until so many requests ask for the newest document, which they don't get yet.
+async fn waiting(api: &Api, count: usize) {
+    let all_wait = async {
+        while api.revisions.waiting.load(Ordering::SeqCst) < count {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), all_wait).await.unwrap();
+}
+
+#[tokio::test]
+async fn no_more_requests_than_there_are_places_are_served_at_once() {
+    let api = Api::new().await;
+    let closed = api.revisions.gate.write().await;
+    let ask = || tokio::spawn(api.ask("GET", "/v1/plans").send());
+    let served: Vec<_> = (0..REQUESTS_MAX).map(|_| ask()).collect();
+    waiting(&api, REQUESTS_MAX).await;
+    let told = api.ask("GET", "/v1/plans").send().await;
+    assert_eq!(told.header("retry-after"), "1");
+    told.refuses(503, "OVERLOADED");
+    // Who watches the process is answered all the same.
+    api.stranger("GET", "/openapi.json").send().await.is(200);
+    drop(closed);
+    for told in served {
+        told.await.unwrap().is(200);
+    }
+    ask().await.unwrap().is(200);
+}
+
+#[tokio::test]
+async fn whole_documents_wait_for_those_before_them() {
+    let api = Api::new().await;
+    let closed = api.revisions.gate.write().await;
+    let put = || api.ask("PUT", "/v1/document?dry_run=true").json(&super::api::standard());
+    let all: Vec<_> = (0..3 * DOCUMENTS_MAX).map(|_| tokio::spawn(put().send())).collect();
+    waiting(&api, 1).await;
+    drop(closed);
+    for told in all {
+        told.await.unwrap().is(200);
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_was_begun_is_made_even_when_its_client_has_left() {
+    let api = Api::new().await;
+    let closed = api.revisions.gate.write().await;
+    let patch = api.ask("PATCH", "/v1/tenants/acme").header("if-match", "*");
+    let client = tokio::spawn(patch.json(&json!({ "state": "suspended" })).send());
+    waiting(&api, 1).await;
+    client.abort();
+    assert!(client.await.unwrap_err().is_cancelled());
+    drop(closed);
+    let made = async {
+        while api.revision().await < 2 {
+            // Nobody tells of it: the client has left.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), made).await.unwrap();
+    assert_eq!(api.document().await["tenants"][0]["state"], "suspended");
+}
+
+#[tokio::test]
+async fn a_fault_of_ours_has_the_error_body_and_says_nothing_of_it() {
+    let api = Api::new().await;
+    *api.revisions.faulty.lock().unwrap() = true;
+    let told = api.ask("GET", "/v1/plans").send().await;
+    assert!(!told.text.contains("on purpose"), "{}", told.text);
+    told.refuses(500, "INTERNAL");
+    *api.revisions.faulty.lock().unwrap() = false;
+    api.ask("GET", "/v1/plans").send().await.is(200);
 }

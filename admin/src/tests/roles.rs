@@ -1,6 +1,7 @@
 //! Which role may what, and what becomes of refusals.
 
 use super::api::{Api, FROM};
+use crate::{first_token, new_token, token};
 use model::role::Role;
 use serde_json::{Value, json};
 
@@ -19,14 +20,29 @@ fn requests() -> Vec<(&'static str, &'static str, Option<Value>, &'static str)> 
         ("PUT", "/v1/upstreams/crm", Some(upstream), "upstreams"),
         ("PATCH", "/v1/issuers/acme-idp", patch("typ", json!("at+jwt")), "issuers"),
         ("PATCH", "/v1/services/contacts", patch("select", json!(["path"])), "services"),
-        ("PATCH", "/v1/services/contacts/versions/v1", patch("docs", json!("https://x.example")), "services"),
+        (
+            "PATCH",
+            "/v1/services/contacts/versions/v1",
+            patch("docs", json!("https://x.example")),
+            "services",
+        ),
         ("PATCH", "/v1/routes/contacts.create", patch("cost", json!(5)), "routes"),
         ("PATCH", "/v1/tenants/acme", patch("state", json!("suspended")), "tenants"),
         ("PATCH", "/v1/tenants/globex/consumers/web", patch("scopes", json!(["a"])), "tenants"),
         ("POST", "/v1/consumers/web/credentials", Some(json!({})), "tenants"),
-        ("POST", "/v1/consumers/mobile/credentials/k1:rotate?tenant=acme", Some(json!({})), "tenants"),
+        (
+            "POST",
+            "/v1/consumers/mobile/credentials/k1:rotate?tenant=acme",
+            Some(json!({})),
+            "tenants",
+        ),
         ("DELETE", "/v1/consumers/mobile/credentials/k1?tenant=acme", None, "tenants"),
-        ("PATCH", "/v1/packs/require-header/versions/1.0.0", patch("digest", json!(format!("sha256:{}", "0".repeat(64)))), "packs"),
+        (
+            "PATCH",
+            "/v1/packs/require-header/versions/1.0.0",
+            patch("digest", json!(format!("sha256:{}", "0".repeat(64)))),
+            "packs",
+        ),
         ("PATCH", "/v1/attachments/header", patch("order", json!(3)), "attachments"),
         ("DELETE", "/v1/attachments/header", None, "attachments"),
         ("POST", "/v1/secrets:rekey", Some(json!({})), "administer"),
@@ -35,7 +51,8 @@ fn requests() -> Vec<(&'static str, &'static str, Option<Value>, &'static str)> 
 
 #[tokio::test]
 async fn each_role_may_what_its_row_says() {
-    let operator = ["read", "issuers", "upstreams", "services", "routes", "plans", "tenants", "attachments"];
+    let operator =
+        ["read", "issuers", "upstreams", "services", "routes", "plans", "tenants", "attachments"];
     for (role, may) in [
         (Role::Viewer, &["read"] as &[_]),
         (Role::Operator, &operator),
@@ -52,7 +69,11 @@ async fn each_role_may_what_its_row_says() {
             }
             let told = ask.send().await;
             if may.contains(&changes) {
-                assert!((200..300).contains(&told.status), "{role:?} {method} {target}: {}", told.text);
+                assert!(
+                    (200..300).contains(&told.status),
+                    "{role:?} {method} {target}: {}",
+                    told.text
+                );
                 continue;
             }
             told.refuses(403, "FORBIDDEN");
@@ -107,6 +128,43 @@ async fn a_token_that_is_not_live_is_refused() {
             told.refuses(401, code);
         }
     }
+}
+
+#[tokio::test]
+async fn a_token_ends_when_it_expires_or_is_revoked() {
+    let api = Api::new().await;
+    let now = api.clock.now();
+    let hour = jiff::SignedDuration::from_hours(1);
+    for (expires, revoked, code) in [
+        (Some(now), None, "CREDENTIAL_EXPIRED"),
+        (Some(now - hour), None, "CREDENTIAL_EXPIRED"),
+        (Some(now + hour), Some(now), "CREDENTIAL_INVALID"),
+        (None, Some(now - hour), "CREDENTIAL_INVALID"),
+    ] {
+        let token = api.ended(expires, revoked).await;
+        api.ask("GET", "/v1/plans").bearer(&token).send().await.refuses(401, code);
+    }
+    let token = api.ended(Some(now + hour), None).await;
+    api.ask("GET", "/v1/plans").bearer(&token).send().await.is(200);
+    api.clock.advance(std::time::Duration::from_secs(3600));
+    let ask = api.ask("GET", "/v1/plans").bearer(&token);
+    ask.send().await.refuses(401, "CREDENTIAL_EXPIRED");
+}
+
+#[tokio::test]
+async fn the_first_token_is_made_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", folder.path().join("first.db").display());
+    let store = store::Store::open(&url).await.unwrap();
+    let (clock, node) = (model::Clock::system(), "n1".into());
+    let [one, two] = [new_token(), new_token()];
+    assert_ne!(one, two);
+    assert!(one.starts_with("tga_") && one.len() == 68);
+    assert!(first_token(&store, &clock, &node, &one).await.unwrap());
+    assert!(!first_token(&store, &clock, &node, &two).await.unwrap());
+    let known = store.token_of(&token::hash(&one)).await.unwrap().unwrap();
+    assert_eq!((known.role, known.tenant), (Role::Admin, None));
+    assert_eq!(store.token_of(&token::hash(&two)).await.unwrap(), None);
 }
 
 #[tokio::test]

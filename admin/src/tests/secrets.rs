@@ -37,7 +37,8 @@ async fn a_secret_shows_nowhere() {
         document
     };
     let consumer = |key: Value| json!({ "credentials": [{ "id": "k9", "api_key": key }] });
-    let key = json!({ "hash": CANARY, "prefix": CANARY, "key": CANARY, "value": { "deep": CANARY } });
+    let key =
+        json!({ "hash": CANARY, "prefix": CANARY, "key": CANARY, "value": { "deep": CANARY } });
     let wrong = [
         json!(CANARY),
         json!([CANARY]),
@@ -69,7 +70,8 @@ async fn a_secret_shows_nowhere() {
     // One that is taken.
     let put = api.ask("PUT", "/v1/issuers/hs").header("if-none-match", "*");
     answers.push(put.json(&issuer(json!({ "value": CANARY }))).send().await.is(201).text);
-    let dry = api.ask("PUT", "/v1/issuers/hs?dry_run=true").json(&issuer(json!({ "value": CANARY })));
+    let dry =
+        api.ask("PUT", "/v1/issuers/hs?dry_run=true").json(&issuer(json!({ "value": CANARY })));
     answers.push(dry.send().await.is(200).text);
     for target in ["/v1/document", "/v1/issuers", "/v1/issuers/hs"] {
         answers.push(api.ask("GET", target).send().await.is(200).text);
@@ -106,7 +108,8 @@ async fn rekeying_seals_all_under_the_first_key_in_one_revision() {
         let put = api.ask("PUT", &format!("/v1/issuers/{id}")).header("if-none-match", "*");
         put.json(&body).send().await.is(201);
     }
-    let rekey = async |api: &Api| api.ask("POST", "/v1/secrets:rekey").json(&json!({})).send().await;
+    let rekey =
+        async |api: &Api| api.ask("POST", "/v1/secrets:rekey").json(&json!({})).send().await;
     assert_eq!(rekey(&api).await.is(200).json(), json!({ "resealed": 0, "revision": 3 }));
     let before = api.document().await;
     let api = api.restarted(&['2', '1']);

@@ -112,7 +112,15 @@ async fn a_bound_token_changes_its_tenant_alone() {
     }
     // What was refused changed nothing of what is others'.
     let (now, was) = (api.document().await, standard());
-    for pointer in ["/plans", "/packs", "/services", "/tenants/1", "/attachments/1", "/attachments/2", "/issuers/1"] {
+    for pointer in [
+        "/plans",
+        "/packs",
+        "/services",
+        "/tenants/1",
+        "/attachments/1",
+        "/attachments/2",
+        "/issuers/1",
+    ] {
         assert_eq!(now.pointer(pointer), was.pointer(pointer), "{pointer}");
     }
 }

@@ -20,10 +20,22 @@ async fn every_kind_of_resource_is_made_read_changed_and_deleted() {
         ("/v1/services/new", service, json!({ "select": ["header", "default"] })),
         ("/v1/services/contacts/versions/v3", version, json!({ "docs": "https://x.example" })),
         ("/v1/routes/new", route, json!({ "cost": 7 })),
-        ("/v1/plans/new", json!({ "limits": [] }), json!({ "limits": [{ "id": "open", "concurrency": 3, "per": "tenant", "on_store_error": "open" }] })),
-        ("/v1/tenants/new", json!({ "plan": "gold", "state": "active" }), json!({ "timezone": "Europe/Berlin" })),
+        (
+            "/v1/plans/new",
+            json!({ "limits": [] }),
+            json!({ "limits": [{ "id": "open", "concurrency": 3, "per": "tenant", "on_store_error": "open" }] }),
+        ),
+        (
+            "/v1/tenants/new",
+            json!({ "plan": "gold", "state": "active" }),
+            json!({ "timezone": "Europe/Berlin" }),
+        ),
         ("/v1/tenants/acme/consumers/new", json!({}), json!({ "scopes": ["contacts:write"] })),
-        ("/v1/packs/require-header/versions/2.0.0", json!({}), json!({ "digest": format!("sha256:{}", "0".repeat(64)) })),
+        (
+            "/v1/packs/require-header/versions/2.0.0",
+            json!({}),
+            json!({ "digest": format!("sha256:{}", "0".repeat(64)) }),
+        ),
         ("/v1/attachments/new", attachment, json!({ "order": 4 })),
     ] {
         let before = api.document().await;
@@ -32,7 +44,11 @@ async fn every_kind_of_resource_is_made_read_changed_and_deleted() {
         let (read, tag) = api.read(target).await;
         assert_eq!(read, made, "{target}");
         // The ids of the path are filled in.
-        assert_eq!(read.as_object().unwrap().len(), body.as_object().unwrap().len() + ids(target), "{target}");
+        assert_eq!(
+            read.as_object().unwrap().len(),
+            body.as_object().unwrap().len() + ids(target),
+            "{target}"
+        );
         let put = api.ask("PUT", target).header("if-match", &tag).json(&body).send().await.is(200);
         assert_eq!(put.json()["difference"], json!([]), "{target}: PUT is idempotent");
         let told = api.ask("PATCH", target).header("if-match", &tag).json(&patch).send().await;
@@ -95,29 +111,46 @@ async fn errors_point_into_what_was_sent_and_into_the_document() {
     let limit = json!({ "id": "burst", "rate": "much", "colour": "red", "per": "tenant", "on_store_error": "local" });
     let unplanned = json!({ "plan": "platinum", "state": "asleep" });
     for (method, target, body, expected) in [
-        ("PUT", "/v1/plans/free", json!({ "limits": [limit] }), vec![
-            ("/limits/0/colour", "/plans/1/limits/0/colour"),
-            ("/limits/0/rate", "/plans/1/limits/0/rate"),
-        ]),
-        ("PATCH", "/v1/tenants/globex", unplanned, vec![
-            ("/plan", "/tenants/1/plan"),
-            ("/state", "/tenants/1/state"),
-        ]),
-        ("PUT", "/v1/tenants/globex/consumers/web", json!({ "scopes": 7 }), vec![
-            ("/scopes", "/tenants/1/consumers/1/scopes"),
-        ]),
+        (
+            "PUT",
+            "/v1/plans/free",
+            json!({ "limits": [limit] }),
+            vec![
+                ("/limits/0/colour", "/plans/1/limits/0/colour"),
+                ("/limits/0/rate", "/plans/1/limits/0/rate"),
+            ],
+        ),
+        (
+            "PATCH",
+            "/v1/tenants/globex",
+            unplanned,
+            vec![("/plan", "/tenants/1/plan"), ("/state", "/tenants/1/state")],
+        ),
+        (
+            "PUT",
+            "/v1/tenants/globex/consumers/web",
+            json!({ "scopes": 7 }),
+            vec![("/scopes", "/tenants/1/consumers/1/scopes")],
+        ),
         ("PUT", "/v1/plans/free", json!({ "id": "gold", "limits": [] }), vec![("/id", "/id")]),
-        ("PUT", "/v1/packs/require-header/versions/1.0.0", json!({ "version": "2.0.0" }), vec![
-            ("/version", "/version"),
-        ]),
+        (
+            "PUT",
+            "/v1/packs/require-header/versions/1.0.0",
+            json!({ "version": "2.0.0" }),
+            vec![("/version", "/version")],
+        ),
         ("PUT", "/v1/plans/free", json!([]), vec![("", "")]),
         // What lies elsewhere is told by its place in the document.
-        ("PATCH", "/v1/services/contacts/versions/v2", json!({ "name": "v2", "default": false }), vec![
-            ("/services/0/select", "/services/0/select"),
-        ]),
+        (
+            "PATCH",
+            "/v1/services/contacts/versions/v2",
+            json!({ "name": "v2", "default": false }),
+            vec![("/services/0/select", "/services/0/select")],
+        ),
     ] {
         for dry in ["", "?dry_run=true"] {
-            let ask = api.ask(method, &format!("{target}{dry}")).header("if-match", "*").json(&body);
+            let ask =
+                api.ask(method, &format!("{target}{dry}")).header("if-match", "*").json(&body);
             let told = ask.send().await;
             let details = if told.status == 200 && !dry.is_empty() {
                 assert_eq!(told.json()["valid"], false);
@@ -136,10 +169,19 @@ async fn what_is_referred_to_is_not_deleted() {
     let api = Api::new().await;
     for (target, referring) in [
         ("/v1/plans/gold", vec!["/tenants/0/plan"]),
-        ("/v1/upstreams/crm", vec!["/services/0/versions/0/upstream", "/services/0/versions/1/upstream"]),
-        ("/v1/services/contacts/versions/v2", vec!["/services/0/select", "/services/0/versions/0/successor"]),
+        (
+            "/v1/upstreams/crm",
+            vec!["/services/0/versions/0/upstream", "/services/0/versions/1/upstream"],
+        ),
+        (
+            "/v1/services/contacts/versions/v2",
+            vec!["/services/0/select", "/services/0/versions/0/successor"],
+        ),
         ("/v1/tenants/acme", vec!["/attachments/0/scope/tenant", "/issuers/0/tenant"]),
-        ("/v1/packs/require-header/versions/1.0.0", vec!["/attachments/0/pack", "/attachments/1/pack", "/attachments/2/pack"]),
+        (
+            "/v1/packs/require-header/versions/1.0.0",
+            vec!["/attachments/0/pack", "/attachments/1/pack", "/attachments/2/pack"],
+        ),
     ] {
         let told = api.ask("DELETE", target).header("if-match", "*").send().await;
         let details = told.refuses(422, "CONFIG_INVALID");
@@ -157,7 +199,8 @@ async fn a_change_of_another_resource_does_not_stand_in_the_way() {
     other["tenants"][0]["state"] = json!("suspended");
     *api.revisions.meanwhile.lock().unwrap() = vec![other];
     let ask = api.ask("PUT", "/v1/plans/gold").header("if-match", &tag);
-    let limits = json!([{ "id": "open", "concurrency": 3, "per": "tenant", "on_store_error": "open" }]);
+    let limits =
+        json!([{ "id": "open", "concurrency": 3, "per": "tenant", "on_store_error": "open" }]);
     let told = ask.json(&json!({ "limits": limits })).send().await.is(200);
     assert_eq!(told.revision(), 3);
     let document = api.document().await;
@@ -174,7 +217,8 @@ async fn a_change_of_the_same_resource_does() {
     let api = Api::new().await;
     let (_, tag) = api.read("/v1/plans/gold").await;
     let mut other = standard();
-    other["plans"][0]["limits"] = json!([{ "id": "theirs", "concurrency": 1, "per": "tenant", "on_store_error": "open" }]);
+    other["plans"][0]["limits"] =
+        json!([{ "id": "theirs", "concurrency": 1, "per": "tenant", "on_store_error": "open" }]);
     *api.revisions.meanwhile.lock().unwrap() = vec![other];
     let ask = api.ask("PATCH", "/v1/plans/gold").header("if-match", &tag);
     ask.json(&json!({ "limits": [], "id": "gold" })).send().await.is(200);
@@ -205,7 +249,9 @@ async fn whoever_never_gets_a_turn_is_told_to_come_back() {
 async fn what_changes_nothing_is_no_revision() {
     let api = Api::new().await;
     let (plan, tag) = api.read("/v1/plans/free").await;
-    for (method, body) in [("PUT", plan.clone()), ("PATCH", json!({ "id": "free" })), ("PATCH", json!({}))] {
+    for (method, body) in
+        [("PUT", plan.clone()), ("PATCH", json!({ "id": "free" })), ("PATCH", json!({}))]
+    {
         let ask = api.ask(method, "/v1/plans/free").header("if-match", &tag).json(&body);
         let told = ask.send().await.is(200);
         assert_eq!((told.revision(), told.header("etag")), (1, &*tag));
@@ -226,7 +272,10 @@ async fn a_dry_run_of_a_resource_changes_nothing() {
         }
         let told = ask.send().await.is(200).json();
         assert_eq!(told["valid"], true);
-        assert_eq!(told["difference"], json!([{ "op": "replace", "path": "/tenants/0/plan", "value": "free" }]));
+        assert_eq!(
+            told["difference"],
+            json!([{ "op": "replace", "path": "/tenants/0/plan", "value": "free" }])
+        );
     }
     let deleted = api.ask("DELETE", "/v1/plans/gold?dry_run=true").send().await.is(200).json();
     assert_eq!(pointers(&deleted), [("/tenants/0/plan", "/tenants/0/plan")]);

@@ -44,7 +44,7 @@ pub(super) async fn document(parts: &Parts, data: &Path, crm: SocketAddr) -> any
                 parts.clock.now(),
                 "demo.seed",
                 "/v1/document".to_owned(),
-                serde_json::json!([]),
+                serde_json::json!({ "crm": after }),
             ),
             answer: None,
         };
@@ -63,7 +63,7 @@ pub(super) async fn document(parts: &Parts, data: &Path, crm: SocketAddr) -> any
 /// The admin token of the demo; what `demo.env` says must be accepted.
 pub(super) async fn token(parts: &Parts, data: &Path) -> anyhow::Result<String> {
     let first = FirstToken::of(data)?;
-    if !first.bring(parts).await? {
+    if !first.bring(parts).await.context("the demo needs its database to start")? {
         bail!(
             "the database has another admin token than {}: take the data folder that it belongs to, or an empty database",
             data.join("admin.token").display()

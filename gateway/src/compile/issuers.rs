@@ -65,27 +65,37 @@ impl KeySets {
     }
 }
 
-/// The issuers of a document, by their `iss`, and the key sets that are fetched for them.
+/// The issuers of a document.
+#[derive(Default)]
+pub(super) struct Issuers {
+    /// By their `iss`.
+    pub(super) by_name: HashMap<String, Arc<jwt::Issuer>>,
+    /// The key sets that are fetched for them.
+    pub(super) fetched: Vec<(IssuerId, Arc<Fetched>)>,
+}
+
+/// Every issuer of a document, with its keys.
 pub(super) fn issuers(
     document: &Document,
     sources: &Sources,
     errors: &mut Vec<ConfigError>,
-) -> (Vec<(IssuerId, Arc<Fetched>)>, HashMap<String, Arc<jwt::Issuer>>) {
-    let (mut fetched, mut issuers) = (Vec::new(), HashMap::new());
+) -> Issuers {
+    let mut compiled = Issuers::default();
     for (index, issuer) in document.issuers.iter().enumerate() {
-        match key_set(issuer, sources, &mut fetched) {
+        match key_set(issuer, sources, &mut compiled.fetched) {
             Ok(keys) => {
-                issuers.insert(issuer.issuer.clone(), Arc::new(compiled(issuer, keys)));
+                let name = issuer.issuer.clone();
+                compiled.by_name.insert(name, Arc::new(one(issuer, keys)));
             }
             Err((field, message)) => {
                 errors.push(ConfigError::new(format!("/issuers/{index}/{field}"), message));
             }
         }
     }
-    (fetched, issuers)
+    compiled
 }
 
-fn compiled(issuer: &Issuer, keys: Arc<KeySet>) -> jwt::Issuer {
+fn one(issuer: &Issuer, keys: Arc<KeySet>) -> jwt::Issuer {
     let algorithms = issuer.algorithms.iter().map(|name| match name {
         Algorithm::RS256 => jsonwebtoken::Algorithm::RS256,
         Algorithm::ES256 => jsonwebtoken::Algorithm::ES256,

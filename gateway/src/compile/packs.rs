@@ -83,12 +83,20 @@ impl PackFiles {
     }
 }
 
-/// The packs of a document, and its attachments in the order in which they decide, each with its scope.
-pub(super) fn attachments(
+/// The packs of a document.
+pub(super) struct Packs {
+    /// All of them, attached or not.
+    pub(super) loaded: Vec<Arc<Pack>>,
+    /// Their attachments in the order in which they decide, each with its scope.
+    pub(super) attachments: Vec<(document::Scope, Arc<Attachment>)>,
+}
+
+/// Every pack of a document, compiled, and with its settings wherever it is attached.
+pub(super) fn packs(
     document: &Document,
     files: &PackFiles,
     errors: &mut Vec<ConfigError>,
-) -> (Vec<Arc<Pack>>, Vec<(document::Scope, Arc<Attachment>)>) {
+) -> Packs {
     let mut packs = HashMap::new();
     for (index, pack) in document.packs.iter().enumerate() {
         match files.load(pack) {
@@ -121,5 +129,6 @@ pub(super) fn attachments(
     }
     attachments.sort_by(|a, b| (a.0, &a.2.id).cmp(&(b.0, &b.2.id)));
     let attachments = attachments.into_iter().map(|(_, scope, attachment)| (scope, attachment));
-    (packs.into_values().map(|(_, loaded)| loaded).collect(), attachments.collect())
+    let loaded = packs.into_values().map(|(_, loaded)| loaded).collect();
+    Packs { loaded, attachments: attachments.collect() }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is revoked is known here a second later at the latest, and stays known while the store is away.
 
-use super::LOOK_PAUSE;
+use super::{LOOK_PAUSE, START_PATIENCE};
 use crate::gateway::{Gateway, Standing};
 use model::node::NodeReport;
 use model::port::StoreError;
@@ -21,10 +21,12 @@ pub async fn heed_store(gateway: Arc<Gateway>, roles: Vec<String>) {
     tokio::join!(heed_revocations(&gateway), report(&gateway, roles));
 }
 
-/// Reads what is revoked. To be awaited once before requests are served, so that nothing revoked is let in at the start.
+/// Reads what is revoked. To be awaited once before requests are served, so that nothing revoked is let in at the start;
+/// waits 5 s at most.
 pub async fn load_revocations(gateway: &Gateway) -> Result<(), StoreError> {
     let now = gateway.clock.now();
-    let revocations = gateway.store.revocations(now).await?;
+    let revocations = tokio::time::timeout(START_PATIENCE, gateway.store.revocations(now)).await;
+    let revocations = revocations.unwrap_or(Err(StoreError::TimedOut(START_PATIENCE)))?;
     gateway.memory.revocations.replace(revocations, now);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The last good revision, in a file: what a node starts with while the store is away.
 //!
-//! Invariant: the file is replaced whole, and read whole or not at all: one whose text has not the digest beside it was
-//! torn or altered, and is refused.
+//! Invariant: the file is replaced whole, and read whole or not at all: one whose number and text have not the digest
+//! beside them was torn or altered, and is refused.
 
 use crate::publish::{Candidate, digest};
 use crate::watch::{Readers, replace};
@@ -9,13 +9,14 @@ use model::config::DOCUMENT_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The largest file that is read, in bytes: no document is larger, even with every character escaped as `\n` is.
 const FILE_BYTES_MAX: u64 = 2 * DOCUMENT_BYTES_MAX as u64 + 1024;
 
-/// Where the last good revision is kept.
-pub(super) struct LastGood(PathBuf);
+/// Where the last good revision is kept. One writes at a time, in the order in which they came into force: also those that
+/// nobody waits for any more.
+pub(super) struct LastGood(Arc<Mutex<PathBuf>>);
 
 /// Why the file is refused.
 #[derive(Debug, thiserror::Error)]
@@ -26,8 +27,8 @@ pub(super) enum LastGoodError {
     /// It is not what was written.
     #[error("its file is torn: {0}")]
     Torn(#[from] serde_json::Error),
-    /// Its text is not the one that was written.
-    #[error("its file was altered: the text has not the digest beside it")]
+    /// It is not the revision that was written.
+    #[error("its file was altered: number and text have not the digest beside them")]
     Altered,
     /// It is larger than any that is written.
     #[error("its file is larger than {FILE_BYTES_MAX} bytes")]
@@ -43,32 +44,47 @@ struct Kept {
 }
 
 impl LastGood {
-    pub(super) const fn new(path: PathBuf) -> Self {
-        Self(path)
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self(Arc::new(Mutex::new(path)))
     }
 
     /// Keeps a revision that is in force. When that fails, the one before stays, and the log says so.
     pub(super) async fn keep(&self, revision: Candidate) {
-        let path = self.0.clone();
-        let number = revision.number;
-        let kept = tokio::task::spawn_blocking(move || write(&path, revision)).await;
+        let (path, number) = (self.0.clone(), revision.number);
+        let kept = tokio::task::spawn_blocking(move || {
+            write(&path.lock().unwrap_or_else(PoisonError::into_inner), revision)
+        })
+        .await;
         if let Err(error) = kept.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
             tracing::error!(revision = number, %error, "the last good revision can't be kept");
         }
     }
 
+    /// Whether one was kept.
+    pub(super) fn is_there(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).exists()
+    }
+
     /// The revision that was kept last.
     pub(super) async fn read(&self) -> Result<Option<Candidate>, LastGoodError> {
         let path = self.0.clone();
-        let read = tokio::task::spawn_blocking(move || read(&path)).await;
+        let read = tokio::task::spawn_blocking(move || {
+            read(&path.lock().unwrap_or_else(PoisonError::into_inner))
+        })
+        .await;
         read.unwrap_or_else(|error| Err(std::io::Error::other(error).into()))
     }
 }
 
 fn write(path: &Path, revision: Candidate) -> std::io::Result<()> {
-    let Candidate { number, digest, text, nodes: _ } = revision;
-    let bytes = serde_json::to_vec(&Kept { number, digest, text })?;
+    let Candidate { number, text, .. } = revision;
+    let bytes = serde_json::to_vec(&Kept { number, digest: digest_of(number, &text), text })?;
     replace(path, &bytes, Readers::Owner)
+}
+
+/// The digest of number and text.
+fn digest_of(number: u64, text: &str) -> String {
+    digest(&format!("{number}\n{text}"))
 }
 
 fn read(path: &Path) -> Result<Option<Candidate>, LastGoodError> {
@@ -82,7 +98,7 @@ fn read(path: &Path) -> Result<Option<Candidate>, LastGoodError> {
         return Err(LastGoodError::TooLarge);
     }
     let kept: Kept = serde_json::from_slice(&bytes)?;
-    if digest(&kept.text) != kept.digest {
+    if digest_of(kept.number, &kept.text) != kept.digest {
         return Err(LastGoodError::Altered);
     }
     Ok(Some(Candidate::new(kept.number, kept.text)))

@@ -1,9 +1,12 @@
 use super::*;
 use crate::tests::{change, document, entry, eventually, gateway, gateway_with, store, with_pack};
+use model::config::ConfigError;
 use model::id::NodeName;
+use model::revision::{Change, PublishError, Revisions as _, Staged};
 use model::revocation::{Revocation, Revoked};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use store::control::{Effect, Write};
 use store::seal::MasterKeys;
 use tempfile::TempDir;
 
@@ -181,10 +184,11 @@ async fn what_cannot_be_put_in_force_is_shown_and_the_old_one_stays() {
         let line = format!(r#"tollgate_config_revision{{state="rejected"}} {number}"#);
         assert!(metric(&node.gateway, &line));
     }
-    let newest = node.follower.newest().await;
-    assert!(matches!(newest, Err(StoreError::Unreadable(_))), "{newest:?}");
-    let number = written(&store, &document(4), 4).await;
-    node.has_in_force(number).await;
+    // It is shown for what it is, and can be replaced.
+    let newest = node.follower.newest().await.unwrap().unwrap();
+    assert_eq!((newest.number, &*newest.text), (4, "{"));
+    assert_eq!(node.publish(document(4), 4).await.unwrap(), 5);
+    assert_eq!(node.gateway.revision(), 5);
     assert_eq!(node.gateway.standing().borrow().rejected, None);
 }
 
@@ -208,12 +212,37 @@ async fn a_pack_that_comes_later_brings_its_revision_into_force() {
     let errors = node.has_rejected(number).await;
     assert_eq!(errors[0].pointer, "/packs/0");
     assert!(Arc::ptr_eq(&before, &node.gateway.live.pin().unwrap()));
+    // Looking at the store doesn't hide it.
+    node.follower.look(&store, None).await.unwrap();
+    assert!(node.gateway.standing().borrow().rejected.is_some());
     node.add_pack();
     eventually("the pack is in force again", async || {
         !Arc::ptr_eq(&before, &node.gateway.live.pin().unwrap())
     })
     .await;
     assert_eq!(node.gateway.revision(), number);
+}
+
+#[tokio::test]
+async fn packs_of_the_revision_in_force_are_followed_while_another_one_is_no_document() {
+    let (store, _keep) = store().await;
+    let node = Node::running(&store, "a").await;
+    node.add_pack();
+    node.publish(with_pack(1), 0).await.unwrap();
+    let number = written(&store, "{", 1).await;
+    node.has_rejected(number).await;
+    let before = node.gateway.live.pin().unwrap();
+    let file = node.folder.path().join("packs/header-hygiene-1.0.0.wasm");
+    // The same pack with an empty custom section behind it (WebAssembly 2.0 §5.5.3): another file.
+    let other = [&std::fs::read(&file).unwrap()[..], &[0, 2, 1, b'x']].concat();
+    crate::watch::replace(&file, &other, crate::watch::Readers::Everybody).unwrap();
+    eventually("the other file is in force", async || {
+        !Arc::ptr_eq(&before, &node.gateway.live.pin().unwrap())
+    })
+    .await;
+    let standing = node.gateway.standing().borrow().clone();
+    assert_eq!(standing.revision, 1);
+    assert_eq!(standing.rejected.unwrap().revision, number);
 }
 
 #[tokio::test]
@@ -262,7 +291,7 @@ async fn a_store_that_went_back_is_followed() {
 }
 
 #[tokio::test]
-async fn the_newest_revision_is_checked_once_however_often_it_is_asked_for() {
+async fn the_newest_revision_is_fetched_once_however_often_it_is_asked_for() {
     let (store, _keep) = store().await;
     let node = Node::new(&store, "a");
     assert!(node.follower.newest().await.unwrap().is_none());
@@ -270,11 +299,11 @@ async fn the_newest_revision_is_checked_once_however_often_it_is_asked_for() {
     let first = node.follower.newest().await.unwrap().unwrap();
     let second = node.follower.newest().await.unwrap().unwrap();
     assert_eq!((first.number, second.number), (number, number));
-    assert!(Arc::ptr_eq(&first.config, &second.config));
+    assert!(Arc::ptr_eq(&first.text, &second.text));
     node.publish(document(2), 1).await.unwrap();
     let third = node.follower.newest().await.unwrap().unwrap();
     assert_eq!(third.number, 2);
-    assert!(Arc::ptr_eq(&third.config, &node.follower.in_force().unwrap().config));
+    assert!(Arc::ptr_eq(&third.text, &node.follower.in_force().unwrap().text));
     assert_ne!(first.etag, third.etag);
 }
 
@@ -309,6 +338,26 @@ async fn a_node_starts_with_the_last_good_revision_while_the_store_is_away() {
 }
 
 #[tokio::test]
+async fn a_node_that_moves_to_an_empty_store_serves_on_until_something_is_published_there() {
+    let (old, _keep) = store().await;
+    let node = Node::running(&old, "a").await;
+    for base in 0..3 {
+        node.publish(document(u32::try_from(base).unwrap()), base).await.unwrap();
+    }
+    let (new, _keep) = store().await;
+    let moved = gateway(&new, "a", node.folder.path());
+    let follower = follower(&moved, node.folder.path());
+    follower.start().await;
+    assert_eq!(follower.in_force().unwrap().number, 3);
+    assert!(follower.newest().await.unwrap().is_none());
+    written(&new, &document(7), 0).await;
+    let running = tokio::spawn(follower.clone().run());
+    eventually("the new store's revision is in force", async || moved.revision() == 1).await;
+    assert_eq!(&*follower.in_force().unwrap().text, &*document(7));
+    running.abort();
+}
+
+#[tokio::test]
 async fn a_last_good_revision_that_is_torn_or_altered_is_refused() {
     let (store, _keep) = store().await;
     let node = Node::running(&store, "a").await;
@@ -320,7 +369,8 @@ async fn a_last_good_revision_that_is_torn_or_altered_is_refused() {
         ("empty", String::new()),
         ("cut off", whole[..whole.len() - 1].to_owned()),
         ("half", whole[..whole.len() / 2].to_owned()),
-        ("altered", whole.replace("100/day", "900/day")),
+        ("its text altered", whole.replace("100/day", "900/day")),
+        ("its number altered", whole.replace(r#""number":1"#, r#""number":9"#)),
         ("of a later release", whole.replacen('{', r#"{"later":1,"#, 1)),
         ("no longer valid", with_text(&document(1).replace("plan: gold", "plan: silver"))),
     ] {
@@ -339,7 +389,7 @@ async fn a_last_good_revision_that_is_torn_or_altered_is_refused() {
 
 /// A last good revision of this text, with its digest.
 fn with_text(text: &str) -> String {
-    let digest = crate::publish::digest(text);
+    let digest = crate::publish::digest(&format!("1\n{text}"));
     serde_json::json!({ "number": 1, "digest": digest, "text": text }).to_string()
 }
 

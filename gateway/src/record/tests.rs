@@ -231,6 +231,20 @@ async fn what_was_taken_is_written_when_the_recorder_goes() {
 }
 
 #[tokio::test]
+async fn records_are_kept_for_their_retention() {
+    let bench = Bench::new(8).await;
+    bench.exchange(SAMPLED).unwrap();
+    bench.recorder.flush(FLUSH_MAX).await;
+    // It began at the epoch.
+    let clock = Clock::manual(Timestamp::UNIX_EPOCH + RETENTION);
+    assert_eq!(purge(&bench.store, &clock, RETENTION).await.unwrap(), 0);
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(purge(&bench.store, &clock, Duration::MAX).await.unwrap(), 0);
+    assert_eq!(purge(&bench.store, &clock, RETENTION).await.unwrap(), 1);
+    assert_eq!(bench.records().await.len(), 0);
+}
+
+#[tokio::test]
 async fn a_share_of_traces_is_recorded_whatever_the_node() {
     let (one, other) = (Bench::new(8).await, Bench::new(8).await);
     let share = RecordMode::Sampled(Share::new(0.25).unwrap());

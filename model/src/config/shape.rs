@@ -54,6 +54,13 @@ const FORMATS: &[Format] = &[
         takes: |text| text.parse::<jiff::Timestamp>().is_ok(),
         wanted: "a time with its offset, like `2027-01-01T00:00:00Z` (RFC 3339)",
     },
+    Format {
+        name: "label",
+        takes: |text| {
+            (1..=64).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+        },
+        wanted: "a name: 1 to 64 characters, without line breaks and other control characters",
+    },
     Format { name: "address", takes: is_address, wanted: "`host:port`" },
     Format {
         name: "path",
@@ -209,10 +216,10 @@ fn explain(error: &ValidationError<'_>, found: &mut Vec<ConfigError>) {
         }
         ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
             // What may be left out is a choice between its type and null: only the type is of interest.
-            let mut branches = context.iter().filter(|branch| !wants_null(branch));
-            match (branches.next(), branches.next()) {
-                (Some(only), None) => only.iter().for_each(|error| explain(error, found)),
-                _ => found.push(ConfigError::new(at, choice(error.instance(), context))),
+            let branches: Vec<_> = context.iter().filter(|branch| !wants_null(branch)).collect();
+            match meant(&branches) {
+                Some(branch) => branch.iter().for_each(|error| explain(error, found)),
+                None => found.push(choice(error, context)),
             }
         }
         kind => found.push(ConfigError::new(at, describe(kind, error.instance()))),
@@ -224,14 +231,48 @@ fn wants_null(branch: &[ValidationError<'_>]) -> bool {
     matches!(only.kind(), ValidationErrorKind::Type { kind: TypeKind::Single(JsonType::Null) })
 }
 
-/// What a choice between named values offers.
-fn choice(instance: &Value, context: &[Vec<ValidationError<'static>>]) -> String {
-    let options = context.iter().flatten().flat_map(|error| match error.kind() {
+type Branch = Vec<ValidationError<'static>>;
+
+/// The branch of a choice whose errors are of interest: the only one, or the one whose tag the value has.
+fn meant<'a>(branches: &[&'a Branch]) -> Option<&'a Branch> {
+    if let [only] = branches {
+        return Some(only);
+    }
+    let mut tagged = branches.iter().filter(|branch| !branch.iter().any(is_wrong_constant));
+    match (tagged.next(), tagged.next()) {
+        (Some(only), None) => Some(only),
+        _ => None,
+    }
+}
+
+fn is_wrong_constant(error: &ValidationError<'_>) -> bool {
+    matches!(error.kind(), ValidationErrorKind::Constant { .. })
+}
+
+/// What a choice between named values offers, where its tag is when it has one.
+fn choice(error: &ValidationError<'_>, context: &[Branch]) -> ConfigError {
+    let all = || context.iter().flatten();
+    let options = all().flat_map(|error| match error.kind() {
         ValidationErrorKind::Constant { expected_value } => vec![(**expected_value).clone()],
         ValidationErrorKind::Enum { options } => options.as_array().cloned().unwrap_or_default(),
         _ => Vec::new(),
     });
-    format!("{} is not one of {}", abridged(instance), listed(&Value::Array(options.collect())))
+    let options: Vec<Value> = options.collect();
+    let absent = || all().find(|e| matches!(e.kind(), ValidationErrorKind::Required { .. }));
+    match (all().find(|error| is_wrong_constant(error)), options.is_empty()) {
+        (None, true) if let Some(absent) = absent() => {
+            let at = absent.instance_path().to_string();
+            ConfigError::new(at, describe(absent.kind(), absent.instance()))
+        }
+        (constant, _) => {
+            let (at, instance) = constant.map_or_else(
+                || (error.instance_path().to_string(), error.instance()),
+                |error| (error.instance_path().to_string(), error.instance()),
+            );
+            let options = listed(&Value::Array(options));
+            ConfigError::new(at, format!("{} is not one of {options}", abridged(instance)))
+        }
+    }
 }
 
 fn unknown_field(at: &str, field: &str) -> ConfigError {
@@ -281,6 +322,7 @@ fn describe(kind: &ValidationErrorKind, instance: &Value) -> String {
         ValidationErrorKind::MinItems { .. } | ValidationErrorKind::MinLength { .. } => {
             "must not be empty".to_owned()
         }
+        ValidationErrorKind::MaxLength { limit } => format!("has more than {limit} characters"),
         ValidationErrorKind::MaxItems { limit } => format!("has more than {limit} entries"),
         other => format!("does not fit ({})", other.keyword()),
     }

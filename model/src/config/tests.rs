@@ -275,3 +275,33 @@ fn a_secret_that_is_written_down_is_refused_and_never_repeated() {
     assert!(errors.iter().any(|error| error.message.contains("same prefix")), "{errors:?}");
     assert!(!format!("{errors:?}").contains("hunter2"), "{errors:?}");
 }
+
+#[test]
+fn a_choice_by_its_tag_is_judged_by_the_branch_that_the_tag_names() {
+    #[derive(schemars::JsonSchema)]
+    #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+    #[expect(dead_code, reason = "only its schema is of interest")]
+    enum Shape {
+        Circle {
+            radius: u32,
+        },
+        Square {
+            #[schemars(length(min = 1, max = 3), extend("format" = "label"))]
+            name: String,
+        },
+    }
+    let cases = [
+        (r#"{"kind":"circle","radius":1}"#, vec![]),
+        (r#"{"kind":"circle","radius":"1","x":1}"#, vec!["/radius: is a string, not an integer", "/x: unknown field `x`"]),
+        (r#"{"kind":"square"}"#, vec!["lacks the field `name`"]),
+        (r#"{"kind":"square","name":"four"}"#, vec!["/name: has more than 3 characters"]),
+        ("{\"kind\":\"square\",\"name\":\"\\n\"}", vec!["/name: `\\n` is not a name: 1 to 64 characters, without line breaks and other control characters"]),
+        (r#"{"kind":"cube"}"#, vec!["/kind: `cube` is not one of `circle`, `square`"]),
+        (r#"{"radius":1}"#, vec!["lacks the field `kind`"]),
+    ];
+    for (text, expected) in cases {
+        let errors = super::shape_errors::<Shape>(&serde_json::from_str(text).unwrap());
+        let told: Vec<String> = errors.iter().map(ConfigError::to_string).collect();
+        assert_eq!(told, expected, "{text}");
+    }
+}

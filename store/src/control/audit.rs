@@ -18,7 +18,7 @@ impl Store {
     /// Audit entries, newest first.
     pub async fn audit(&self, query: &AuditQuery) -> Result<Vec<Entry>, StoreError> {
         let query = query.clone();
-        let rows = self.db.read(|connection| {
+        let rows = self.db.read(move |connection| {
             Box::pin(async move {
                 let resource = query.resource.as_deref();
                 let list = Search::new(LIST)

@@ -103,10 +103,7 @@ async fn make_first(
     Ok(true)
 }
 
-async fn live_admins(
-    connection: &mut AnyConnection,
-    now: Timestamp,
-) -> Result<i64, sqlx::Error> {
+async fn live_admins(connection: &mut AnyConnection, now: Timestamp) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(LIVE_ADMINS)
         .bind(Role::Admin.as_str())
         .bind(now.as_microsecond())

@@ -4,10 +4,9 @@
 //! what is checked afterwards still holds at the commit.
 
 use super::{Effect, Write, WriteError, Written, audit, revisions, revocations, tokens};
-use crate::db::{notify, serialize, unavailable};
+use crate::db::{notify, unavailable};
 use crate::records;
 use jiff::Timestamp;
-use model::id::TenantId;
 use model::revision::KeptAnswer;
 use sqlx::{AnyConnection, Connection as _};
 use std::pin::Pin;
@@ -23,8 +22,6 @@ const KEEP_ANSWER: &str = "INSERT INTO answers (digest, fingerprint, status, sea
     ON CONFLICT (digest) DO UPDATE SET fingerprint = excluded.fingerprint, \
         status = excluded.status, sealed = excluded.sealed, until = excluded.until \
     WHERE answers.until <= $6";
-
-const ERASE: &str = "DELETE FROM records WHERE tenant = $1 AND at <= $2";
 
 /// Why an attempt is undone.
 #[derive(Debug)]
@@ -103,7 +100,7 @@ async fn attempt(connection: &mut AnyConnection, write: Write) -> Result<Written
         Effect::RevokeToken(id, at) => tokens::revoke(connection, &id, at).await?,
         Effect::Revoke(revocation) => revocations::put(connection, &revocation).await?,
         Effect::EraseRecords(tenant, until) => {
-            written.rows = erase(connection, &tenant, until).await?;
+            written.rows = records::erase_some(connection, &tenant, until).await?;
         }
     }
     audit.revision = written.revision.or(audit.revision);
@@ -132,17 +129,4 @@ async fn keep(
         0 => Err(WriteError::Repeat.into()),
         _ => Ok(()),
     }
-}
-
-/// One statement, however many there are: all of it is in one transaction with its audit entry.
-async fn erase(
-    connection: &mut AnyConnection,
-    tenant: &TenantId,
-    until: Timestamp,
-) -> Result<u64, Undone> {
-    serialize(connection, records::DELETING).await?;
-    let erase = sqlx::query(ERASE)
-        .bind(crate::rows::searched(tenant.as_str()))
-        .bind(until.as_microsecond());
-    Ok(erase.execute(connection).await?.rows_affected())
 }

@@ -50,8 +50,7 @@ pub(super) fn entry(action: &str, resource: &str) -> Entry {
 }
 
 pub(super) fn publish(text: &str, base: u64) -> Write {
-    let effect =
-        Effect::Publish { text: text.into(), base, nodes: None, replaces_staged: false };
+    let effect = Effect::Publish { text: text.into(), base, nodes: None, replaces_staged: false };
     write(effect)
 }
 

@@ -272,7 +272,8 @@ fn full_document(upstream: SocketAddr) -> Value {
     document
 }
 
-fn digest(key: &str) -> String {
+/// As documents hold it.
+pub(crate) fn digest(key: &str) -> String {
     use std::fmt::Write as _;
     Sha256::digest(key.as_bytes()).iter().fold("sha256:".to_owned(), |mut text, byte| {
         // Writing to a string can't fail.

@@ -1,4 +1,4 @@
-//! What a request costs: the gateway beside a bare pingora, in one run, in turns.
+//! What a request costs, the gateway beside a bare pingora, in one run, in turns; and what many tenants cost.
 //!
 //! Invariant: every chain gets the same number of requests in every round, and a run counts only when every answer was a
 //! 2xx of the expected length.
@@ -8,6 +8,7 @@ mod load;
 mod machine;
 mod process;
 mod report;
+mod tenants;
 
 use chain::{Chain, Place};
 use clap::Parser as _;
@@ -27,12 +28,16 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 /// Between runs, for the connections of the last one to be closed on both sides.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Measures what a request costs: direct, a bare pingora, routing only, the full chain; in turns, in one run.
+/// Measures what a request costs: direct, a bare pingora, routing only, the full chain; in turns, in one run. And what a
+/// revision of many tenants costs, and a key's lookup among them.
 ///
 /// Example: make bench ARGS='--rounds 9 --requests 60000'
 #[derive(clap::Parser, Clone, Debug, serde::Serialize)]
 #[command(name = "bench")]
 struct Settings {
+    /// What is measured.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Chains, Part::Tenants])]
+    parts: Vec<Part>,
     /// Rounds; in each, every chain is measured once.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(5..))]
     rounds: u32,
@@ -50,6 +55,16 @@ struct Settings {
     bytes: u32,
 }
 
+/// What can be measured alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Part {
+    /// Requests through each chain.
+    Chains,
+    /// Documents of many tenants.
+    Tenants,
+}
+
 fn main() -> ExitCode {
     let settings = Settings::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -61,7 +76,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(passed) if passed => ExitCode::SUCCESS,
         Ok(_) => {
-            say("bench: failed: a chain answered something else than what it had to, see above");
+            say("bench: failed: see the table above");
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -91,12 +106,21 @@ async fn bench(settings: Settings) -> Outcome<bool> {
     std::fs::create_dir_all(&folder)?;
     let mut report = Report::new(started, &settings, machine::describe());
 
-    let place = Place { folder: &folder, programs: &programs, settings: &settings };
-    let (upstream, chains) = chain::start(&place, &clock).await?;
-    for chain in &chains {
-        chain.prove().await?;
+    let mut chains = Vec::new();
+    let mut ended = Ok(());
+    if settings.parts.contains(&Part::Tenants) {
+        // Before the chains, whose processes would share the machine.
+        report.tenants = tenants::measure(&folder, settings.rounds).await?;
     }
-    let ended = rounds(&chains, &upstream, &settings, &mut report).await;
+    if settings.parts.contains(&Part::Chains) {
+        let place = Place { folder: &folder, programs: &programs, settings: &settings };
+        let (upstream, started) = chain::start(&place, &clock).await?;
+        for chain in &started {
+            chain.prove().await?;
+        }
+        ended = rounds(&started, &upstream, &settings, &mut report).await;
+        chains = started;
+    }
     // What was measured until then stays, whatever ended it.
     report.conclude(&chains, began.elapsed());
     write(&folder, &report)?;

@@ -5,6 +5,7 @@ use crate::chain::Chain;
 use crate::load::Answers;
 use crate::machine::Machine;
 use crate::process::Cpu;
+use crate::tenants::{self, Measured};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -20,10 +21,13 @@ pub(crate) struct Report {
     seconds: f64,
     machine: Machine,
     settings: Settings,
-    /// Whether every answer of every run was a 2xx of the expected length.
+    /// Whether all that was measured is as it must be.
     pub(crate) passed: bool,
+    /// Whether every answer of every run was a 2xx of the expected length.
+    answered: bool,
     summary: Vec<Summary>,
     pub(crate) runs: Vec<Run>,
+    pub(crate) tenants: Vec<Measured>,
 }
 
 /// One chain in one round, as measured.
@@ -47,10 +51,10 @@ pub(crate) struct Run {
 
 /// Median, smallest and largest of all rounds.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Spread {
-    median: f64,
-    min: f64,
-    max: f64,
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
 }
 
 /// A chain over all rounds.
@@ -131,8 +135,10 @@ impl Report {
             machine,
             settings: settings.clone(),
             passed: false,
+            answered: false,
             summary: Vec::new(),
             runs: Vec::new(),
+            tenants: Vec::new(),
         }
     }
 
@@ -140,7 +146,8 @@ impl Report {
     pub(crate) fn conclude(&mut self, chains: &[Chain], took: Duration) {
         self.seconds = took.as_secs_f64();
         let wanted = usize::try_from(self.settings.rounds).unwrap_or(usize::MAX) * chains.len();
-        self.passed = self.runs.len() == wanted && self.runs.iter().all(Run::passed);
+        self.answered = self.runs.len() == wanted && self.runs.iter().all(Run::passed);
+        self.passed = self.answered && (self.tenants.is_empty() || tenants::in_time(&self.tenants));
         self.summary = chains.iter().map(|chain| self.summarise(chain)).collect();
     }
 
@@ -164,51 +171,20 @@ impl Report {
         }
     }
 
-    /// The table, with what one must know to read it.
+    /// The tables, with what one must know to read them.
     pub(crate) fn markdown(&self) -> String {
-        let (machine, settings) = (&self.machine, &self.settings);
+        let machine = &self.machine;
         let mut text = String::new();
+        if !self.summary.is_empty() {
+            text += &self.chains();
+        }
+        if !self.tenants.is_empty() {
+            text += &tenants::markdown(&self.tenants);
+        }
         // Writing to a string can't fail.
         let _ = writeln!(
             text,
-            "| chain | CPU µs/request, median (min–max) | × bare pingora, of one round | requests/s | p50 / p99 ms | RSS MiB |\n\
-             |---|---|---|---|---|---|",
-        );
-        // A chain that was never measured, as the bench ended before, has no row.
-        for row in self.summary.iter().filter(|row| !row.cpu_us_per_request.median.is_nan()) {
-            let (cpu, bare) = (row.cpu_us_per_request, row.times_bare);
-            let _ = writeln!(
-                text,
-                "| {} | {:.1} ({:.1}–{:.1}) | {} | {:.0} | {:.2} / {:.2} | {:.0} |",
-                row.title,
-                cpu.median,
-                cpu.min,
-                cpu.max,
-                bare.map_or("–".to_owned(), |r| format!(
-                    "{:.2} ({:.2}–{:.2})",
-                    r.median, r.min, r.max
-                )),
-                row.requests_per_second.median,
-                row.p50_ms.median,
-                row.p99_ms.median,
-                row.resident_mib.median,
-            );
-        }
-        let _ = writeln!(
-            text,
-            "\n{}: {} rounds of {} requests to each chain in turn, {} connections with keep-alive, {} threads each, {} B of \
-             JSON, loopback, closed loop: load, proxy and upstream share the machine, so read ratios, not absolutes.\n\
-             Commit {}{}; {}, {} cores, Linux {}, {}; load before {}; {:.0} s in all.",
-            if self.passed {
-                "All answers 2xx"
-            } else {
-                "FAILED: not all answers were 2xx of the right length"
-            },
-            settings.rounds,
-            settings.requests,
-            settings.connections,
-            settings.threads,
-            settings.bytes,
+            "Commit {}{}; {}, {} cores, Linux {}, {}; load before {}; {:.0} s in all.",
             machine.commit,
             if machine.dirty { " with uncommitted changes" } else { "" },
             machine.cpu,
@@ -220,10 +196,59 @@ impl Report {
         );
         text
     }
+
+    fn chains(&self) -> String {
+        let settings = &self.settings;
+        let mut text = String::new();
+        let _ = writeln!(
+            text,
+            "| chain | CPU µs/request, median (min–max) | × bare pingora, of one round | requests/s | p50 / p99 ms | RSS MiB |\n\
+             |---|---|---|---|---|---|",
+        );
+        // A chain that was never measured, as the bench ended before, has no row.
+        for row in self.summary.iter().filter(|row| !row.cpu_us_per_request.median.is_nan()) {
+            let (cpu, bare) = (row.cpu_us_per_request, row.times_bare);
+            let _ = writeln!(
+                text,
+                "| {} | {cpu:.1} | {} | {:.0} | {:.2} / {:.2} | {:.0} |",
+                row.title,
+                bare.map_or("–".to_owned(), |ratio| format!("{ratio:.2}")),
+                row.requests_per_second.median,
+                row.p50_ms.median,
+                row.p99_ms.median,
+                row.resident_mib.median,
+            );
+        }
+        let _ = writeln!(
+            text,
+            "\n{}: {} rounds of {} requests to each chain in turn, {} connections with keep-alive, {} threads each, {} B of \
+             JSON, loopback, closed loop: load, proxy and upstream share the machine, so read ratios, not absolutes.\n",
+            if self.answered {
+                "All answers 2xx"
+            } else {
+                "FAILED: not all answers were 2xx of the right length"
+            },
+            settings.rounds,
+            settings.requests,
+            settings.connections,
+            settings.threads,
+            settings.bytes,
+        );
+        text
+    }
+}
+
+impl std::fmt::Display for Spread {
+    /// `median (min–max)`, with the wanted precision.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let digits = f.precision().unwrap_or(1);
+        let Self { median, min, max } = self;
+        write!(f, "{median:.digits$} ({min:.digits$}–{max:.digits$})")
+    }
 }
 
 impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Self {
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);

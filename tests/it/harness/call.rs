@@ -167,12 +167,28 @@ impl Answer {
         self.has_error_body()
     }
 
+    /// Asserts that admin can't do it now. It is no proxy, so that it does not say what a proxy met (RFC 9209).
+    #[track_caller]
+    pub(crate) fn is_unavailable_at_admin(&self) {
+        let (status, code) = (503, "DEPENDENCY_UNAVAILABLE");
+        assert_eq!((self.status, &*self.code()), (status, code), "{}", self.shown());
+        self.has_body_of(&self.json());
+        assert!(!self.lines("retry-after").is_empty(), "{}", self.shown());
+    }
+
     /// Asserts the error body of CONTRACT and the headers that go with it. Returns its `details`.
     #[track_caller]
     pub(crate) fn has_error_body(&self) -> Value {
+        let body = self.json();
+        let code = self.has_body_of(&body);
+        self.has_headers_of(code);
+        body["details"].clone()
+    }
+
+    #[track_caller]
+    fn has_body_of(&self, body: &Value) -> model::ErrorCode {
         let shown = || self.shown();
         assert_eq!(self.header("content-type"), "application/problem+json", "{}", shown());
-        let body = self.json();
         let object = body.as_object().unwrap();
         let mut members: Vec<&str> = object.keys().map(String::as_str).collect();
         members.sort_unstable();
@@ -209,8 +225,7 @@ impl Answer {
         let request = self.header("x-request-id");
         assert!((8..=128).contains(&request.len()), "{}", shown());
         assert_eq!(text("instance"), format!("urn:request:{request}"), "{}", shown());
-        self.has_headers_of(code);
-        body["details"].clone()
+        code
     }
 
     /// Headers that HTTP wants beside some codes.

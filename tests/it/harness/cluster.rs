@@ -229,11 +229,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts processes of these names and roles on a database, with a token that they share and every pack of the
     /// demo, publishes a document and waits until all are ready.
-    pub(crate) async fn start(
-        database: &str,
-        names: &[(&str, &[&str])],
-        document: &Value,
-    ) -> Self {
+    pub(crate) async fn start(database: &str, names: &[(&str, &[&str])], document: &Value) -> Self {
         Self::start_with(database, names, document, |setup| setup).await
     }
 
@@ -298,14 +294,14 @@ fn random() -> String {
 /// How soon CONTRACT promises that a change is in force everywhere.
 pub(crate) const PROPAGATION: Duration = Duration::from_secs(1);
 
-/// How soon the first of these times is reached at which `seen` says so; fails when it is later than CONTRACT promises.
+/// Asks until `seen` says so; fails when whoever asks first later than CONTRACT promises is still told otherwise.
 pub(crate) async fn within_a_second(what: &str, mut seen: impl AsyncFnMut() -> bool) {
     let began = tokio::time::Instant::now();
     loop {
         // From before it was asked: what was true then counts.
         let asked = began.elapsed();
         if seen().await {
-            println!("{what}: after {asked:?}");
+            println!("{what}: seen after {:?}", began.elapsed());
             return;
         }
         assert!(asked < PROPAGATION, "{what}: not after {asked:?}");

@@ -32,7 +32,8 @@ impl Load {
     /// GETs of this path with this API key, over so many connections.
     pub(crate) fn start(address: SocketAddr, path: &str, key: &str, connections: usize) -> Self {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let request = format!("GET {path} HTTP/1.1\r\nHost: load.example\r\nX-Api-Key: {key}\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: load.example\r\nX-Api-Key: {key}\r\n\r\n");
         let mut tasks = JoinSet::new();
         for _ in 0..connections {
             tasks.spawn(keep_asking(address, request.clone(), stop.clone(), sent.clone()));

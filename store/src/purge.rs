@@ -1,0 +1,71 @@
+//! Deleting what expired, in transactions of a bounded number of rows: it never holds up a request for long.
+
+use crate::Store;
+use model::Clock;
+use model::port::StoreError;
+use std::time::Duration;
+
+/// How many rows one transaction deletes.
+pub(crate) const PURGE_ROWS: i64 = 500;
+/// For how long a node that no longer reports is remembered, in microseconds: 7 days.
+const SILENT_NODE: i64 = 7 * 24 * 3_600 * 1_000_000;
+
+// Conditions are said twice: who waits for a row's lock in PostgreSQL looks at the outer one again, not at the inner one,
+// and the row may have become another one meanwhile.
+
+const RECORDS: &str = "DELETE FROM idempotency WHERE expires_at <= $1 AND digest IN \
+    (SELECT digest FROM idempotency WHERE expires_at <= $1 LIMIT $2)";
+
+const ANSWERS: &str = "DELETE FROM answers WHERE until <= $1 AND digest IN \
+    (SELECT digest FROM answers WHERE until <= $1 LIMIT $2)";
+
+const REVOCATIONS: &str = "DELETE FROM revocations WHERE until <= $1 AND digest IN \
+    (SELECT digest FROM revocations WHERE until <= $1 LIMIT $2)";
+
+const NODES: &str = "DELETE FROM nodes WHERE seen_at <= $1 AND name IN \
+    (SELECT name FROM nodes WHERE seen_at <= $1 LIMIT $2)";
+
+impl Store {
+    /// Deletes what expired: idempotency records, kept answers, revocations, nodes that have been silent for 7 days. Says
+    /// how many rows. Decision records have a retention of their own: [`purge_records`](Self::purge_records).
+    pub async fn purge(&self, now: i64) -> Result<u64, StoreError> {
+        let mut purged = 0;
+        for (delete, before) in [
+            (RECORDS, now),
+            (ANSWERS, now),
+            (REVOCATIONS, now),
+            (NODES, now.saturating_sub(SILENT_NODE)),
+        ] {
+            loop {
+                let rows = self.delete_some(delete, before).await?;
+                purged += rows;
+                if rows < PURGE_ROWS.unsigned_abs() {
+                    break;
+                }
+            }
+        }
+        Ok(purged)
+    }
+
+    /// Purges again and again, with a pause between. Ends never; drop it to stop.
+    pub async fn purge_forever(self, clock: Clock, pause: Duration) {
+        loop {
+            tokio::time::sleep(pause).await;
+            match self.purge(clock.micros()).await {
+                Ok(0) => {}
+                Ok(rows) => tracing::debug!(rows, "expired rows purged"),
+                Err(error) => tracing::warn!(%error, "expired rows could not be purged"),
+            }
+        }
+    }
+
+    async fn delete_some(&self, delete: &'static str, before: i64) -> Result<u64, StoreError> {
+        let done = self.db.write(0, move |connection| {
+            Box::pin(async move {
+                let delete = sqlx::query(delete).bind(before).bind(PURGE_ROWS);
+                Ok(delete.execute(connection).await?.rows_affected())
+            })
+        });
+        done.await
+    }
+}
