@@ -12,7 +12,7 @@ use crate::body::{Path, Query, verb};
 use crate::once::{Begun, Once, Posted};
 use crate::page::Page;
 use crate::place::Place;
-use crate::precondition::{Conditions, tag};
+use crate::precondition::{is_known, tag};
 use crate::problem::Refused;
 use crate::verbs;
 use crate::write::{ChangeQuery, Edit, How, Made, Proposal, Writing};
@@ -161,7 +161,7 @@ async fn get(
     let found = owner.credential(&credential).find(&newest.document);
     let found = found.ok_or(ErrorCode::NotFound)?.value;
     let answer = Answer::ok(&owner.shown(found)).tagged(tag(found)).of_revision(newest.number);
-    if Conditions::of(&headers)?.is_known(&tag(found)) {
+    if is_known(&headers, &tag(found)) {
         return Ok(answer.not_modified());
     }
     Ok(answer.into_response())

@@ -63,13 +63,18 @@ fn differing<'a>(
 ) -> Vec<(Option<&'a Value>, Option<&'a Value>)> {
     let (old, new) = (by_id(old), by_id(new));
     let ids: BTreeSet<_> = old.keys().chain(new.keys()).copied().collect();
-    let pairs = ids.into_iter().map(|id| (old.get(id).copied(), new.get(id).copied()));
+    let pairs = ids.into_iter().map(|id| (old.get(&id).copied(), new.get(&id).copied()));
     pairs.filter(|(old, new)| old != new).collect()
 }
 
-fn by_id(list: Option<&Value>) -> BTreeMap<&str, &Value> {
+/// Entries by what tells them apart: the id, and of packs the version.
+fn by_id(list: Option<&Value>) -> BTreeMap<[&str; 2], &Value> {
     let entries = list.and_then(Value::as_array).into_iter().flatten();
-    entries.map(|entry| (entry.get("id").and_then(Value::as_str).unwrap_or(""), entry)).collect()
+    entries.map(|entry| (["id", "version"].map(|field| text(entry, field)), entry)).collect()
+}
+
+fn text<'a>(entry: &'a Value, field: &str) -> &'a str {
+    entry.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
 fn keeps_within(
@@ -88,13 +93,14 @@ fn keeps_within(
     if wanted.is_subset(&held) {
         return Ok(());
     }
-    // What stands in a node's files and environment may be another tenant's.
+    // What stands in a node's files and environment may be another tenant's, and what a node can reach, nobody else may.
     Err(Refused::forbidden(
-        "A token of a tenant gives secrets as `{\"value\": …}`, never by a file or a variable of a node.",
+        "A token of a tenant names no file, variable or address for nodes to read: it gives secrets as \
+         `{\"value\": …}`, and where an issuer's keys are, the operator says.",
     ))
 }
 
-/// The files and environment variables of nodes that an entry names.
+/// The files, environment variables and addresses that an entry names for nodes to read.
 fn references(entry: &Value) -> BTreeSet<(String, String)> {
     let mut found = BTreeSet::new();
     gather(entry, "", &mut found);
@@ -107,7 +113,7 @@ fn gather(value: &Value, within: &str, found: &mut BTreeSet<(String, String)>) {
         Value::Object(object) => {
             for (field, value) in object.iter().filter(|(field, _)| *field != "settings") {
                 match (within, field.as_str(), value.as_str()) {
-                    ("secret" | "jwks", "env" | "file", Some(text)) => {
+                    ("secret", "env" | "file", Some(text)) | ("jwks", "file" | "uri", Some(text)) => {
                         found.insert((field.clone(), text.to_owned()));
                     }
                     _ => gather(value, field, found),

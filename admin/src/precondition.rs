@@ -21,17 +21,18 @@ pub(crate) fn tag(resource: &Value) -> String {
     })
 }
 
-/// What a request says of the tag of what it is for.
+/// What a change says of the tag of what it is for.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Conditions {
     if_match: Option<Tags>,
-    if_none_match: Option<Tags>,
+    /// `If-None-Match: *`: only if it isn't there.
+    creates: bool,
 }
 
 #[derive(Clone, Debug)]
 enum Tags {
     Any,
-    /// As written, with quotes.
+    /// What stands between the quotes of strong ones.
     These(Vec<String>),
 }
 
@@ -45,34 +46,31 @@ pub(crate) enum Guard {
 }
 
 impl Conditions {
-    /// Reads the two headers.
+    /// Reads the two headers of a change.
     pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Refused> {
-        Ok(Self {
-            if_match: tags(headers, &header::IF_MATCH)?,
-            if_none_match: tags(headers, &header::IF_NONE_MATCH)?,
-        })
+        let creates = match lines(headers, &header::IF_NONE_MATCH)?.as_deref() {
+            None => false,
+            Some([only]) if only == "*" => true,
+            Some(_) => return Err(Refused::malformed("`If-None-Match` of a change must be `*`.")),
+        };
+        let if_match = lines(headers, &header::IF_MATCH)?.map(tags).transpose()?;
+        Ok(Self { if_match, creates })
     }
 
     /// Refuses a change of what has this tag (without quotes; `None`: isn't there).
     pub(crate) fn permit(&self, present: Option<&str>, guard: Guard) -> Result<(), Refused> {
-        let creates = matches!(self.if_none_match, Some(Tags::Any));
-        if guard == Guard::Required && self.if_match.is_none() && !creates {
+        if guard == Guard::Required && self.if_match.is_none() && !self.creates {
             let message = "This change needs `If-Match`, or `If-None-Match: *` to create.";
             return Err(Reject::new(ErrorCode::PreconditionRequired).message(message).into());
         }
-        let matches = self.if_match.as_ref().is_none_or(|tags| tags.strongly(present));
-        let fresh = self.if_none_match.as_ref().is_none_or(|tags| !tags.weakly(present));
-        match (matches && fresh, present) {
-            (true, _) => Ok(()),
-            (false, None) => Err(failed("There is no such resource.")),
-            (false, Some(_)) if creates => Err(failed("It is there already.")),
-            (false, Some(_)) => Err(ErrorCode::PreconditionFailed.into()),
+        match (present, &self.if_match) {
+            (Some(_), _) if self.creates => Err(failed("It is there already.")),
+            (None, Some(_)) => Err(failed("There is no such resource.")),
+            (Some(present), Some(Tags::These(tags))) if !tags.iter().any(|tag| tag == present) => {
+                Err(ErrorCode::PreconditionFailed.into())
+            }
+            (Some(_), Some(Tags::Any | Tags::These(_))) | (_, None) => Ok(()),
         }
-    }
-
-    /// Whether who asks has what has this tag already: 304.
-    pub(crate) fn is_known(&self, present: &str) -> bool {
-        self.if_none_match.as_ref().is_some_and(|tags| tags.weakly(Some(present)))
     }
 }
 
@@ -80,47 +78,54 @@ fn failed(message: &str) -> Refused {
     Reject::new(ErrorCode::PreconditionFailed).message(message).into()
 }
 
-impl Tags {
-    /// RFC 9110 §8.8.3.2: a weak tag is no match.
-    fn strongly(&self, present: Option<&str>) -> bool {
-        match (self, present) {
-            (_, None) => false,
-            (Self::Any, Some(_)) => true,
-            (Self::These(tags), Some(present)) => tags.iter().any(|tag| opaque(tag) == present),
-        }
-    }
-
-    fn weakly(&self, present: Option<&str>) -> bool {
-        match (self, present) {
-            (_, None) => false,
-            (Self::Any, Some(_)) => true,
-            (Self::These(tags), Some(present)) => {
-                tags.iter().any(|tag| opaque(tag.strip_prefix("W/").unwrap_or(tag)) == present)
-            }
-        }
-    }
+/// Whether who reads has what has this tag already (`If-None-Match`, by weak comparison): 304. What is no tag is none of
+/// ours.
+pub(crate) fn is_known(headers: &HeaderMap, present: &str) -> bool {
+    let known = |tag: &str| {
+        tag == "*" || strong(tag.strip_prefix("W/").unwrap_or(tag)).is_some_and(|t| t == present)
+    };
+    let named = lines(headers, &header::IF_NONE_MATCH).ok().flatten().unwrap_or_default();
+    named.iter().any(|tag| known(tag))
 }
 
-/// What stands between the quotes; a weak tag stays as it is and is equal to none.
-fn opaque(tag: &str) -> &str {
-    tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).unwrap_or(tag)
-}
-
-/// All lines of a header as one list. Our own tags have no commas.
-fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Refused> {
+/// The members of all lines of a header.
+fn lines(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Vec<String>>, Refused> {
+    if !headers.contains_key(name) {
+        return Ok(None);
+    }
     let mut found = Vec::new();
     for line in headers.get_all(name) {
         let line = line
             .to_str()
             .map_err(|_| Refused::malformed(format!("`{name}` is not visible ASCII.")))?;
-        found.extend(line.split(',').map(|tag| tag.trim().to_owned()).filter(|t| !t.is_empty()));
+        // A comma within quotes is part of a tag (RFC 9110 §8.8.3).
+        let mut quoted = false;
+        let members = line.split(|c| {
+            quoted ^= c == '"';
+            c == ',' && !quoted
+        });
+        found.extend(members.map(|tag| tag.trim().to_owned()).filter(|tag| !tag.is_empty()));
     }
-    Ok(match found.as_slice() {
-        [] if headers.contains_key(name) => {
-            return Err(Refused::malformed(format!("`{name}` names no tag.")));
-        }
-        [] => None,
-        [only] if only == "*" => Some(Tags::Any),
-        _ => Some(Tags::These(found)),
-    })
+    Ok(Some(found))
+}
+
+/// The tags of `If-Match`. A weak one is no match (RFC 9110 §13.1.1), but no mistake.
+fn tags(members: Vec<String>) -> Result<Tags, Refused> {
+    if let [only] = members.as_slice()
+        && only == "*"
+    {
+        return Ok(Tags::Any);
+    }
+    let is_tag = |tag: &String| strong(tag.strip_prefix("W/").unwrap_or(tag)).is_some();
+    if members.is_empty() || !members.iter().all(is_tag) {
+        return Err(Refused::malformed("`If-Match` must be `*`, or ETags as they were answered."));
+    }
+    let strong = members.iter().filter_map(|tag| strong(tag));
+    Ok(Tags::These(strong.map(str::to_owned).collect()))
+}
+
+/// What stands between the quotes of a tag that is not weak (RFC 9110 §8.8.3).
+fn strong(tag: &str) -> Option<&str> {
+    let opaque = tag.strip_prefix('"')?.strip_suffix('"')?;
+    opaque.bytes().all(|b| b.is_ascii_graphic() && b != b'"').then_some(opaque)
 }

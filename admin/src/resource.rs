@@ -9,7 +9,7 @@ use crate::once::Once;
 use crate::ownership;
 use crate::page::{Page, PageQuery};
 use crate::place::{Collection, KINDS, Place};
-use crate::precondition::{Conditions, tag};
+use crate::precondition::{Conditions, is_known, tag};
 use crate::problem::Refused;
 use crate::secret;
 use crate::write::{ChangeQuery, Edit, How, Made, Proposal, Writing};
@@ -68,7 +68,7 @@ async fn get(
     let newest = shared.newest().await?;
     let resource = seen(&acting, &place, &newest)?.ok_or(ErrorCode::NotFound)?;
     let answer = Answer::ok(resource).tagged(tag(resource)).of_revision(newest.number);
-    if Conditions::of(&headers)?.is_known(&tag(resource)) {
+    if is_known(&headers, &tag(resource)) {
         return Ok(answer.not_modified());
     }
     Ok(answer.into_response())
@@ -97,10 +97,7 @@ async fn put(
     Whole(sent): Whole,
 ) -> Result<Answer, Refused> {
     let sent = secret::sealed(&shared.keys, named(&place, sent)?)?;
-    let make = move |present: Option<&Value>| {
-        let _ = present;
-        Ok(Some(sent.clone()))
-    };
+    let make = move |_: Option<&Value>| Ok(Some(sent.clone()));
     changed(&shared, &acting, place, (&query, &headers), make).await
 }
 

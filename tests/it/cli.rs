@@ -4,6 +4,7 @@ use crate::harness::call::contact_of;
 use crate::harness::document;
 use crate::harness::process::{run, tollgate};
 use crate::harness::{Demo, Upstream, eventually, sha256};
+use http::Method;
 use serde_json::{Value, json};
 use std::fs::Permissions;
 use std::io::Write as _;
@@ -362,6 +363,15 @@ fn the_table_of_errors_is_what_it_was() {
     golden("schema-errors.json", &stdout(&output));
 }
 
+#[test]
+fn the_description_of_the_admin_api_is_what_it_was() {
+    let output = run(&["schema", "openapi"]);
+    ends_with(&output, 0);
+    let described: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(described["openapi"], "3.1.0");
+    golden("openapi.json", &stdout(&output));
+}
+
 fn scenarios() -> Vec<PathBuf> {
     let entries = std::fs::read_dir(fixtures().join("scenarios")).unwrap();
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -534,6 +544,49 @@ async fn what_the_demo_prints_works_as_printed() {
             assert_eq!(status, expected, "{command}: {body}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_lost_every_admin_token_and_has_the_database_makes_another() {
+    let demo = Demo::start().await;
+    let data = demo.data();
+    let output = run(&["token", "admin", "--name", "new-one", "--data", data.to_str().unwrap()]);
+    ends_with(&output, 0);
+    let token = stdout(&output).trim().to_owned();
+    let answer = demo.admin.get("/v1/tokens").bearer(&token).send().await;
+    let names: Vec<Value> = answer.is(200).json()["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["name"].clone())
+        .collect();
+    assert_eq!(names, ["new-one", "first"]);
+    // It is in the audit, and nowhere in the log.
+    let audit = demo.administers(Method::GET, "/v1/audit?limit=1").send().await.is(200).json();
+    let newest = &audit["items"][0];
+    assert_eq!(
+        (&newest["action"], &newest["actor"]["name"]),
+        (&json!("tokens.create"), &json!("system"))
+    );
+    assert!(!demo.log().contains(&token));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ready_says_which_parts_are_ready_and_ends_accordingly() {
+    let demo = Demo::start().await;
+    let status = demo.value("STATUS_URL").to_owned();
+    let output = run(&["ready", "--url", &status]);
+    ends_with(&output, 0);
+    for part in ["gateway: ready", "admin: ready", "store: ready"] {
+        assert!(stderr(&output).contains(part), "{}", stderr(&output));
+    }
+    let output = run(&["ready", "--json", "--url", &status]);
+    let told: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!((&told["ready"], &told["revision"]), (&json!(true), &json!(1)));
+    let mut by_environment = tollgate();
+    let address = status.trim_start_matches("http://127.0.0.1");
+    by_environment.arg("ready").env("TOLLGATE_LISTEN_STATUS", format!("0.0.0.0{address}"));
+    ends_with(&by_environment.output().unwrap(), 0);
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use crate::harness::token::unique;
 use crate::harness::{Random, Upstream, sha256, sized};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -72,7 +72,12 @@ fn number_of(document: &Value, id: &str) -> u64 {
 
 impl Writers {
     fn new(apis: Vec<Api>) -> Self {
-        Self { apis, stop: Arc::default(), numbers: Arc::new(AtomicU64::new(1)), outcomes: Arc::default() }
+        Self {
+            apis,
+            stop: Arc::default(),
+            numbers: Arc::new(AtomicU64::new(1)),
+            outcomes: Arc::default(),
+        }
     }
 
     /// Starts one writer for each target.

@@ -4,7 +4,7 @@ use crate::harness::cluster::{Member, Setup};
 use crate::harness::document::{self, Edit as _};
 use crate::harness::process::tollgate;
 use crate::harness::token::{Key, claims, issuer, unique};
-use crate::harness::{Upstream, eventually, sha256};
+use crate::harness::{Upstream, eventually, hoped, sha256};
 use http::Method;
 use serde_json::{Value, json};
 use std::io::Write as _;
@@ -69,154 +69,174 @@ fn holds(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
+const CREDENTIALS: &str = "/v1/consumers/acme-mobile/credentials";
+
+/// A node, the secrets that were told to it or by it, and what anybody can read of it.
+struct Hunt {
+    node: Member,
+    secrets: Vec<(&'static str, String)>,
+    readable: Vec<(String, Vec<u8>)>,
+}
+
+impl Hunt {
+    fn marks(&mut self, what: &'static str, secret: &str) {
+        self.secrets.push((what, secret.to_owned()));
+    }
+
+    /// A secret that is sealed, and one that takes its place.
+    async fn seals(&mut self) -> (Key, Key) {
+        let (sealed, changed) = (canary("sealed"), canary("changed"));
+        let issuer = with_secret(json!({ "value": sealed }));
+        let made = self.node.api.create("/v1/issuers/acme-idp", &issuer).send().await;
+        let at_rest = made.is(201).json()["resource"]["secret"]["sealed"].clone();
+        assert!(at_rest.as_str().unwrap().starts_with("tg1."), "{at_rest}");
+        let patch = json!({ "secret": { "value": changed } });
+        let merged = self.node.api.merge("/v1/issuers/acme-idp", &patch).await;
+        assert_ne!(merged.is(200).json()["resource"]["secret"]["sealed"], at_rest);
+        self.marks("a sealed secret", &sealed);
+        self.marks("a changed one", &changed);
+        for answer in [made, merged] {
+            self.readable.push((answer.what.clone(), answer.body.to_vec()));
+        }
+        (Key::hs256(sealed.as_bytes()), Key::hs256(changed.as_bytes()))
+    }
+
+    /// Keys and tokens that are made, used and refused, with what they are sent beside.
+    async fn makes_and_uses(&mut self, forger: &Key, signer: &Key) {
+        let (api, node) = (self.node.api.clone(), &self.node);
+        let made = api.post(CREDENTIALS).idempotency_key("first").json(&json!({ "id": "fresh" }));
+        let made = made.send().await.is(201).json()["key"].as_str().unwrap().to_owned();
+        let rotated =
+            api.post(&format!("{CREDENTIALS}/fresh:rotate")).json(&json!({})).send().await;
+        let rotated = rotated.is(201).json()["key"].as_str().unwrap().to_owned();
+        for key in [&made, &rotated] {
+            let call = node.post("/v1/contacts").key(key).idempotency_key(&unique());
+            call.body("canary-in-a-body").send().await.is(201);
+        }
+        let (token, _) = api.new_token(&json!({ "name": "viewer", "role": "viewer" })).await;
+        api.with(&token).get("/v1/plans").send().await.is(200);
+        let more = json!({ "name": "more", "role": "admin" });
+        api.with(&token).post("/v1/tokens").json(&more).send().await.is(403);
+        let (jwt, forged) = (signer.signs(&claims()), forger.signs(&claims()));
+        let call = node.get("/v1/contacts?access_token=canary-in-a-query").bearer(&jwt);
+        call.send().await.is(200);
+        node.get("/v1/contacts").bearer(&forged).send().await.refuses(401, "CREDENTIAL_INVALID");
+        self.marks("a key", &made);
+        self.marks("a rotated key", &rotated);
+        self.marks("a token", &token);
+        self.marks("a signature", jwt.rsplit('.').next().unwrap());
+        self.marks("a forged signature", forged.rsplit('.').next().unwrap());
+        self.marks("a query", "canary-in-a-query");
+        self.marks("a body", "canary-in-a-body");
+    }
+
+    /// Secrets where none belongs: every refusal tells the place and never the value.
+    async fn misplaces(&mut self) {
+        let (api, misplaced) = (self.node.api.clone(), canary("misplaced"));
+        let (document, tag) = api.read("/v1/document").await;
+        let in_document = |secret: Value| {
+            let changed =
+                document.clone().changed(|document| document["issuers"][0]["secret"] = secret);
+            api.put("/v1/document", &changed, &tag)
+        };
+        let issuer = |secret| api.create("/v1/issuers/other", &with_secret(secret));
+        let tried = with_secret(json!({ "value": [misplaced] }));
+        let credential = json!({ "consumers": [{ "id": "acme-mobile",
+            "credentials": [{ "id": "k9", "api_key": { "hash": misplaced, "prefix": misplaced } }] }] });
+        let no_document = api.call(Method::PUT, "/v1/document").header("if-match", &*tag);
+        for call in [
+            issuer(json!(misplaced)),
+            issuer(json!({ "plain": misplaced })),
+            issuer(json!({ "env": misplaced })),
+            issuer(json!({ "sealed": misplaced })),
+            issuer(json!({ "sealed": format!("tg1.x.{misplaced}") })),
+            api.create("/v1/issuers/other?dry_run=true", &tried),
+            in_document(json!(misplaced)),
+            in_document(json!({ "value": misplaced })),
+            in_document(json!({ "env": misplaced })),
+            api.patch("/v1/tenants/acme", &credential, "*"),
+            no_document.body(format!("secret: [{misplaced}")),
+            api.post("/v1/tokens").json(&json!({ "name": "x", "role": misplaced })),
+        ] {
+            let answer = call.send().await;
+            let dry = answer.status == 200 && answer.json()["valid"] == false;
+            assert!(dry || (400..500).contains(&answer.status), "{answer:?}");
+            self.readable.push((format!("the refusal of {}", answer.what), answer.body.to_vec()));
+        }
+        self.marks("a misplaced secret", &misplaced);
+    }
+
+    /// Everything that anybody can read afterwards: the API, the log, the files.
+    async fn reads_everything(&mut self) {
+        let api = self.node.api.clone();
+        let lists = [
+            "document",
+            "issuers",
+            "tenants",
+            "audit",
+            "exchanges",
+            "tokens",
+            "nodes",
+            "revocations",
+        ];
+        let mut paths: Vec<String> = lists.iter().map(|list| format!("/v1/{list}")).collect();
+        paths.extend([CREDENTIALS.to_owned(), format!("{CREDENTIALS}/fresh")]);
+        paths.extend(["/metrics".to_owned(), "/readyz".to_owned()]);
+        for number in 1..=api.items("/v1/revisions").await.len() {
+            paths.push(format!("/v1/revisions/{number}"));
+            paths.push(format!("/v1/revisions/{number}/diff?to=1"));
+        }
+        for path in paths {
+            let body = api.get(&path).send().await.is(200).body.to_vec();
+            self.readable.push((path, body));
+        }
+        self.node.stop().await;
+        self.readable.push(("the log".to_owned(), self.node.log().into_bytes()));
+        for (path, bytes) in files(&self.node.data()) {
+            // The one file that is there to tell one.
+            if path.file_name().is_some_and(|name| name != "admin.token") {
+                self.readable.push((path.display().to_string(), bytes));
+            }
+        }
+    }
+
+    fn finds_none(&self) {
+        for (place, bytes) in &self.readable {
+            for (what, secret) in &self.secrets {
+                assert!(!holds(bytes, secret), "{what} is in {place}");
+            }
+        }
+        // It finds what is there.
+        for (place, text) in
+            [("the log", "acme-mobile"), ("tollgate.db", "tg1."), ("/v1/audit", "127.0.0.1")]
+        {
+            let found =
+                |(other, bytes): &(String, Vec<u8>)| other.ends_with(place) && holds(bytes, text);
+            assert!(self.readable.iter().any(found), "{text} is not in {place}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn secrets_are_in_the_answer_that_makes_them_and_nowhere_else() {
     let (keys, upstream) = (tempfile::tempdir().unwrap(), Upstream::start().await);
     let master = master_key(keys.path(), "master");
     let setup = Setup::named("alone", &["gateway", "admin"]).environment("TOLLGATE_LOG", "trace");
-    let mut node = start(with_keys(setup, &[&master]), &recorded(&upstream)).await;
-    let api = node.api.clone();
-    let mut secrets: Vec<(&str, String)> = vec![("the first token", api.token().to_owned())];
-    secrets.push(("the master key", std::fs::read_to_string(&master).unwrap()));
-
-    // Sealed, changed, and shown as sealed.
-    let (sealed, second) = (canary("sealed"), canary("changed"));
-    let made = api.create("/v1/issuers/acme-idp", &with_secret(json!({ "value": sealed })));
-    let made = made.send().await.is(201).json();
-    let at_rest = made["resource"]["secret"]["sealed"].as_str().unwrap().to_owned();
-    assert!(at_rest.starts_with("tg1."), "{at_rest}");
-    let merged = json!({ "secret": { "value": second } });
-    // Merging leaves what it does not name: the old seal is taken away by name.
-    let merged = api.merge("/v1/issuers/acme-idp", &merged).await;
-    assert_ne!(merged.is(200).json()["resource"]["secret"]["sealed"], json!(at_rest));
-    let answers = vec![made.to_string(), String::from_utf8_lossy(&merged.body).into_owned()];
-    secrets.extend([("a sealed secret", sealed.clone()), ("a changed one", second.clone())]);
-
-    // Made, used, refused, revoked.
-    let list = "/v1/consumers/acme-mobile/credentials";
-    let first =
-        api.post(list).idempotency_key("first").json(&json!({ "id": "fresh" })).send().await;
-    let first = first.is(201).json()["key"].as_str().unwrap().to_owned();
-    let rotated = api.post(&format!("{list}/fresh:rotate")).json(&json!({})).send().await;
-    let rotated = rotated.is(201).json()["key"].as_str().unwrap().to_owned();
-    let (token, _) = api.new_token(&json!({ "name": "viewer", "role": "viewer" })).await;
-    api.with(&token).get("/v1/plans").send().await.is(200);
-    api.with(&token)
-        .post("/v1/tokens")
-        .json(&json!({ "name": "x", "role": "admin" }))
-        .send()
-        .await
-        .is(403);
-    let jwt = Key::hs256(second.as_bytes()).signs(&claims());
-    let signature = jwt.rsplit('.').next().unwrap().to_owned();
-    node.get("/v1/contacts?access_token=canary-in-a-query").bearer(&jwt).send().await.is(200);
-    let forged = Key::hs256(sealed.as_bytes()).signs(&claims());
-    node.get("/v1/contacts").bearer(&forged).send().await.refuses(401, "CREDENTIAL_INVALID");
-    for key in [&first, &rotated] {
-        node.post("/v1/contacts")
-            .key(key)
-            .idempotency_key(&unique())
-            .body("canary-in-a-body")
-            .send()
-            .await
-            .is(201);
-    }
-    secrets.extend([
-        ("a key", first.clone()),
-        ("a rotated key", rotated),
-        ("a token", token),
-        ("a JWT's signature", signature),
-        ("a forged JWT's signature", forged.rsplit('.').next().unwrap().to_owned()),
-        ("a query", "canary-in-a-query".to_owned()),
-        ("a body", "canary-in-a-body".to_owned()),
-    ]);
-
-    // Secrets where none belongs: every refusal tells the place and never the value.
-    let misplaced = canary("misplaced");
-    let (document, tag) = api.read("/v1/document").await;
-    let in_document = |secret: Value| {
-        let changed =
-            document.clone().changed(|document| document["issuers"][0]["secret"] = secret);
-        api.put("/v1/document", &changed, &tag)
-    };
-    let credential = json!({ "consumers": [{ "id": "acme-mobile",
-        "credentials": [{ "id": "k9", "api_key": { "hash": misplaced, "prefix": misplaced } }] }] });
-    let refused = vec![
-        api.create("/v1/issuers/other", &with_secret(json!(misplaced))),
-        api.create("/v1/issuers/other", &with_secret(json!({ "plain": misplaced }))),
-        api.create("/v1/issuers/other", &with_secret(json!({ "env": misplaced }))),
-        api.create("/v1/issuers/other", &with_secret(json!({ "sealed": misplaced }))),
-        api.create(
-            "/v1/issuers/other",
-            &with_secret(json!({ "sealed": format!("tg1.x.{misplaced}") })),
-        ),
-        api.create("/v1/issuers/other?dry_run=true", &with_secret(json!({ "value": [misplaced] }))),
-        in_document(json!(misplaced)),
-        in_document(json!({ "value": misplaced })),
-        in_document(json!({ "env": misplaced })),
-        api.patch("/v1/tenants/acme", &credential, "*"),
-        api.call(Method::PUT, "/v1/document")
-            .header("if-match", &*tag)
-            .body(format!("secret: [{misplaced}")),
-        api.post("/v1/tokens").json(&json!({ "name": "x", "role": misplaced })),
-    ];
-    for call in refused {
-        let answer = call.send().await;
-        let shown = String::from_utf8_lossy(&answer.body).into_owned();
-        let dry = answer.status == 200 && answer.json()["valid"] == false;
-        assert!(dry || (400..500).contains(&answer.status), "{answer:?}");
-        assert!(!shown.contains(&misplaced), "{}: {shown}", answer.what);
-    }
-    secrets.push(("a misplaced secret", misplaced));
-
-    // Everything that anybody can read afterwards.
+    let node = start(with_keys(setup, &[&master]), &recorded(&upstream)).await;
+    let mut hunt = Hunt { node, secrets: Vec::new(), readable: Vec::new() };
+    let token = hunt.node.api.token().to_owned();
+    hunt.marks("the first token", &token);
+    hunt.marks("the master key", &std::fs::read_to_string(&master).unwrap());
+    let (forger, signer) = hunt.seals().await;
+    hunt.makes_and_uses(&forger, &signer).await;
+    hunt.misplaces().await;
+    let api = hunt.node.api.clone();
     eventually("everything is recorded", async || {
-        let count = api.items("/v1/exchanges").await.len();
-        if count >= 4 { Ok(()) } else { Err(count) }
+        hoped(api.items("/v1/exchanges").await.len(), &4)
     })
     .await;
-    let mut readable = Vec::new();
-    let newest = api.items("/v1/revisions").await.len();
-    let mut paths: Vec<String> =
-        ["document", "issuers", "tenants", "audit", "exchanges", "tokens", "nodes", "revocations"]
-            .iter()
-            .map(|list| format!("/v1/{list}"))
-            .collect();
-    paths.extend([
-        list.to_owned(),
-        format!("{list}/fresh"),
-        "/metrics".to_owned(),
-        "/readyz".to_owned(),
-    ]);
-    for number in 1..=newest {
-        paths.push(format!("/v1/revisions/{number}"));
-        paths.push(format!("/v1/revisions/{number}/diff?to=1"));
-    }
-    for path in paths {
-        readable.push((path.clone(), api.get(&path).send().await.is(200).body.to_vec()));
-    }
-    readable.extend(
-        answers.into_iter().map(|text| ("an answer to a change".to_owned(), text.into_bytes())),
-    );
-    node.stop().await;
-    readable.push(("the log".to_owned(), node.log().into_bytes()));
-    for (path, bytes) in files(&node.data()) {
-        if path.file_name().is_some_and(|name| name != "admin.token") {
-            readable.push((path.display().to_string(), bytes));
-        }
-    }
-    for (place, bytes) in &readable {
-        for (what, secret) in &secrets {
-            assert!(!holds(bytes, secret), "{what} is in {place}");
-        }
-    }
-    // The search finds what is there.
-    assert!(readable.iter().any(|(place, bytes)| place == "the log" && holds(bytes, "acme-mobile")));
-    assert!(
-        readable
-            .iter()
-            .any(|(place, bytes)| place.ends_with("tollgate.db") && holds(bytes, "tg1."))
-    );
+    hunt.reads_everything().await;
+    hunt.finds_none();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

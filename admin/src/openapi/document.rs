@@ -9,8 +9,6 @@ use utoipa::openapi::Required;
 use utoipa::openapi::path::{HttpMethod, Parameter, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 
-/// `*`, or entity tags with commas between them; quotes may be left out.
-const TAGS: &str = "^[ -~]*[!-+\\--~][ -~]*$";
 /// YAML, as documents may be sent.
 const YAML: &str = "application/yaml";
 /// What a merge patch is sent as (RFC 7396 §4).
@@ -84,21 +82,22 @@ pub(super) fn dry_run() -> Parameter {
 }
 
 fn if_match() -> Parameter {
-    text("If-Match", ParameterIn::Header, "The tag of what is changed (RFC 9110 §13.1.1).")
-        .schema(Some(ObjectBuilder::new().schema_type(Type::String).pattern(Some(TAGS))))
+    text("If-Match", ParameterIn::Header, "The tag of what is changed, or `*` (RFC 9110 §13.1.1).")
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
         .example(Some(example::ETAG.into()))
         .build()
 }
 
 fn if_none_match_any() -> Parameter {
-    text("If-None-Match", ParameterIn::Header, "`*`: it must not be there yet (RFC 9110 §13.1.2).")
-        .schema(Some(ObjectBuilder::new().schema_type(Type::String).pattern(Some(TAGS))))
+    let schema = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["*"]));
+    text("If-None-Match", ParameterIn::Header, "It must not be there yet (RFC 9110 §13.1.2).")
+        .schema(Some(schema))
         .build()
 }
 
 fn if_none_match() -> Parameter {
     text("If-None-Match", ParameterIn::Header, "A tag that is known: it is not told again.")
-        .schema(Some(ObjectBuilder::new().schema_type(Type::String).pattern(Some(TAGS))))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
         .example(Some(example::ETAG.into()))
         .build()
 }

@@ -59,15 +59,16 @@ async fn a_bound_token_changes_its_tenant_alone() {
             "mode": "observe", "on_failure": "open" })
     };
     let own = json!({ "tenant": "acme" });
-    let issuer = json!({ "id": "new", "issuer": "https://new.example", "audiences": ["crm"], "algorithms": ["RS256"],
-        "jwks": { "uri": "https://new.example/jwks" }, "tenant": "acme" });
+    let secret = json!({ "value": "a-secret-of-acme-alone-0123456789" });
+    let issuer = json!({ "id": "new", "issuer": "https://new.example", "audiences": ["crm"], "algorithms": ["HS256"],
+        "secret": secret, "tenant": "acme" });
     let moved = |pointer: &str, value: Value| {
         let mut issuer = issuer.clone();
         *issuer.pointer_mut(pointer).unwrap() = value;
         issuer
     };
-    let everybodys = json!({ "id": "new", "issuer": "https://new.example", "audiences": ["crm"], "algorithms": ["RS256"],
-        "jwks": { "uri": "https://new.example/jwks" }, "tenant_claim": "tenant" });
+    let everybodys = json!({ "id": "new", "issuer": "https://new.example", "audiences": ["crm"], "algorithms": ["HS256"],
+        "secret": secret, "tenant_claim": "tenant" });
     for (method, target, body, status) in [
         ("PATCH", "/v1/tenants/acme", json!({ "state": "suspended" }), 200),
         ("PATCH", "/v1/tenants/acme/consumers/mobile", json!({ "scopes": [] }), 200),
@@ -126,7 +127,7 @@ async fn a_bound_token_changes_its_tenant_alone() {
 }
 
 #[tokio::test]
-async fn a_bound_token_names_no_file_and_no_variable_of_a_node() {
+async fn a_bound_token_names_no_file_no_variable_and_no_address_for_a_node_to_read() {
     let (api, token) = bound().await;
     let issuer = |keys: Value, algorithm: &str, field: &str| {
         let mut issuer = json!({ "issuer": "https://h.example", "audiences": ["crm"], "algorithms": [algorithm], "tenant": "acme" });
@@ -137,6 +138,7 @@ async fn a_bound_token_names_no_file_and_no_variable_of_a_node() {
         (issuer(json!({ "env": "TOLLGATE_SECRET_GLOBEX" }), "HS256", "secret"), 403),
         (issuer(json!({ "file": "/run/secrets/globex" }), "HS256", "secret"), 403),
         (issuer(json!({ "file": "/etc/keys.json" }), "RS256", "jwks"), 403),
+        (issuer(json!({ "uri": "http://127.0.0.1:9000/jwks" }), "RS256", "jwks"), 403),
         (issuer(json!({ "value": "a-secret-of-acme-alone-0123456789" }), "HS256", "secret"), 201),
     ] {
         let ask = api.ask("PUT", "/v1/issuers/h").bearer(&token).header("if-none-match", "*");

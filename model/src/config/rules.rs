@@ -103,10 +103,11 @@ pub(super) fn check(sections: &Sections, errors: &mut Vec<ConfigError>) {
 }
 
 fn issuers(issuers: &[(String, Issuer)], errors: &mut Errors<'_>) {
-    let mut names = HashMap::new();
+    let mut names = HashSet::new();
     for (at, issuer) in issuers {
-        if let Some(other) = names.insert(&issuer.issuer, &issuer.id) {
-            let message = format!("issuer `{other}` has the same `issuer`: a token would fit both");
+        if !names.insert(&issuer.issuer) {
+            // Not which one: it may be another tenant's.
+            let message = "another issuer has the same `issuer`: a token would fit both";
             errors.add(at, "issuer", message);
         }
         check_keys(at, issuer, errors);

@@ -292,10 +292,18 @@ fn a_choice_by_its_tag_is_judged_by_the_branch_that_the_tag_names() {
     }
     let cases = [
         (r#"{"kind":"circle","radius":1}"#, vec![]),
-        (r#"{"kind":"circle","radius":"1","x":1}"#, vec!["/radius: is a string, not an integer", "/x: unknown field `x`"]),
+        (
+            r#"{"kind":"circle","radius":"1","x":1}"#,
+            vec!["/radius: is a string, not an integer", "/x: unknown field `x`"],
+        ),
         (r#"{"kind":"square"}"#, vec!["lacks the field `name`"]),
         (r#"{"kind":"square","name":"four"}"#, vec!["/name: has more than 3 characters"]),
-        ("{\"kind\":\"square\",\"name\":\"\\n\"}", vec!["/name: `\\n` is not a name: 1 to 64 characters, without line breaks and other control characters"]),
+        (
+            "{\"kind\":\"square\",\"name\":\"\\n\"}",
+            vec![
+                "/name: `\\n` is not a name: 1 to 64 characters, without line breaks and other control characters",
+            ],
+        ),
         (r#"{"kind":"cube"}"#, vec!["/kind: `cube` is not one of `circle`, `square`"]),
         (r#"{"radius":1}"#, vec!["lacks the field `kind`"]),
     ];

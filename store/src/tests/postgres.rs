@@ -5,6 +5,7 @@ use super::hold;
 use super::samples::published;
 use crate::Store;
 use model::idempotency::suite::{LEASE, RETENTION, START, request};
+use model::idempotency::{Claimed, Ledger as _};
 use sqlx::Row as _;
 use std::time::{Duration, Instant};
 
@@ -75,6 +76,23 @@ async fn a_key_claimed_anew_while_it_is_purged_stays() {
     assert_eq!(store.purge(end).await.unwrap(), 0);
     claims.await.unwrap();
     assert_eq!(store.purge(end + 1).await.unwrap(), 1, "it was there");
+}
+
+/// Over connections that are all open, so that claims meet within their transactions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_ten_who_claim_a_key_at_the_same_moment_one_holds() {
+    let (store, _database) = fresh().await;
+    for round in 0..50 {
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..10 {
+            let ledger = store.ledger();
+            let asked = request(&format!("k{round}"), 1);
+            tasks.spawn(async move { ledger.claim(&asked, START).await.unwrap() });
+        }
+        let told = tasks.join_all().await;
+        let held = told.iter().filter(|told| matches!(told, Claimed::Held { .. })).count();
+        assert_eq!(held, 1, "round {round}: {told:?}");
+    }
 }
 
 #[tokio::test]

@@ -140,8 +140,7 @@ impl Case {
 
     async fn look_up(&self, gateway: &Gateway) -> Outcome<f64> {
         let snapshot = gateway.live.pin().ok_or("nothing is in force")?;
-        let requirement =
-            Requirement { any_of: vec![CredentialKind::ApiKey], scopes: Vec::new() };
+        let requirement = Requirement { any_of: vec![CredentialKind::ApiKey], scopes: Vec::new() };
         let now = gateway.clock.now();
         let began = Instant::now();
         for head in self.heads.iter().cycle().take(LOOKUPS) {
@@ -217,7 +216,7 @@ fn tenant(number: usize) -> Value {
     };
     json!({
         "id": format!("tenant-{number}"),
-        "plan": if number % 2 == 0 { "gold" } else { "free" },
+        "plan": if number.is_multiple_of(2) { "gold" } else { "free" },
         "state": "active",
         "timezone": ZONES.get(number % ZONES.len()),
         "pins": { "contacts": "v1" },
@@ -240,7 +239,8 @@ pub(crate) fn markdown(measured: &[Measured]) -> String {
     for tenants in TENANTS {
         let Some(first) = of(tenants).next() else { continue };
         let spread = |value: fn(&Measured) -> f64| Spread::of(of(tenants).map(value));
-        let ratios = of(tenants).zip(of(smallest)).map(|(one, other)| one.lookup_us / other.lookup_us);
+        let ratios =
+            of(tenants).zip(of(smallest)).map(|(one, other)| one.lookup_us / other.lookup_us);
         // Writing to a string can't fail.
         let _ = writeln!(
             text,
