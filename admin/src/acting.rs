@@ -3,18 +3,19 @@
 //! Invariant: an [`Acting`] exists only for a token that was accepted, but for the one that notes strangers in the audit.
 
 use crate::Shared;
-use crate::problem::Refused;
+use crate::problem::{Hides, Refused};
 use crate::request::Ids;
 use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request};
 use axum::response::Response;
 use http::request::Parts;
 use model::audit::Entry;
-use model::id::TenantId;
+use model::id::{TenantId, TokenId};
 use model::role::{Actor, Permission};
 use model::token::Token;
 use model::{ErrorCode, Reject};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,16 +23,23 @@ use std::time::Duration;
 use store::control::{Effect, Write};
 
 /// The name of whoever brings no token that is known.
-const ANONYMOUS: &str = "anonymous";
+const ANONYMOUS: &str = Actor::ANONYMOUS;
 
 /// The longest path that the audit keeps, in characters.
 const RESOURCE_MAX: usize = 512;
 
-/// How many refused strangers are audited within [`STRANGERS_WINDOW`]; more are counted in the log.
-const STRANGERS_MAX: u32 = 60;
+/// How many refusals of one token, and of all strangers together, are audited within [`REFUSALS_WINDOW`]; more are counted
+/// in the log.
+const REFUSALS_MAX: u32 = 60;
 
-/// See [`STRANGERS_MAX`].
-const STRANGERS_WINDOW: Duration = Duration::from_secs(60);
+/// See [`REFUSALS_MAX`].
+const REFUSALS_WINDOW: Duration = Duration::from_secs(60);
+
+/// How many tokens' refusals are audited within [`REFUSALS_WINDOW`]; those of more are counted in the log.
+pub(crate) const REFUSED_TOKENS_MAX: usize = 1_000;
+
+/// How many of those who were refused too often the log names.
+const REFUSED_NAMED_MAX: usize = 8;
 
 /// Who acts, in which request. An extractor; clones share it.
 #[derive(Clone)]
@@ -126,7 +134,7 @@ impl Acting {
     /// Refuses what is of another tenant, as if it were not there.
     pub(crate) fn sees(&self, tenant: &str) -> Result<(), Refused> {
         match self.tenant() {
-            Some(own) if own.as_str() != tenant => Err(ErrorCode::NotFound.into()),
+            Some(own) if own.as_str() != tenant => Err(Refused::hidden()),
             _ => Ok(()),
         }
     }
@@ -147,27 +155,32 @@ impl Acting {
         }
     }
 
-    /// The tenant that the path names, else the token's own.
+    /// The token's own tenant, else the one that the path names. What one tenant's token asks of another's is not told there.
     fn concerned(&self) -> Option<TenantId> {
-        let named = self.resource.strip_prefix("/v1/tenants/").map(|rest| {
-            let id = rest.split('/').next().unwrap_or_default();
-            TenantId::from(id)
-        });
-        named.filter(|id| model::id::is_id(id.as_str())).or_else(|| self.actor.tenant.clone())
+        let named = || {
+            let rest = self.resource.strip_prefix("/v1/tenants/")?;
+            let id = TenantId::from(rest.split('/').next().unwrap_or_default());
+            model::id::is_id(id.as_str()).then_some(id)
+        };
+        self.actor.tenant.clone().or_else(named)
     }
 
-    /// Writes a refusal for lack of permission into the audit.
+    /// Writes a refusal for lack of permission into the audit, also one that hides that it is one.
     pub(crate) async fn noted(&self, shared: &Shared, response: Response) -> Response {
         // Read before waiting: a response can't be shared between threads.
-        let refused = response.extensions().get::<Arc<Reject>>().map(|reject| reject.code);
-        if refused == Some(ErrorCode::Forbidden) {
+        let extensions = response.extensions();
+        let refused = extensions.get::<Arc<Reject>>().map(|reject| reject.code);
+        if refused == Some(ErrorCode::Forbidden) || extensions.get::<Hides>().is_some() {
             self.note(shared, ErrorCode::Forbidden).await;
         }
         response
     }
 
-    /// Writes a refusal into the audit. The caller is refused whether that can be written or not.
+    /// Writes a refusal into the audit, unless there were too many. The caller is refused whether that can be written or not.
     pub(crate) async fn note(&self, shared: &Shared, code: ErrorCode) {
+        if !shared.refusals.may_note(self.actor.token.as_ref(), shared.clock.micros()) {
+            return;
+        }
         let audit = Entry { refused: Some(code), ..self.entry(shared, json!([])) };
         let write = Write { effect: Effect::Note, audit, answer: None };
         if let Err(error) = shared.store.write(write).await {
@@ -215,36 +228,55 @@ fn action(request: &Request) -> String {
     action
 }
 
-/// Counts strangers who were refused, so that they can't fill the audit.
+/// Counts refusals, so that nobody can fill the audit, which nothing is ever deleted from.
 #[derive(Default)]
-pub(crate) struct Strangers(Mutex<Window>);
+pub(crate) struct Refusals(Mutex<Window>);
 
 #[derive(Default)]
 struct Window {
     began: i64,
-    noted: u32,
+    /// By token; strangers share one.
+    noted: HashMap<Option<TokenId>, u32>,
     skipped: u64,
 }
 
-impl Strangers {
-    /// Whether this one is to be audited.
-    pub(crate) fn may_note(&self, shared: &Shared) -> bool {
-        let now = shared.clock.micros();
+impl Refusals {
+    /// Whether one of this token, or of a stranger, is to be audited.
+    pub(crate) fn may_note(&self, token: Option<&TokenId>, now: i64) -> bool {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let length = i64::try_from(STRANGERS_WINDOW.as_micros()).unwrap_or(i64::MAX);
+        let length = i64::try_from(REFUSALS_WINDOW.as_micros()).unwrap_or(i64::MAX);
         if now.saturating_sub(window.began) >= length {
-            if window.skipped > 0 {
-                let skipped = window.skipped;
-                tracing::warn!(skipped, "requests without an accepted token were not audited");
+            let ended = std::mem::replace(&mut *window, Window { began: now, ..Window::default() });
+            ended.told();
+        }
+        window.note(token)
+    }
+}
+
+impl Window {
+    fn note(&mut self, token: Option<&TokenId>) -> bool {
+        let token = token.cloned();
+        // Strangers have a place, however many tokens are refused.
+        let is_full = self.noted.len() >= REFUSED_TOKENS_MAX && !self.noted.contains_key(&token);
+        if token.is_none() || !is_full {
+            let noted = self.noted.entry(token).or_default();
+            if *noted < REFUSALS_MAX {
+                *noted += 1;
+                return true;
             }
-            *window = Window { began: now, noted: 0, skipped: 0 };
         }
-        if window.noted < STRANGERS_MAX {
-            window.noted += 1;
-            true
-        } else {
-            window.skipped += 1;
-            false
+        self.skipped += 1;
+        false
+    }
+
+    /// Says what was not audited, if anything.
+    fn told(&self) {
+        if self.skipped == 0 {
+            return;
         }
+        let full = self.noted.iter().filter(|(_, noted)| **noted >= REFUSALS_MAX);
+        let by = full.map(|(token, _)| token.as_ref().map_or(ANONYMOUS, TokenId::as_str));
+        let by: Vec<&str> = by.take(REFUSED_NAMED_MAX).collect();
+        tracing::warn!(skipped = self.skipped, ?by, "refusals were not audited");
     }
 }

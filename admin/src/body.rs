@@ -73,11 +73,10 @@ pub(crate) fn typed<T: DeserializeOwned + JsonSchema>(bytes: &[u8]) -> Result<T,
     let value = if bytes.is_empty() { serde_json::json!({}) } else { parse(bytes)? };
     let errors = config::shape_errors::<T>(&value);
     if !errors.is_empty() {
-        return Err(Refused::invalid(&errors, Some("")));
+        return Err(Refused::unfit(&errors));
     }
-    serde_json::from_value(value).map_err(|error| {
-        Refused::invalid(&[config::ConfigError::new("", error.to_string())], Some(""))
-    })
+    serde_json::from_value(value)
+        .map_err(|error| Refused::unfit(&[config::ConfigError::new("", error.to_string())]))
 }
 
 /// A JSON value of at most [`BODY_BYTES_MAX`] bytes: a whole resource.

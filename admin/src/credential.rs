@@ -24,6 +24,7 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use minted::Minted;
 use model::config::ConfigError;
+use model::revocation::Revoked;
 use model::units::Duration;
 use model::{ErrorCode, Reject};
 use owner::Owner;
@@ -184,8 +185,10 @@ async fn create(
     let NewCredential { id, expires } = posted.body;
     let minted = Minted::new(id, expires);
     let result = async {
+        fits(past(expires, shared.clock.now()))?;
         let newest = shared.newest().await?;
         let owner = Owner::find(&acting, &newest.document, &consumer, tenant.as_deref())?;
+        is_accepted(&shared, &owner, minted.id()).await?;
         writing
             .change(adding(&owner, &minted), |made| shown_once(made, &owner, &minted, None))
             .await
@@ -233,31 +236,56 @@ async fn rotate(
     let (old, _) = verb(&segment);
     let (tenant, query) = query.split();
     let how = How::of(&shared, &acting, &query).await?;
-    let grace = grace(posted.body.grace)?;
     let once = match Once::begin(&shared, &acting, &posted).await? {
         Begun::First(once) => once,
         Begun::Repeat(response) => return Ok(response),
     };
     let writing = Writing { shared: &shared, acting: &acting, how: &how, once: &once };
-    let minted = Minted::new(posted.body.id, posted.body.expires);
+    let Rotation { grace, id, expires } = posted.body;
+    let minted = Minted::new(id, expires);
     let result = async {
+        let (now, grace) = (shared.clock.now(), grace.map_or(GRACE, |wanted| wanted.0));
+        fits(past(expires, now).into_iter().chain(too_long(grace)))?;
         let newest = shared.newest().await?;
         let owner = Owner::find(&acting, &newest.document, &consumer, tenant.as_deref())?;
+        is_accepted(&shared, &owner, minted.id()).await?;
         let old = owner.credential(old);
-        let edit = rotating(old.clone(), &owner, &minted, shared.clock.now() + grace);
+        let edit = rotating(old.clone(), &owner, &minted, now + grace);
         writing.change(edit, |made| shown_once(made, &owner, &minted, Some(&old))).await
     };
     once.finish(&shared, result.await).await
 }
 
-fn grace(wanted: Option<Duration>) -> Result<std::time::Duration, Refused> {
-    let grace = wanted.map_or(GRACE, |wanted| wanted.0);
-    if grace <= GRACE_MAX {
-        return Ok(grace);
-    }
+/// Refuses what was sent for these errors, if there are any.
+fn fits(errors: impl IntoIterator<Item = ConfigError>) -> Result<(), Refused> {
+    let errors: Vec<_> = errors.into_iter().collect();
+    if errors.is_empty() { Ok(()) } else { Err(Refused::unfit(&errors)) }
+}
+
+fn past(expires: Option<Timestamp>, now: Timestamp) -> Option<ConfigError> {
+    expires.filter(|end| *end <= now).map(|_| ConfigError::new("/expires", "is in the past"))
+}
+
+fn too_long(grace: std::time::Duration) -> Option<ConfigError> {
     let hours = GRACE_MAX.as_secs() / 3600;
-    let error = ConfigError::new("/grace", format!("must be at most {hours}h"));
-    Err(Refused::invalid(&[error], Some("")))
+    let error = || ConfigError::new("/grace", format!("must be at most {hours}h"));
+    (grace > GRACE_MAX).then(error)
+}
+
+/// Refuses an id that is revoked: gateways would take no key of it.
+async fn is_accepted(shared: &Shared, owner: &Owner, id: &str) -> Result<(), Refused> {
+    let what = Revoked::Credential {
+        tenant: owner.tenant.as_str().into(),
+        consumer: owner.consumer.as_str().into(),
+        credential: id.into(),
+    };
+    match shared.store.revocation_of(&what, shared.clock.now()).await? {
+        None => Ok(()),
+        Some(revocation) => Err(Reject::new(ErrorCode::Conflict)
+            .message("The credential of this id is revoked: choose another id, or lift the revocation first.")
+            .detail("revocation", revocation.id)
+            .into()),
+    }
 }
 
 /// Adds a credential beside an old one, which ends then, or when it would have anyway.

@@ -20,9 +20,10 @@ use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
-/// How many whole documents are taken in at once; others wait with their bodies unread.
+/// How many whole documents are read at once, sent or of old revisions; others wait with their bodies unread.
 pub(crate) const DOCUMENTS_MAX: usize = 4;
 
 /// How long they wait.
@@ -62,11 +63,7 @@ pub(crate) async fn put(
     acting.unbound()?;
     let how = How::of(&shared, &acting, &query).await?;
     let conditions = Conditions::of(request.headers())?;
-    let Ok(_place) = timeout(DOCUMENT_WAIT_MAX, shared.documents.acquire()).await else {
-        let busy =
-            Reject::new(ErrorCode::Overloaded).message("Other documents are being taken in.");
-        return Err(busy.retry_after(1).into());
-    };
+    let _place = place(&shared).await?;
     let bytes = body::read(request, body::DOCUMENT, DOCUMENT_BYTES_MAX).await?;
     let text = String::from_utf8(bytes.into())
         .map_err(|_| Refused::malformed("The document is not UTF-8 text."))?;
@@ -93,6 +90,17 @@ pub(crate) async fn put(
     Writing { shared: &shared, acting: &acting, how: &how, once: &Once::NEVER }
         .change(edit, answer)
         .await
+}
+
+/// A place for one more whole document in memory; 503 when none gets free in time.
+pub(crate) async fn place(shared: &Shared) -> Result<SemaphorePermit<'_>, Refused> {
+    match timeout(DOCUMENT_WAIT_MAX, shared.documents.acquire()).await {
+        Ok(place) => place.map_err(Refused::internal),
+        Err(_) => {
+            let busy = Reject::new(ErrorCode::Overloaded).message("Other documents are being read.");
+            Err(busy.retry_after(1).into())
+        }
+    }
 }
 
 /// The tag of a whole document, as whoever publishes it makes it: of its text.

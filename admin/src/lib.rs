@@ -86,8 +86,8 @@ pub(crate) struct Shared {
     places: Arc<Semaphore>,
     /// Exports of the audit being written.
     exports: Arc<Semaphore>,
-    /// Refused requests without an accepted token.
-    strangers: acting::Strangers,
+    /// Refusals that were audited of late.
+    refusals: acting::Refusals,
 }
 
 impl Shared {
@@ -105,7 +105,7 @@ impl Shared {
             documents: Semaphore::new(document::DOCUMENTS_MAX),
             places: Arc::new(Semaphore::new(request::REQUESTS_MAX)),
             exports: Arc::new(Semaphore::new(audit::EXPORTS_MAX)),
-            strangers: acting::Strangers::default(),
+            refusals: acting::Refusals::default(),
         }
     }
 

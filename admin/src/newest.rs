@@ -3,6 +3,8 @@
 use crate::Shared;
 use crate::problem::Refused;
 use model::config;
+use model::id::NodeName;
+use model::revision::Published;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +19,8 @@ pub(crate) struct Newest {
     pub(crate) text: Arc<str>,
     /// The document; one without entries before the first.
     pub(crate) document: Value,
+    /// The nodes that it went to first; none when it is everybody's.
+    pub(crate) nodes: Option<Vec<NodeName>>,
 }
 
 /// The revision that was read last.
@@ -28,18 +32,23 @@ impl Shared {
     pub(crate) async fn newest(&self) -> Result<Arc<Newest>, Refused> {
         let Some(published) = self.revisions.newest().await? else {
             let document = json!({ "format": 1 });
-            return Ok(Arc::new(Newest { number: 0, etag: None, text: "".into(), document }));
+            let text = "".into();
+            return Ok(Arc::new(Newest { number: 0, etag: None, text, document, nodes: None }));
         };
         let known = self.read.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let etag = Some(published.etag);
-        if let Some(known) = known.filter(|k| k.number == published.number && k.etag == etag) {
+        let Published { number, text, etag, nodes } = published;
+        let etag = Some(etag);
+        // A release changes the nodes, and nothing else.
+        let is_same = |known: &Arc<Newest>| {
+            known.number == number && known.etag == etag && known.nodes == nodes
+        };
+        if let Some(known) = known.filter(is_same) {
             return Ok(known);
         }
-        let text = published.text.clone();
-        let parsed = blocking(move || config::parse(&text)).await?;
+        let read = text.clone();
+        let parsed = blocking(move || config::parse(&read)).await?;
         let document = parsed.map_err(|errors| Refused::internal(format_args!("{errors:?}")))?;
-        let newest = Newest { number: published.number, etag, text: published.text, document };
-        let newest = Arc::new(newest);
+        let newest = Arc::new(Newest { number, etag, text, document, nodes });
         *self.read.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(newest.clone());
         Ok(newest)
     }

@@ -4,18 +4,27 @@
 //! test holds the paths against the router; an API tester tries the rest. The schemas are those of the types that are read
 //! and written.
 
+mod answer;
 mod control;
-mod document;
+mod credentials;
 mod example;
 mod operation;
+mod parameter;
+mod refusal;
+mod resources;
+mod revisions;
 mod schema;
+mod shown;
+mod traffic;
 
-pub(crate) use schema::{CredentialShown, Located, Shown};
+pub(crate) use shown::{CredentialShown, Located, Shown};
 
+use answer::HEADERS;
 use axum::body::Bytes;
 use axum::response::{IntoResponse, Response};
 use http::header;
-use operation::{HEADERS, Operation, REFUSALS, SECURITY, header_of, refusal};
+use operation::{Operation, SECURITY};
+use refusal::REFUSALS;
 use serde_json::Value;
 use std::sync::LazyLock;
 use utoipa::openapi::path::PathItem;
@@ -59,7 +68,12 @@ const TAGS: &[(&str, &str)] = &[
 
 /// The description.
 pub fn openapi() -> Value {
-    let operations = document::operations().into_iter().chain(control::operations());
+    let operations = resources::operations()
+        .into_iter()
+        .chain(credentials::operations())
+        .chain(revisions::operations())
+        .chain(control::operations())
+        .chain(traffic::operations());
     let paths = operations.fold(PathsBuilder::new(), |paths, operation| {
         let Operation { method, path, .. } = &operation;
         let (method, path) = (method.clone(), path.clone());
@@ -73,21 +87,18 @@ pub fn openapi() -> Value {
         .license(Some(license));
     let components = ComponentsBuilder::new().security_scheme(SECURITY, bearer());
     let components = REFUSALS.iter().fold(components, |components, status| {
-        components.response(operation::refusal_name(*status), refusal(*status))
+        components.response(refusal::name(*status), refusal::response(*status))
     });
-    let components = HEADERS
-        .iter()
-        .fold(components, |components, described| {
-            components.header(described.name, header_of(described))
-        })
-        .build();
+    let components = HEADERS.iter().fold(components, |components, (name, about, kind)| {
+        components.header(*name, answer::header(about, kind))
+    });
     let tags = TAGS
         .iter()
         .map(|(name, about)| TagBuilder::new().name(*name).description(Some(*about)).build());
     let described = OpenApiBuilder::new()
         .info(info.build())
         .paths(paths.build())
-        .components(Some(components))
+        .components(Some(components.build()))
         .tags(Some(tags))
         .build();
     let mut described = serde_json::to_value(described).unwrap_or_default();

@@ -4,7 +4,8 @@
 //! a tenant changes entries of its tenant only, and they stay its tenant's.
 
 use crate::acting::Acting;
-use crate::problem::Refused;
+use crate::problem::{Refused, rest};
+use model::config::ConfigError;
 use model::id::{TenantId, is_id};
 use model::role::{Permission, Section};
 use serde_json::Value;
@@ -54,6 +55,24 @@ pub(crate) fn judge(
         (Some(only), None) if is_id(only) => Some(only.into()),
         _ => None,
     })
+}
+
+/// The errors of a document that who acts may see: all of them; to a token of a tenant those in what it sent, which stands
+/// at `at`. When none lies there, it learns that there are some, and not where: that may be another tenant's.
+pub(crate) fn visible(
+    acting: &Acting,
+    mut errors: Vec<ConfigError>,
+    at: Option<&str>,
+) -> Vec<ConfigError> {
+    if acting.tenant().is_none() || errors.is_empty() {
+        return errors;
+    }
+    errors.retain(|error| at.is_some_and(|at| rest(&error.pointer, at).is_some()));
+    if errors.is_empty() {
+        let message = "does not go with what stands elsewhere in the document";
+        errors.push(ConfigError::new(at.unwrap_or_default(), message));
+    }
+    errors
 }
 
 /// The entries that differ, as they were and as they are.

@@ -22,6 +22,8 @@ const STORE_RETRY_S: u64 = 1;
 pub(crate) enum Refused {
     /// It is refused.
     Rejected(Reject),
+    /// It is refused because it is another tenant's, and doesn't say so. The audit does.
+    Hidden(Reject),
     /// An answer was kept meanwhile for its `Idempotency-Key`: [`Once::finish`](crate::once::Once::finish) gives it.
     Repeat,
 }
@@ -37,9 +39,30 @@ impl Refused {
         Reject::new(ErrorCode::Forbidden).message(message).into()
     }
 
+    /// 404: it is another tenant's, as if it were not there.
+    pub(crate) fn hidden() -> Self {
+        Self::Hidden(Reject::new(ErrorCode::NotFound))
+    }
+
+    /// The same, known to be refused because it is another tenant's.
+    pub(crate) fn hiding(self) -> Self {
+        match self {
+            Self::Rejected(reject) => Self::Hidden(reject),
+            Self::Hidden(_) | Self::Repeat => self,
+        }
+    }
+
     /// 422: every error, with pointers into the document and into what was sent, if that stands at `at`.
     pub(crate) fn invalid(errors: &[ConfigError], at: Option<&str>) -> Self {
         Reject::new(ErrorCode::ConfigInvalid).detail("errors", located(errors, at)).into()
+    }
+
+    /// 422 of what is no part of a document: every error, with pointers into what was sent.
+    pub(crate) fn unfit(errors: &[ConfigError]) -> Self {
+        Reject::new(ErrorCode::ConfigInvalid)
+            .message("What was sent is not valid.")
+            .detail("errors", located(errors, Some("")))
+            .into()
     }
 
     /// Something that can't be, with its cause for the log.
@@ -50,7 +73,7 @@ impl Refused {
     /// What it is refused with.
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
-            Self::Rejected(reject) => reject.code,
+            Self::Rejected(reject) | Self::Hidden(reject) => reject.code,
             Self::Repeat => ErrorCode::IdempotencyInProgress,
         }
     }
@@ -58,15 +81,16 @@ impl Refused {
 
 /// Errors as answers show them: `document_pointer` always, and `pointer` into what was sent where the error lies in it.
 pub(crate) fn located(errors: &[ConfigError], at: Option<&str>) -> Value {
-    let within = |pointer: &str| {
-        let rest = pointer.strip_prefix(at?)?;
-        (rest.is_empty() || rest.starts_with('/')).then(|| rest.to_owned())
-    };
     let shown = errors.iter().map(|error| {
-        let pointer = within(&error.pointer).unwrap_or_else(|| error.pointer.clone());
+        let pointer = at.and_then(|at| rest(&error.pointer, at)).unwrap_or(&error.pointer);
         json!({ "pointer": pointer, "document_pointer": error.pointer, "message": error.message })
     });
     shown.collect()
+}
+
+/// What of a pointer follows another one, if it points at the same place or into it.
+pub(crate) fn rest<'a>(pointer: &'a str, at: &str) -> Option<&'a str> {
+    pointer.strip_prefix(at).filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl From<Reject> for Refused {
@@ -133,14 +157,22 @@ fn staged(number: u64, nodes: &[model::id::NodeName]) -> Refused {
         .into()
 }
 
+/// Marks a response that hides what is another tenant's. It never leaves the process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hides;
+
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let reject = match self {
-            Self::Rejected(reject) => reject,
-            Self::Repeat => Reject::new(ErrorCode::IdempotencyInProgress).retry_after(1),
+        let (reject, hides) = match self {
+            Self::Rejected(reject) => (reject, None),
+            Self::Hidden(reject) => (reject, Some(Hides)),
+            Self::Repeat => (Reject::new(ErrorCode::IdempotencyInProgress).retry_after(1), None),
         };
         let mut response = reject.status.into_response();
         response.extensions_mut().insert(Arc::new(reject));
+        if let Some(hides) = hides {
+            response.extensions_mut().insert(hides);
+        }
         response
     }
 }

@@ -66,7 +66,11 @@ async fn get(
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
     let newest = shared.newest().await?;
-    let resource = seen(&acting, &place, &newest)?.ok_or(ErrorCode::NotFound)?;
+    let resource = match standing(&acting, &place, &newest) {
+        Standing::Seen(resource) => resource,
+        Standing::Hidden => return Err(Refused::hidden()),
+        Standing::Nothing => return Err(ErrorCode::NotFound.into()),
+    };
     let answer = Answer::ok(resource).tagged(tag(resource)).of_revision(newest.number);
     if is_known(&headers, &tag(resource)) {
         return Ok(answer.not_modified());
@@ -74,17 +78,23 @@ async fn get(
     Ok(answer.into_response())
 }
 
-/// The resource at this place, if it is there. One of another tenant is not, and its id is taken all the same.
-fn seen<'a>(
-    acting: &Acting,
-    place: &Place,
-    newest: &'a Newest,
-) -> Result<Option<&'a Value>, Refused> {
-    let found = place.find(&newest.document).map(|found| found.value);
-    Ok(found.filter(|_| {
-        let outermost = place.outermost(&newest.document);
-        outermost.is_some_and(|entry| owns(acting, place.section, entry))
-    }))
+/// What stands at a place.
+#[derive(Clone, Copy)]
+enum Standing<'a> {
+    /// What who asks may see.
+    Seen(&'a Value),
+    /// What is another tenant's: as if it were not there, and its id is taken all the same.
+    Hidden,
+    /// Nothing.
+    Nothing,
+}
+
+fn standing<'a>(acting: &Acting, place: &Place, newest: &'a Newest) -> Standing<'a> {
+    let Some(found) = place.find(&newest.document) else { return Standing::Nothing };
+    match place.outermost(&newest.document) {
+        Some(entry) if owns(acting, place.section, entry) => Standing::Seen(found.value),
+        _ => Standing::Hidden,
+    }
 }
 
 /// `PUT`: makes or replaces it.
@@ -147,16 +157,25 @@ pub(crate) async fn changed(
     let (conditions, guard) = (Conditions::of(headers)?, how.guard());
     let (at, asking) = (place.clone(), acting.clone());
     let edit: Edit = Arc::new(move |newest| {
-        let present = seen(&asking, &at, newest)?;
-        if present.is_none() {
-            // RFC 9110 §13.2.1: what is refused anyway is refused for its own reason.
-            make(None)?;
-        }
-        conditions.permit(present.map(tag).as_deref(), guard)?;
-        let resource = make(present)?;
-        if present.is_none() && at.find(&newest.document).is_some() {
-            return Err(Reject::new(ErrorCode::Conflict).message("This id is taken.").into());
-        }
+        let (present, taken) = match standing(&asking, &at, newest) {
+            Standing::Seen(present) => (Some(present), false),
+            Standing::Hidden => (None, true),
+            Standing::Nothing => (None, false),
+        };
+        let resource = || {
+            if present.is_none() {
+                // RFC 9110 §13.2.1: what is refused anyway is refused for its own reason.
+                make(None)?;
+            }
+            conditions.permit(present.map(tag).as_deref(), guard)?;
+            make(present)
+        };
+        let resource = if taken {
+            let taken = || Reject::new(ErrorCode::Conflict).message("This id is taken.").into();
+            resource().and_then(|_| Err(taken())).map_err(Refused::hiding)
+        } else {
+            resource()
+        }?;
         let mut document = newest.document.clone();
         let at = at.set(&mut document, resource)?;
         Ok(Proposal { document, text: None, at })
@@ -179,7 +198,7 @@ pub(crate) async fn changed(
 fn named(place: &Place, resource: Value) -> Result<Value, Refused> {
     let Value::Object(mut fields) = resource else {
         let error = ConfigError::new("", "must be an object");
-        return Err(Refused::invalid(&[error], Some("")));
+        return Err(Refused::unfit(&[error]));
     };
     for (index, (field, key)) in place.keys().iter().enumerate() {
         match fields.get(*field) {
@@ -190,7 +209,7 @@ fn named(place: &Place, resource: Value) -> Result<Value, Refused> {
             Some(_) => {
                 let message = format!("must be `{key}`, as in the path");
                 let error = ConfigError::new(format!("/{field}"), message);
-                return Err(Refused::invalid(&[error], Some("")));
+                return Err(Refused::unfit(&[error]));
             }
         }
     }

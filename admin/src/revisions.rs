@@ -8,6 +8,7 @@ use crate::allowed::{Operator, Reader};
 use crate::answer::Answer;
 use crate::body::{NoQuery, Path, Query, verb};
 use crate::difference;
+use crate::document;
 use crate::newest::blocking;
 use crate::once::{Begun, Once, Posted};
 use crate::page::{Page, PageQuery};
@@ -133,11 +134,12 @@ async fn get(
     NoQuery: NoQuery,
 ) -> Result<Answer, Refused> {
     acting.unbound()?;
-    let Revision { info, text } = found(&shared, number_of(&number)?).await?;
-    let number = info.number;
+    let number = number_of(&number)?;
+    let _place = document::place(&shared).await?;
+    let Revision { info, text } = found(&shared, number).await?;
     let document = read(text.clone()).await?;
     let whole = RevisionWhole { item: info.into(), document, text: text.to_string() };
-    Ok(Answer::ok(&whole).of_revision(number))
+    blocking(move || Answer::ok(&whole).of_revision(number)).await
 }
 
 /// `GET /v1/revisions/{revision}/diff`
@@ -148,7 +150,9 @@ async fn diff(
     Query(query): Query<DifferenceQuery>,
 ) -> Result<Answer, Refused> {
     acting.unbound()?;
-    let before = found(&shared, number_of(&number)?).await?;
+    let number = number_of(&number)?;
+    let _place = document::place(&shared).await?;
+    let before = found(&shared, number).await?;
     let after = match query.to {
         Some(to) => found(&shared, to).await?,
         None => shared.store.newest().await?.ok_or(ErrorCode::NotFound)?,
@@ -176,6 +180,7 @@ async fn rollback(
     if shared.revisions.is_read_only() {
         return Err(PublishError::ReadOnly.into());
     }
+    let _place = document::place(&shared).await?;
     let Revision { info, text } = found(&shared, number).await?;
     if info.nodes.is_some() && shared.newest().await?.number == number {
         let message = format!("Revision {number} is on some nodes only: release it.");

@@ -1,4 +1,5 @@
-//! `/v1/revocations`: credentials and tokens that are refused at once, everywhere, whatever the document says.
+//! `/v1/revocations`: credentials and tokens that are refused at once, everywhere, whatever the document says, until that is
+//! lifted.
 //!
 //! Invariant: what is revoked is there: a slip of the pen in an id would leave a stolen credential at work.
 
@@ -6,7 +7,7 @@ use crate::Shared;
 use crate::acting::Acting;
 use crate::allowed::{Operator, Reader};
 use crate::answer::Answer;
-use crate::body::{NoQuery, Query};
+use crate::body::{NoQuery, Path, Query};
 use crate::newest::Newest;
 use crate::once::{Begun, Once, Posted};
 use crate::page::{Page, PageQuery};
@@ -15,8 +16,8 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing;
-use http::StatusCode;
 use jiff::Timestamp;
+use model::ErrorCode;
 use model::audit::Entry;
 use model::config::ConfigError;
 use model::id::{ConsumerId, CredentialId, IssuerId, TenantId};
@@ -92,7 +93,9 @@ impl NewRevocation {
 
 /// The routes.
 pub(crate) fn routes() -> Router<Arc<Shared>> {
-    Router::new().route("/v1/revocations", routing::get(list).post(create))
+    Router::new()
+        .route("/v1/revocations", routing::get(list).post(create))
+        .route("/v1/revocations/{id}", routing::get(get).delete(lift))
 }
 
 /// `GET /v1/revocations`: those in force, newest first.
@@ -114,6 +117,55 @@ async fn list(
     found.sort_unstable_by(|a, b| b.id.cmp(&a.id));
     found.truncate(usize::try_from(page.wanted()).unwrap_or(usize::MAX));
     Ok(Answer::ok(&page.listed(found, |revocation: &Revocation| revocation.id.clone())))
+}
+
+/// `GET /v1/revocations/{id}`
+async fn get(
+    State(shared): State<Arc<Shared>>,
+    Reader(acting): Reader,
+    Path(id): Path<String>,
+    NoQuery: NoQuery,
+) -> Result<Answer, Refused> {
+    let newest = shared.newest().await?;
+    Ok(Answer::ok(&seen(&shared, &acting, &newest, &id).await?))
+}
+
+/// `DELETE /v1/revocations/{id}`: what it refused is accepted again, if nothing else is against it.
+async fn lift(
+    State(shared): State<Arc<Shared>>,
+    Operator(acting): Operator,
+    Path(id): Path<String>,
+    NoQuery: NoQuery,
+) -> Result<Answer, Refused> {
+    let newest = shared.newest().await?;
+    let revocation = seen(&shared, &acting, &newest, &id).await?;
+    let audit = audited(&shared, &acting, &newest, &revocation);
+    let effect = Effect::Lift(id);
+    shared.store.write(Write { effect, audit, answer: None }).await?;
+    Ok(Answer::ok(&revocation))
+}
+
+/// The revocation of this id, if it is in force and who asks may see it.
+async fn seen(
+    shared: &Shared,
+    acting: &Acting,
+    newest: &Newest,
+    id: &str,
+) -> Result<Revocation, Refused> {
+    let found = shared.store.revocation(id, shared.clock.now()).await?;
+    let found = found.ok_or(ErrorCode::NotFound)?;
+    if concerns(acting, newest, &found.what) { Ok(found) } else { Err(Refused::hidden()) }
+}
+
+/// The audit's entry of what is made of a revocation.
+fn audited(
+    shared: &Shared,
+    acting: &Acting,
+    newest: &Newest,
+    Revocation { what, until, .. }: &Revocation,
+) -> Entry {
+    let tenant = tenant(newest, what).or_else(|| acting.tenant().cloned());
+    Entry { tenant, ..acting.entry(shared, json!({ "what": what, "until": until })) }
 }
 
 /// `POST /v1/revocations`
@@ -145,13 +197,13 @@ async fn revoke(
     }
     missing(acting, &newest, &what, &mut errors);
     if !errors.is_empty() {
-        return Err(Refused::invalid(&errors, Some("")));
+        let refused = Refused::unfit(&errors);
+        let is_others = tenant(&newest, &what).is_some() && !concerns(acting, &newest, &what);
+        return Err(if is_others { refused.hiding() } else { refused });
     }
-    let facts = json!({ "what": what, "until": until });
-    let tenant = tenant(&newest, &what).or_else(|| acting.tenant().cloned());
-    let audit = Entry { tenant, ..acting.entry(shared, facts) };
     let revocation = Revocation { id: shared.fresh_id(), at, until, what };
-    let answer = Answer::new(StatusCode::CREATED, &revocation);
+    let audit = audited(shared, acting, &newest, &revocation);
+    let answer = Answer::created(format!("/v1/revocations/{}", revocation.id), &revocation);
     let effect = Effect::Revoke(revocation);
     shared.store.write(Write { effect, audit, answer: once.keep(&answer)? }).await?;
     Ok(answer)

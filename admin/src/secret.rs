@@ -21,7 +21,7 @@ use store::seal::MasterKeys;
 pub(crate) fn sealed(keys: &MasterKeys, mut resource: Value) -> Result<Value, Refused> {
     let mut errors = Vec::new();
     each(&mut resource, "", &mut |secret, at| seal(keys, secret, at, &mut errors));
-    if errors.is_empty() { Ok(resource) } else { Err(Refused::invalid(&errors, Some(""))) }
+    if errors.is_empty() { Ok(resource) } else { Err(Refused::unfit(&errors)) }
 }
 
 /// Does something with every secret of a value, and its pointer. Settings of packs hold none.

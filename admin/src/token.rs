@@ -138,7 +138,7 @@ fn challenge(code: ErrorCode) -> Refused {
 
 async fn turned_away(shared: &Shared, stranger: &Acting, refused: Refused) -> Response {
     let code = refused.code();
-    if code.status() == StatusCode::UNAUTHORIZED && shared.strangers.may_note(shared) {
+    if code.status() == StatusCode::UNAUTHORIZED {
         stranger.note(shared, code).await;
     }
     refused.into_response()

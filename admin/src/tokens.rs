@@ -21,7 +21,7 @@ use model::ErrorCode;
 use model::audit::Entry;
 use model::config::ConfigError;
 use model::id::{TenantId, TokenId};
-use model::role::Role;
+use model::role::{Actor, Role};
 use model::token::Token;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -100,7 +100,7 @@ async fn create(
         let message = "A token that is bound to a tenant makes tokens of that tenant only.";
         return Err(Refused::forbidden(message));
     }
-    check(&shared, tenant.as_ref(), expires_at).await?;
+    check(&shared, &name, tenant.as_ref(), expires_at).await?;
     let id = TokenId::from(shared.fresh_id().as_str());
     let created_at = shared.clock.now();
     let made = Token { id, name, role, tenant, created_at, expires_at, revoked_at: None };
@@ -133,12 +133,14 @@ async fn seen(shared: &Shared, acting: &Acting, id: &str) -> Result<Token, Refus
     let token = shared.store.token(&TokenId::from(id)).await?;
     let visible =
         |token: &Token| acting.tenant().is_none_or(|own| token.tenant.as_ref() == Some(own));
-    token.filter(visible).ok_or(ErrorCode::NotFound.into())
+    let token = token.ok_or(ErrorCode::NotFound)?;
+    if visible(&token) { Ok(token) } else { Err(Refused::hidden()) }
 }
 
-/// Whether the tenant is there and the end is to come; all errors at once.
+/// Whether the name is free to be taken, the tenant is there and the end is to come; all errors at once.
 async fn check(
     shared: &Shared,
+    name: &str,
     tenant: Option<&TenantId>,
     expires_at: Option<Timestamp>,
 ) -> Result<(), Refused> {
@@ -146,12 +148,16 @@ async fn check(
     if expires_at.is_some_and(|end| end <= shared.clock.now()) {
         errors.push(ConfigError::new("/expires_at", "is in the past"));
     }
+    if Actor::is_reserved(name) {
+        let message = "is what history and audit call who has no token: choose another name";
+        errors.push(ConfigError::new("/name", message));
+    }
     if let Some(tenant) = tenant
         && !has_tenant(&shared.newest().await?.document, tenant)
     {
         errors.push(ConfigError::new("/tenant", format!("there is no tenant `{tenant}`")));
     }
-    if errors.is_empty() { Ok(()) } else { Err(Refused::invalid(&errors, Some(""))) }
+    if errors.is_empty() { Ok(()) } else { Err(Refused::unfit(&errors)) }
 }
 
 fn has_tenant(document: &Value, tenant: &TenantId) -> bool {

@@ -176,7 +176,7 @@ fn refused(error: UsageError) -> Refused {
             .into(),
         UsageError::UnknownLimit | UsageError::Unlisted => {
             let message = format!("can't be set back: {error}");
-            Refused::invalid(&[ConfigError::new("/limit", message)], Some(""))
+            Refused::unfit(&[ConfigError::new("/limit", message)])
         }
         UsageError::Elsewhere => Reject::new(ErrorCode::Conflict)
             .message(

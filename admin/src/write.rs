@@ -1,7 +1,8 @@
 //! The one way in which the document is changed, by resource or whole: edit the newest, judge what changed, publish.
 //!
 //! Invariant: role and tenant are asked for what really changed ([`ownership::judge`]), whatever the request said that it changes; and
-//! one process makes one change at a time, so that documents in the making are bounded.
+//! one process makes one change at a time, so that documents in the making are bounded. What changes nothing is no revision;
+//! while the newest is on some nodes only, nothing asked for everybody is so.
 
 use crate::Shared;
 use crate::acting::Acting;
@@ -177,10 +178,12 @@ impl Writing<'_> {
         for _ in 0..TRIES_MAX {
             let base = shared.newest().await?;
             let (edit, asking) = (edit.clone(), acting.clone());
-            let made = blocking(move || make(base, &edit, &asking)).await??;
+            let asked = how.clone();
+            let made = blocking(move || make(base, &edit, &asking, &asked)).await??;
             if how.run == Run::Dry {
                 let errors = shared.revisions.check(made.text).await.err().unwrap_or_default();
                 let valid = errors.is_empty();
+                let errors = ownership::visible(acting, errors, made.at.as_deref());
                 let errors = located(&errors, made.at.as_deref());
                 return Ok(Answer::ok(&DryRun { valid, errors, difference: made.difference }));
             }
@@ -201,6 +204,7 @@ impl Writing<'_> {
                 Ok(_) => return Ok(answer),
                 Err(PublishError::Stale) => {}
                 Err(PublishError::Invalid(errors)) => {
+                    let errors = ownership::visible(acting, errors, made.at.as_deref());
                     return Err(Refused::invalid(&errors, made.at.as_deref()));
                 }
                 Err(error) => return Err(error.into()),
@@ -214,10 +218,14 @@ fn busy(message: &str) -> Refused {
     Reject::new(ErrorCode::Overloaded).message(message).retry_after(1).into()
 }
 
-fn make(base: Arc<Newest>, edit: &Edit, acting: &Acting) -> Result<Made, Refused> {
+fn make(base: Arc<Newest>, edit: &Edit, acting: &Acting, how: &How) -> Result<Made, Refused> {
     let Proposal { document, text, at } = edit(&base)?;
     let tenant = ownership::judge(acting, &base.document, &document)?;
     let same = text.as_deref().map_or(document == base.document, |text| *text == *base.text);
+    let same = same && (base.nodes.is_none() || base.nodes == how.nodes);
+    if let (false, Staged::Keep, Some(nodes)) = (same, how.staged, &base.nodes) {
+        return Err(PublishError::Staged { number: base.number, nodes: nodes.clone() }.into());
+    }
     Ok(Made {
         revision: if same { base.number } else { base.number + 1 },
         difference: difference::between(&base.document, &document),

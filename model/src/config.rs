@@ -11,6 +11,7 @@ use crate::document::Document;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_saphyr::budget::BudgetBreach;
 use std::fmt;
 
 /// One thing that is wrong with a document.
@@ -79,17 +80,51 @@ pub fn parse(text: &str) -> Result<Value, Vec<ConfigError>> {
         strict_booleans: true,
         with_snippet: false,
     };
-    serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| at_root(format!("the document is not YAML: {}", told(&error))))
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| at_root(told(&error)))
 }
 
-/// What the parser says. A key that stands twice is not repeated: people write secrets in odd places.
+/// What the parser says, to people. A key that stands twice is not repeated: they write secrets in odd places.
 fn told(error: &serde_saphyr::Error) -> String {
-    match error {
-        serde_saphyr::Error::DuplicateMappingKey { location, .. } => {
-            format!("a key stands twice, at line {}, column {}", location.line(), location.column())
+    use serde_saphyr::Error;
+    let at = error.location().map(|location| (location.line(), location.column()));
+    let at = at.map(|(line, column)| format!(", at line {line}, column {column}"));
+    let at = at.unwrap_or_default();
+    let mut cause = error;
+    while let Error::AliasError { error, .. } = cause {
+        cause = error;
+    }
+    match cause {
+        Error::DuplicateMappingKey { .. } => {
+            format!("the document is not YAML: a key stands twice{at}")
         }
-        other => other.to_string(),
+        Error::MultipleDocuments { .. } => {
+            format!("there is more than one YAML document: a second one begins{at}")
+        }
+        Error::Budget { breach, .. } => {
+            format!("the document is more than is read: {}{at}", excess(breach))
+        }
+        Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. } => {
+            format!("the document is more than is read: {ALIASES}{at}")
+        }
+        _ => format!("the document is not YAML: {error}"),
+    }
+}
+
+const ALIASES: &str = "too much stands behind its anchors and aliases";
+
+/// What there is too much of.
+fn excess(breach: &BudgetBreach) -> &'static str {
+    match breach {
+        BudgetBreach::Depth { .. } => "it is nested too deeply",
+        BudgetBreach::Aliases { .. }
+        | BudgetBreach::Anchors { .. }
+        | BudgetBreach::AliasAnchorRatio { .. }
+        | BudgetBreach::RecordedAnchorEvents { .. }
+        | BudgetBreach::RecordedAnchorBytes { .. }
+        | BudgetBreach::MergeKeys { .. } => ALIASES,
+        _ => "it holds too many values",
     }
 }
 

@@ -143,11 +143,22 @@ pub struct Actor {
 }
 
 impl Actor {
+    /// The name of nodes that act by themselves.
+    pub const SYSTEM: &str = "system";
+    /// The name of whoever brings no token that is known.
+    pub const ANONYMOUS: &str = "anonymous";
+
+    /// Whether no token may be called so, in whatever letters: the history would say that somebody else did it.
+    pub fn is_reserved(name: &str) -> bool {
+        let same = |reserved: &&str| name.trim().eq_ignore_ascii_case(reserved);
+        [Self::SYSTEM, Self::ANONYMOUS].iter().any(same)
+    }
+
     /// A node that acts by itself.
     pub fn system(node: &NodeName) -> Self {
         Self {
             token: None,
-            name: "system".to_owned(),
+            name: Self::SYSTEM.to_owned(),
             role: Some(Role::Admin),
             tenant: None,
             source: node.as_str().to_owned(),
@@ -179,6 +190,16 @@ mod tests {
             for (permission, cell) in permissions.into_iter().zip(row.chars()) {
                 assert_eq!(role.may(permission), cell != '.', "{role:?} {permission:?}");
             }
+        }
+    }
+
+    #[test]
+    fn the_names_of_who_has_no_token_are_no_tokens() {
+        for name in ["system", "SYSTEM", "Anonymous", " system "] {
+            assert!(Actor::is_reserved(name), "{name}");
+        }
+        for name in ["systems", "ecosystem", "anna", ""] {
+            assert!(!Actor::is_reserved(name), "{name}");
         }
     }
 }

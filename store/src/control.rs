@@ -65,6 +65,8 @@ pub enum Effect {
     RevokeToken(TokenId, Timestamp),
     /// A revocation.
     Revoke(Revocation),
+    /// Takes back the revocation of this id.
+    Lift(String),
     /// Deletes the decision records of a tenant that were made until then: in several transactions, the last of which
     /// holds the audit entry. One that breaks off is to be asked for again.
     EraseRecords(TenantId, Timestamp),
@@ -236,7 +238,7 @@ impl Effect {
     /// Whether nodes must notice it.
     fn is_in_feed(&self) -> bool {
         match self {
-            Self::Publish { .. } | Self::Release(_) | Self::Revoke(_) => true,
+            Self::Publish { .. } | Self::Release(_) | Self::Revoke(_) | Self::Lift(_) => true,
             Self::Note | Self::CreateToken(..) | Self::RevokeToken(..) | Self::EraseRecords(..) => {
                 false
             }

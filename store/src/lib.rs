@@ -26,13 +26,17 @@ use feed::Hints;
 use postgres::Postgres;
 use sqlite::Sqlite;
 use sqlx::migrate::MigrateError;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// An open database. Clones share it, but for what each has noticed of the feed: see [`changed`](Self::changed).
 #[derive(Clone, Debug)]
 pub struct Store {
     db: Db,
     hints: Hints,
+    /// Searches at work.
+    searches: Arc<Semaphore>,
 }
 
 /// Why a database could not be opened. Says nothing of a URL that could be a password.
@@ -99,7 +103,7 @@ impl Store {
             Some(scheme) => return Err(OpenError::UnknownScheme(scheme.to_owned())),
             None => return Err(OpenError::UnknownScheme(url.to_owned())),
         };
-        Ok(Self { db, hints })
+        Ok(Self { db, hints, searches: Arc::new(Semaphore::new(search::SEARCHES_MAX)) })
     }
 
     /// Brings the schema up to date now, or says why it can't be.

@@ -36,3 +36,33 @@ pub(crate) fn migrator(dialect: Dialect) -> Migrator {
     migrator.set_ignore_missing(true);
     migrator
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was released is never edited: databases hold the checksums.
+    #[test]
+    fn released_changes_are_what_they_were() {
+        let released = [(
+            1,
+            "54afd3cf9039a27933d448e85df473e811afbe9c3b637eb6161f47386d329c18cacdec9b3d2f96e03b6afd7beea70a5f",
+        )];
+        let changes = migrator(Dialect::Sqlite);
+        for (version, sum) in released {
+            let change = changes.iter().find(|change| change.version == version).unwrap();
+            let hex: String = change.checksum.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(hex, sum, "{version}");
+        }
+    }
+
+    #[test]
+    fn both_kinds_have_every_change_and_postgres_no_blob() {
+        let (sqlite, postgres) = (migrator(Dialect::Sqlite), migrator(Dialect::Postgres));
+        let names = |migrator: &Migrator| {
+            migrator.iter().map(|c| (c.version, c.description.clone())).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&sqlite), names(&postgres));
+        assert!(postgres.iter().all(|change| !change.sql.as_str().contains("BLOB")));
+    }
+}

@@ -1,11 +1,31 @@
 //! Queries whose conditions depend on what is asked for: only those that are given stand in the text, so that indexes are
-//! used.
+//! used. What people look for may still take a while, so that few searches are at work at a time.
 
+use crate::Store;
+use model::port::StoreError;
 use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::{Any, AnyConnection, Arguments as _, AssertSqlSafe, Encode, Type};
+use std::time::Duration;
+use tokio::sync::SemaphorePermit;
+use tokio::time::timeout;
 
 /// How many rows one query yields at most, whatever is asked for.
 pub(crate) const ROWS_MAX: u32 = 2_000;
+/// How many searches are at work at a time: fewer than there are connections, so that tokens, the feed and revocations are
+/// read whatever people look for.
+pub(crate) const SEARCHES_MAX: usize = 2;
+/// How long a search waits for those before it.
+pub(crate) const SEARCH_WAIT_MAX: Duration = Duration::from_secs(2);
+
+impl Store {
+    /// A place for one more search.
+    pub(crate) async fn search_place(&self) -> Result<SemaphorePermit<'_>, StoreError> {
+        match timeout(SEARCH_WAIT_MAX, self.searches.acquire()).await {
+            Ok(place) => Ok(place.expect("the semaphore is never closed")),
+            Err(_) => Err(StoreError::TimedOut(SEARCH_WAIT_MAX)),
+        }
+    }
+}
 
 /// A query being put together. Its text is made of constants alone; values are bound.
 pub(crate) struct Search {

@@ -1,6 +1,6 @@
 //! Examples: one small document, of which each resource's is a part, and what answers hold beside.
 
-use crate::place::Kind;
+use crate::kind::Kind;
 use model::config;
 use serde_json::{Value, json};
 use std::sync::LazyLock;

@@ -3,22 +3,20 @@
 //! Invariant: a schema takes what the API takes. Where a format can be said as a pattern exactly, it is; elsewhere the
 //! format's name stands alone, as the document's own schema has it.
 
-use super::operation::{REFUSALS, codes, refusal_schema};
+use super::refusal::{self, REFUSALS};
 use crate::answer::{Changed, DryRun};
 use crate::credential::{CreatedCredential, NewCredential, Rotation};
 use crate::exchanges::Erased;
+use crate::kind::{KINDS, Kind};
 use crate::nodes::Nodes;
 use crate::page::Listed;
-use crate::place::{KINDS, Kind};
 use crate::revisions::{Difference, Empty, RevisionItem, RevisionWhole};
 use crate::revocations::NewRevocation;
 use crate::secret::{Rekeyed, Rekeying};
 use crate::tokens::{MadeToken, NewToken};
 use crate::usage::{Reset, TenantUsage, WasReset};
-use jiff::Timestamp;
 use model::audit::Entry;
 use model::config;
-use model::id::{ConsumerId, CredentialId, TenantId};
 use model::record::Record;
 use model::token::Token;
 use schemars::generate::SchemaSettings;
@@ -44,77 +42,6 @@ pub(super) const PACK_VERSION: &str = "^[0-9]{1,9}\\.[0-9]{1,9}\\.[0-9]{1,9}$";
 
 /// Where `$ref`s point to.
 const COMPONENTS: &str = "#/components/schemas/";
-
-/// What changed, without secrets.
-#[derive(JsonSchema)]
-#[schemars(rename = "Patch", untagged)]
-#[expect(dead_code, reason = "a schema of what `difference::between` makes as a value")]
-pub(crate) enum Shown {
-    /// All of it (JSON Patch, RFC 6902).
-    Whole(Vec<PatchOperation>),
-    /// Of one that is too long to be shown, what was touched.
-    Abridged {
-        /// Always true.
-        #[schemars(extend("const" = true))]
-        abridged: bool,
-        /// How many operations there are.
-        operations: u64,
-        /// The first of them, without values.
-        touched: Vec<PatchOperation>,
-    },
-}
-
-/// One operation of a JSON Patch.
-#[derive(JsonSchema)]
-#[expect(dead_code, reason = "a schema of what `difference::between` makes as a value")]
-pub(crate) struct PatchOperation {
-    /// `add`, `remove` or `replace`.
-    op: String,
-    /// Where (RFC 6901).
-    path: String,
-    /// What stands there now.
-    #[schemars(skip_serializing_if = "Option::is_none")]
-    value: Option<Value>,
-}
-
-/// Something that is wrong with what was sent.
-#[derive(JsonSchema)]
-#[schemars(rename = "Mistake")]
-#[expect(dead_code, reason = "a schema of what `problem::located` makes as a value")]
-pub(crate) struct Located {
-    /// Where in what was sent (RFC 6901); where in the document, when it lies elsewhere.
-    pointer: String,
-    /// Where in the document.
-    document_pointer: String,
-    /// What is wrong, and how it should be.
-    message: String,
-}
-
-/// A credential, as it is shown: without its hash, and with whose it is.
-#[derive(JsonSchema)]
-#[expect(dead_code, reason = "a schema of what `credential::Owner::shown` makes as a value")]
-pub(crate) struct CredentialShown {
-    /// The credential's id, unique within the consumer.
-    id: CredentialId,
-    /// An API key.
-    api_key: KeyShown,
-    /// The tenant.
-    tenant: TenantId,
-    /// The consumer.
-    consumer: ConsumerId,
-}
-
-/// An API key, as it is shown.
-#[derive(JsonSchema)]
-#[expect(dead_code, reason = "a schema of what `credential::Owner::shown` makes as a value")]
-pub(crate) struct KeyShown {
-    /// The key's first characters.
-    #[schemars(extend("format" = "key-prefix"))]
-    prefix: String,
-    /// When it stops being accepted.
-    #[schemars(skip_serializing_if = "Option::is_none")]
-    expires: Option<Timestamp>,
-}
 
 /// Every schema, by name.
 pub(super) fn components() -> Map<String, Value> {
@@ -142,9 +69,9 @@ pub(super) fn components() -> Map<String, Value> {
         json!({ "type": "object", "description": "An OpenAPI document." }),
     );
     schemas.insert("Readiness".to_owned(), readiness());
-    schemas.insert("Problem".to_owned(), problem());
+    schemas.insert("Problem".to_owned(), refusal::problem());
     for status in REFUSALS {
-        schemas.insert(refusal_schema(*status), refusal(*status));
+        schemas.insert(refusal::schema_name(*status), refusal::schema(*status));
     }
     schemas.values_mut().for_each(patterned);
     schemas.sort_keys();
@@ -364,39 +291,4 @@ fn merge_patch() -> Value {
         "type": "object",
         "description": "What is to be merged into the resource (RFC 7396): a field with null goes.",
     })
-}
-
-/// The error body (RFC 9457).
-fn problem() -> Value {
-    json!({
-        "type": "object",
-        "description": "Why a request was refused (RFC 9457).",
-        "properties": {
-            "code": { "type": "string", "description": "What to tell apart by. Never renamed." },
-            "message": { "type": "string", "description": "For people." },
-            "details": { "type": "object", "description": "What the code has to say beside." },
-            "trace_id": { "type": "string", "pattern": "^[0-9a-f]{32}$" },
-            "retryable": { "type": "boolean", "description": "Whether the same request may succeed later." },
-            "type": { "type": "string", "description": "`/.tollgate/errors/{code}`: what the code means, at the gateway." },
-            "title": { "type": "string" },
-            "status": { "type": "integer" },
-            "detail": { "type": "string", "description": "The message." },
-            "instance": { "type": "string", "description": "`urn:request:` and the request's id." },
-        },
-        "required": ["code", "message", "details", "trace_id", "retryable", "type", "title", "status", "detail", "instance"],
-        "additionalProperties": false,
-    })
-}
-
-/// The error body of one status.
-fn refusal(status: u16) -> Value {
-    let mut properties =
-        json!({ "code": { "enum": codes(status) }, "status": { "const": status } });
-    if status == 422
-        && let Some(properties) = properties.as_object_mut()
-    {
-        let errors = json!({ "type": "array", "items": reference("Mistake"), "description": "Everything that is wrong." });
-        properties.insert("details".to_owned(), json!({ "properties": { "errors": errors } }));
-    }
-    json!({ "allOf": [reference("Problem"), { "type": "object", "properties": properties }] })
 }

@@ -1,5 +1,5 @@
 use super::openapi;
-use crate::place::KINDS;
+use crate::kind::KINDS;
 use crate::tests::described::{self, Described};
 use http::StatusCode;
 use model::{Problem, Reject, config};
@@ -193,7 +193,7 @@ fn a_resource_may_be_put_without_the_keys_of_its_path() {
 #[test]
 fn every_refusal_has_its_body() {
     let described = Described::new();
-    for code in super::operation::CODES {
+    for code in super::refusal::CODES {
         let body = json!(Reject::new(*code).problem(&"0".repeat(32), "r-1"));
         let schema = format!("#/components/schemas/Problem{}", code.status().as_u16());
         described.fits(&json!({ "$ref": schema }), &body).unwrap();

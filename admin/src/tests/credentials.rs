@@ -1,6 +1,6 @@
 //! API keys: made here, shown once, rotated with a grace.
 
-use super::api::Api;
+use super::api::{Api, pointers};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -120,4 +120,55 @@ async fn what_can_not_be_a_key_is_refused() {
         api.ask("POST", target).json(&json!({})).send().await.refuses(status, code);
     }
     assert_eq!(api.revision().await, 1);
+}
+
+#[tokio::test]
+async fn a_key_is_not_made_under_an_id_that_is_revoked() {
+    let api = Api::new().await;
+    let id = json!({ "id": "rv" });
+    let made = api.ask("POST", KEYS).json(&id).send().await.is(201);
+    let (target, tag) = (made.header("location").to_owned(), made.header("etag").to_owned());
+    let what =
+        json!({ "kind": "credential", "tenant": "globex", "consumer": "web", "credential": "rv" });
+    let revoked = api.ask("POST", "/v1/revocations").json(&what).send().await.is(201);
+    api.ask("DELETE", &target).header("if-match", tag).send().await.is(200);
+    let other = json!({ "id": "other" });
+    api.ask("POST", KEYS).json(&other).send().await.is(201);
+    let revision = api.revision().await;
+    let rotate = format!("{KEYS}/other:rotate");
+    for target in [KEYS, &format!("{KEYS}?dry_run=true"), &rotate] {
+        let details = api.ask("POST", target).json(&id).send().await.refuses(409, "CONFLICT");
+        assert_eq!(details["revocation"], revoked.json()["id"], "{target}");
+    }
+    assert_eq!(api.revision().await, revision);
+    // Of another consumer the id is free; and here, too, when the revocation is lifted.
+    let elsewhere = "/v1/consumers/mobile/credentials?tenant=globex";
+    api.ask("POST", elsewhere).json(&id).send().await.is(201);
+    api.ask("DELETE", revoked.header("location")).send().await.is(200);
+    api.ask("POST", &rotate).json(&id).send().await.is(201);
+}
+
+#[tokio::test]
+async fn a_key_that_has_ended_already_is_not_made() {
+    let api = Api::new().await;
+    let rotate = "/v1/consumers/mobile/credentials/k1:rotate?tenant=acme";
+    let now = "2026-11-21T12:00:00Z";
+    for (target, body, expected) in [
+        (KEYS, json!({ "expires": now }), vec!["/expires"]),
+        (rotate, json!({ "expires": "2020-01-01T00:00:00Z" }), vec!["/expires"]),
+        (rotate, json!({ "expires": now, "grace": "2161h" }), vec!["/expires", "/grace"]),
+    ] {
+        let told = api.ask("POST", target).json(&body).send().await;
+        assert_eq!(told.json()["message"], "What was sent is not valid.", "no document was");
+        let details = told.refuses(422, "CONFIG_INVALID");
+        let found: Vec<_> = pointers(&details).into_iter().map(|(pointer, _)| pointer).collect();
+        assert_eq!(found, expected, "{target} {body}");
+    }
+    assert_eq!(api.revision().await, 1);
+    // A repeat is answered as the first was, whatever the time is.
+    let soon = json!({ "expires": "2026-11-21T12:00:10Z" });
+    let ask = || api.ask("POST", KEYS).header("idempotency-key", "k").json(&soon);
+    let first = ask().send().await.is(201);
+    api.clock.advance(std::time::Duration::from_secs(10));
+    assert_eq!(ask().send().await.is(201).text, first.text);
 }

@@ -22,7 +22,9 @@ fn record(index: u32, tenant: &str, route: &str) -> Record {
         consumer: Some(format!("{tenant}-app").as_str().into()),
         version: Some("v1".into()),
         status: Some(503),
-        error: Some(if index % 2 == 0 { "POLICY_FAILED" } else { "RATE_LIMITED" }.to_owned()),
+        error: Some(
+            if index.is_multiple_of(2) { "POLICY_FAILED" } else { "RATE_LIMITED" }.to_owned(),
+        ),
         cause: Some("trap in the pack".to_owned()),
         stages: vec![StageRecord {
             stage: "decide".to_owned(),

@@ -229,3 +229,62 @@ async fn where_the_operator_keeps_the_document_nothing_is_brought_back() {
         api.ask("POST", target).send().await.refuses(409, "CONFLICT");
     }
 }
+
+/// Brings about that the newest revision, on the node `a` only, has the text of the first, and that all others have another.
+async fn staged_as_the_first_was() -> Api {
+    let api = Api::new().await;
+    set(&api, "acme", "suspended").await;
+    assert_eq!(stage(&api, &json!({ "state": "active" })).await, 3);
+    let digest = async |number| api.store.revision(number).await.unwrap().unwrap().info.digest;
+    assert_eq!(digest(1).await, digest(3).await, "the same text");
+    api
+}
+
+#[tokio::test]
+async fn a_rollback_to_what_some_nodes_have_already_is_a_revision_for_all() {
+    let api = staged_as_the_first_was().await;
+    let told = api.ask("POST", "/v1/revisions/1:rollback?dry_run=true").send().await.is(200).json();
+    assert_eq!((&told["valid"], &told["difference"]), (&json!(true), &json!([])));
+    let told = api.ask("POST", "/v1/revisions/1:rollback").send().await.is(200);
+    assert_eq!((told.revision(), &told.json()["nodes"]), (4, &Value::Null));
+    let newest = api.store.newest().await.unwrap().unwrap();
+    assert_eq!(
+        (newest.info.number, newest.info.nodes, &*newest.text),
+        (4, None, &*standard().to_string())
+    );
+    // Nothing holds up the next change.
+    assert_eq!(set(&api, "globex", "suspended").await, 5);
+}
+
+#[tokio::test]
+async fn while_a_revision_is_on_some_nodes_only_every_other_change_is_409_also_of_nothing_and_tried()
+ {
+    let api = staged_as_the_first_was().await;
+    api.node("b").await;
+    let same = standard();
+    let tenant = api.read("/v1/tenants/acme").await.0;
+    for (target, body) in [
+        ("/v1/document", &same),
+        ("/v1/document?nodes=b", &same),
+        ("/v1/tenants/acme", &tenant),
+        ("/v1/tenants/acme?nodes=a,b", &tenant),
+        ("/v1/tenants/acme", &json!({ "plan": "gold", "state": "suspended" })),
+        ("/v1/tenants/acme?nodes=a", &json!({ "plan": "gold", "state": "suspended" })),
+    ] {
+        let dry = format!("{target}{}dry_run=true", if target.contains('?') { "&" } else { "?" });
+        for target in [target, &dry] {
+            let told = api.ask("PUT", target).header("if-match", "*").json(body).send().await;
+            let details = told.refuses(409, "CONFLICT");
+            assert_eq!(details, json!({ "revision": 3, "nodes": ["a"] }), "{target}");
+        }
+    }
+    // What those nodes have already is nothing new for them.
+    let put = api.ask("PUT", "/v1/document?nodes=a").header("if-match", "*").json(&same);
+    let told = put.send().await.is(200);
+    assert_eq!((told.revision(), &told.json()["nodes"]), (3, &Value::Null));
+    // Once it is everybody's, neither for all.
+    api.ask("POST", "/v1/revisions/3:release").send().await.is(200);
+    let put = api.ask("PUT", "/v1/document").header("if-match", "*").json(&same);
+    assert_eq!(put.send().await.is(200).revision(), 3);
+    assert_eq!(api.revision().await, 3);
+}

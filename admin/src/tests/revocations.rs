@@ -1,6 +1,7 @@
 //! Revocations: of what is there, by who may, once.
 
 use super::api::{Api, pointers};
+use model::audit::Entry;
 use model::revocation::Revoked;
 use model::role::Role;
 use serde_json::{Value, json};
@@ -145,4 +146,58 @@ async fn a_repeated_revocation_is_made_once() {
         api.store.revocations(api.clock.now()).await.unwrap()[0].at.to_string(),
         "2026-11-21T12:00:00Z"
     );
+}
+
+#[tokio::test]
+async fn a_lifted_revocation_is_gone_and_the_audit_tells() {
+    let api = Api::new().await;
+    let told = api.ask("POST", "/v1/revocations").json(&json_of(JTI)).send().await.is(201);
+    let (made, target) = (told.json(), told.header("location").to_owned());
+    assert_eq!(target, format!("/v1/revocations/{}", made["id"].as_str().unwrap()));
+    assert_eq!(api.ask("GET", &target).send().await.is(200).json(), made);
+    let before = api.store.feed().await.unwrap();
+    for role in [Role::Viewer, Role::Publisher] {
+        let token = api.token(role, None).await;
+        api.ask("DELETE", &target).bearer(&token).send().await.refuses(403, "FORBIDDEN");
+    }
+    let operator = api.token(Role::Operator, None).await;
+    let lifted = api.ask("DELETE", &target).bearer(&operator).send().await.is(200).json();
+    assert_eq!(lifted, made);
+    assert_eq!(api.store.feed().await.unwrap(), before + 1, "gateways look");
+    assert!(api.store.revocations(api.clock.now()).await.unwrap().is_empty());
+    for method in ["GET", "DELETE"] {
+        for target in [target.as_str(), "/v1/revocations/none"] {
+            api.ask(method, target).send().await.refuses(404, "NOT_FOUND");
+        }
+    }
+    let entries = api.audit().await;
+    let is_lift = |e: &&Entry| e.action == "revocations.delete" && e.refused.is_none();
+    let entry = entries.iter().find(is_lift).unwrap();
+    assert_eq!((&*entry.resource, &*entry.actor.name), (&*target, "operator-of-all"));
+    assert_eq!(entry.difference, json!({ "what": json_of(JTI), "until": null }));
+    assert_eq!(entry.tenant.as_ref().unwrap().as_str(), "acme");
+}
+
+#[tokio::test]
+async fn a_revocation_of_another_tenant_is_as_absent_as_one_that_is_over() {
+    let api = Api::new().await;
+    let revoke = async |body: &Value| {
+        let told = api.ask("POST", "/v1/revocations").json(body).send().await.is(201);
+        told.header("location").to_owned()
+    };
+    let theirs = revoke(&json!({ "kind": "issuer", "issuer": "globex-idp" })).await;
+    let own = revoke(&json_of(JTI)).await;
+    let brief = json!({ "kind": "issuer", "issuer": "acme-idp", "until": "2026-11-21T12:00:10Z" });
+    let over = revoke(&brief).await;
+    api.clock.advance(Duration::from_secs(10));
+    let bound = api.token(Role::Operator, Some("acme")).await;
+    for (target, status) in [(&theirs, 404), (&over, 404), (&own, 200)] {
+        for method in ["GET", "DELETE"] {
+            let told = api.ask(method, target).bearer(&bound).send().await;
+            assert_eq!(told.status, status, "{method} {target}: {}", told.text);
+        }
+    }
+    let left = api.ask("GET", "/v1/revocations").send().await.is(200).json();
+    assert_eq!(left["items"].as_array().unwrap().len(), 1, "{left}");
+    assert_eq!(left["items"][0]["issuer"], "globex-idp");
 }

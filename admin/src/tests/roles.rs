@@ -1,7 +1,9 @@
 //! Which role may what, and what becomes of refusals.
 
 use super::api::{Api, FROM};
+use crate::acting::{REFUSED_TOKENS_MAX, Refusals};
 use crate::{first_token, new_token, token};
+use model::id::TokenId;
 use model::role::Role;
 use serde_json::{Value, json};
 
@@ -182,6 +184,43 @@ async fn strangers_are_audited_but_cannot_fill_the_audit() {
     api.clock.advance(std::time::Duration::from_secs(60));
     api.stranger("GET", "/v1/plans").send().await.is(401);
     assert_eq!(api.audit().await.len(), 61);
+}
+
+#[tokio::test]
+async fn no_token_can_fill_the_audit_with_its_refusals_nor_keep_others_out() {
+    let api = Api::new().await;
+    let [one, other] = [api.token(Role::Viewer, None).await, api.token(Role::Producer, None).await];
+    let bound = api.token(Role::Admin, Some("acme")).await;
+    let refused = async |token: &str, count: usize| {
+        for _ in 0..count {
+            let ask = api.ask("DELETE", "/v1/tenants/globex").bearer(token);
+            ask.header("if-match", "*").send().await;
+        }
+        let entries = api.audit().await;
+        ["viewer-of-all", "producer-of-all", "admin-of-acme"]
+            .map(|name| entries.iter().filter(|entry| entry.actor.name == name).count())
+    };
+    assert_eq!(refused(&one, 70).await, [60, 0, 0]);
+    assert_eq!(refused(&other, 70).await, [60, 60, 0]);
+    assert_eq!(refused(&bound, 70).await, [60, 60, 60], "what is hidden counts as well");
+    api.stranger("GET", "/v1/plans").send().await.is(401);
+    assert_eq!(api.audit().await[0].actor.name, "anonymous");
+    // The next minute is another one.
+    api.clock.advance(std::time::Duration::from_secs(60));
+    assert_eq!(refused(&one, 1).await, [61, 60, 60]);
+}
+
+#[test]
+fn refusals_of_more_tokens_than_are_counted_are_not_audited_and_strangers_still_are() {
+    let (refusals, now) = (Refusals::default(), 1_700_000_000_000_000);
+    let token = |number: usize| TokenId::from(number.to_string().as_str());
+    for number in 0..REFUSED_TOKENS_MAX {
+        assert!(refusals.may_note(Some(&token(number)), now), "{number}");
+    }
+    assert!(!refusals.may_note(Some(&token(REFUSED_TOKENS_MAX)), now));
+    assert!(refusals.may_note(Some(&token(0)), now));
+    assert!(refusals.may_note(None, now));
+    assert!(refusals.may_note(Some(&token(REFUSED_TOKENS_MAX)), now + 60_000_000));
 }
 
 #[tokio::test]

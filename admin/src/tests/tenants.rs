@@ -1,6 +1,6 @@
 //! A token that is bound to a tenant sees and changes that tenant alone.
 
-use super::api::{Api, standard};
+use super::api::{Api, Setup, pointers, standard};
 use model::role::Role;
 use serde_json::{Value, json};
 
@@ -163,4 +163,114 @@ async fn a_bound_token_chooses_among_its_own_consumers() {
     assert_eq!(details.refuses(409, "CONFLICT")["tenants"], json!(["acme", "globex"]));
     let entry = api.audit().await.remove(0);
     assert_eq!(entry.tenant.unwrap().as_str(), "acme");
+}
+
+#[tokio::test]
+async fn what_is_hidden_from_a_bound_token_is_audited_as_a_refusal_and_what_is_absent_is_not() {
+    let (api, token) = bound().await;
+    let others = api.token(Role::Viewer, Some("globex")).await;
+    let tokens = api.ask("GET", "/v1/tokens").send().await.is(200).json();
+    let of = |name: &str| {
+        let items = tokens["items"].as_array().unwrap();
+        let found = items.iter().find(|token| token["name"] == name).unwrap();
+        format!("/v1/tokens/{}", found["id"].as_str().unwrap())
+    };
+    let (own, theirs) = (of("admin-of-acme"), of("viewer-of-globex"));
+    let issuer = json!({ "issuer": "https://new.example", "audiences": ["crm"], "algorithms": ["HS256"],
+        "secret": { "value": "a-secret-of-acme-alone-0123456789" }, "tenant": "acme" });
+    let revocation = json!({ "kind": "issuer", "issuer": "globex-idp" });
+    for (method, target, body, status) in [
+        ("GET", "/v1/tenants/globex", None, 404),
+        ("PATCH", "/v1/tenants/globex", Some(json!({})), 404),
+        ("DELETE", "/v1/tenants/globex", None, 404),
+        ("GET", "/v1/tenants/globex/consumers", None, 404),
+        ("GET", "/v1/consumers/mobile/credentials?tenant=globex", None, 404),
+        ("GET", "/v1/issuers/globex-idp", None, 404),
+        ("PATCH", "/v1/issuers/globex-idp", Some(json!({})), 404),
+        ("PUT", "/v1/issuers/globex-idp", Some(issuer.clone()), 412),
+        ("DELETE", "/v1/attachments/globex-header", None, 404),
+        ("GET", &theirs, None, 404),
+        ("DELETE", &theirs, None, 404),
+        ("GET", "/v1/usage?tenant=globex", None, 404),
+        ("POST", "/v1/usage/globex:reset", Some(json!({})), 404),
+        ("DELETE", "/v1/exchanges?tenant=globex", None, 404),
+        ("POST", "/v1/revocations", Some(revocation), 422),
+    ] {
+        let before = api.audit().await.len();
+        let mut ask = api.ask(method, target).bearer(&token).header("if-match", "*");
+        if let Some(body) = &body {
+            ask = ask.json(body);
+        }
+        ask.send().await.is(status);
+        let mut entries = api.audit().await;
+        assert_eq!(entries.len(), before + 1, "{method} {target}");
+        let entry = entries.remove(0);
+        assert_eq!(entry.refused.map(|code| code.as_str()), Some("FORBIDDEN"), "{target}");
+        assert_eq!(entry.actor.name, "admin-of-acme");
+        assert_eq!(entry.tenant.as_ref().map(|tenant| tenant.as_str()), Some("acme"), "{target}");
+        assert_eq!(entry.resource, target.split('?').next().unwrap());
+    }
+    // Whoever was probed reads nothing that another tenant's token wrote.
+    let seen = api.ask("GET", "/v1/audit").bearer(&others).send().await.is(200).json();
+    assert_eq!(seen["items"], json!([]));
+    let before = api.audit().await.len();
+    for target in
+        ["/v1/issuers/none", "/v1/tenants/acme/consumers/none", "/v1/tokens/none", "/v1/none"]
+    {
+        api.ask("GET", target).bearer(&token).send().await.refuses(404, "NOT_FOUND");
+    }
+    api.ask("GET", &own).bearer(&token).send().await.is(200);
+    // To who is bound to none, nothing is hidden.
+    api.ask("GET", "/v1/tenants/none").send().await.refuses(404, "NOT_FOUND");
+    assert_eq!(api.audit().await.len(), before);
+}
+
+#[tokio::test]
+async fn a_token_of_a_tenant_learns_of_errors_in_what_it_sent_alone() {
+    let mut document = standard();
+    document["services"][0]["versions"][0]["extensions"] =
+        json!([{ "tenant": "acme", "until": "2027-12-01T00:00:00Z" }]);
+    document["attachments"] = json!([]);
+    let setup = Setup { document: Some(document.clone()), keys: vec!['1'], ..Setup::default() };
+    let api = Api::with(setup).await;
+    let bound = api.token(Role::Operator, Some("acme")).await;
+    let ask = |token: &str, method: &str, target: &str| {
+        api.ask(method, target).bearer(token).header("if-match", "*")
+    };
+    // A prefix of globex' key, and the name of its issuer.
+    let key =
+        |prefix: &str| json!({ "hash": format!("sha256:{}", "cd".repeat(32)), "prefix": prefix });
+    let consumer = json!({ "credentials": [{ "id": "k1", "api_key": key("tg_live_globex") }] });
+    let mut issuer = document["issuers"][0].clone();
+    issuer["issuer"] = "https://idp.globex.example".into();
+    for (target, body, pointer, place) in [
+        (
+            "/v1/tenants/acme/consumers/mobile",
+            &consumer,
+            "/credentials/0/api_key/prefix",
+            "/tenants/0/consumers/0/credentials/0/api_key/prefix",
+        ),
+        ("/v1/issuers/acme-idp", &issuer, "/issuer", "/issuers/0/issuer"),
+    ] {
+        let details = ask(&bound, "PUT", target).json(body).send().await;
+        let details = details.refuses(422, "CONFIG_INVALID");
+        assert_eq!(pointers(&details), [(pointer, place)], "{details}");
+        let tried = ask(&bound, "PUT", &format!("{target}?dry_run=true")).json(body).send().await;
+        let tried = tried.is(200).json();
+        assert_eq!((&tried["valid"], &tried["errors"]), (&json!(false), &details["errors"]));
+        assert!(!details.to_string().contains("globex"), "{details}");
+        // Who sees all sees both.
+        let details = ask(&api.admin, "PUT", target).json(body).send().await;
+        assert_eq!(pointers(&details.refuses(422, "CONFIG_INVALID")).len(), 2);
+    }
+    // What lies elsewhere is told as a whole.
+    api.ask("DELETE", "/v1/issuers/acme-idp").header("if-match", "*").send().await.is(200);
+    let details = ask(&bound, "DELETE", "/v1/tenants/acme").send().await;
+    let details = details.refuses(422, "CONFIG_INVALID");
+    let message = "does not go with what stands elsewhere in the document";
+    let told = json!([{ "pointer": "", "document_pointer": "", "message": message }]);
+    assert_eq!(details["errors"], told);
+    let details = ask(&api.admin, "DELETE", "/v1/tenants/acme").send().await;
+    let details = details.refuses(422, "CONFIG_INVALID");
+    assert_eq!(pointers(&details)[0].1, "/services/0/versions/0/extensions/0/tenant");
 }

@@ -198,3 +198,19 @@ async fn the_first_token_is_made_once() {
     let refused = empty.store.write(write).await.unwrap_err();
     assert!(matches!(refused, store::control::WriteError::LastToken), "{refused}");
 }
+
+#[tokio::test]
+async fn no_token_is_called_as_who_has_none() {
+    let api = Api::new().await;
+    let bound = api.token(Role::Admin, Some("acme")).await;
+    for name in ["system", "System", "ANONYMOUS"] {
+        for (token, tenant) in [(&api.admin, Value::Null), (&bound, json!("acme"))] {
+            let body = json!({ "name": name, "role": "viewer", "tenant": tenant });
+            let told = api.ask("POST", "/v1/tokens").bearer(token).json(&body).send().await;
+            assert_eq!(told.json()["message"], "What was sent is not valid.");
+            let details = told.refuses(422, "CONFIG_INVALID");
+            assert_eq!(super::api::pointers(&details)[0].0, "/name", "{details}");
+        }
+    }
+    made(&api, &json!({ "name": "systems", "role": "viewer" })).await;
+}

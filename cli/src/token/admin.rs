@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 use model::Clock;
 use model::id::{NodeName, TokenId};
-use model::role::Role;
+use model::role::{Actor, Role};
 use model::token::{self, Token};
 use serde_json::json;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ pub(super) struct Admin {
     #[arg(long)]
     data: Option<PathBuf>,
     /// What the token is called.
-    #[arg(long, default_value = "recovered")]
+    #[arg(long, default_value = "recovered", value_parser = free_name)]
     name: String,
     /// Prints `{"id", "token"}`.
     #[arg(long)]
@@ -63,6 +63,15 @@ impl Admin {
     }
 }
 
+fn free_name(name: &str) -> Result<String, String> {
+    if Actor::is_reserved(name) {
+        return Err(
+            "is what history and audit call who has no token: choose another name".to_owned()
+        );
+    }
+    Ok(name.to_owned())
+}
+
 async fn make(store: &Store, node: &NodeName, name: String) -> anyhow::Result<(TokenId, String)> {
     let text = ::admin::new_token();
     let now = Clock::system().now();
@@ -81,4 +90,17 @@ async fn make(store: &Store, node: &NodeName, name: String) -> anyhow::Result<(T
     let effect = Effect::CreateToken(token, token::hash(&text));
     store.write(Write { effect, audit, answer: None }).await?;
     Ok((id, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_token_is_called_as_who_has_none() {
+        for name in ["system", "Anonymous"] {
+            free_name(name).unwrap_err();
+        }
+        assert_eq!(free_name("recovered").unwrap(), "recovered");
+    }
 }

@@ -479,6 +479,28 @@ async fn revocations_are_known_everywhere_soon_and_stay_while_the_store_is_away(
 }
 
 #[tokio::test]
+async fn a_lifted_revocation_is_forgotten_everywhere_soon() {
+    let (store, _keep) = store().await;
+    let nodes = [Node::running(&store, "a").await, Node::running(&store, "b").await];
+    for node in &nodes {
+        tokio::spawn(heed_store(node.gateway.clone(), vec!["gateway".to_owned()]));
+    }
+    let at = nodes[0].gateway.clock.now();
+    let what = Revoked::Issuer { issuer: "idp".into() };
+    let revoke = Effect::Revoke(Revocation { id: "r1".to_owned(), at, until: None, what });
+    for (effect, is_empty) in [(revoke, false), (Effect::Lift("r1".to_owned()), true)] {
+        let write = Write { effect, audit: entry("revocations"), answer: None };
+        store.write(write).await.unwrap();
+        for node in &nodes {
+            eventually("it is heeded", async || {
+                node.gateway.memory.revocations.is_empty() == is_empty
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_node_reports_what_is_in_force_and_what_it_rejects() {
     let (store, _keep) = store().await;
     let node = Node::running(&store, "a").await;

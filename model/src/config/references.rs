@@ -94,7 +94,7 @@ fn services(document: &Value, known: &Known<'_>, errors: &mut Vec<ConfigError>) 
 }
 
 fn tenants(document: &Value, known: &Known<'_>, errors: &mut Vec<ConfigError>) {
-    let mut prefixes = HashSet::new();
+    let mut prefixes = Vec::new();
     for (at, tenant) in items(document, "tenants") {
         refer(tenant, "plan", &at, &known.plans, "plan", errors);
         pins(&at, tenant, known, errors);
@@ -111,14 +111,23 @@ fn tenants(document: &Value, known: &Known<'_>, errors: &mut Vec<ConfigError>) {
                 else {
                     continue;
                 };
-                if !prefixes.insert(prefix) {
-                    // Not shown: it may be a whole key that stands where its prefix belongs.
-                    let pointer = format!("{at}/api_key/prefix");
-                    errors.push(ConfigError::new(pointer, "another key has the same prefix"));
-                }
+                // Not shown: it may be a whole key that stands where its prefix belongs.
+                prefixes.push((format!("{at}/api_key/prefix"), prefix));
             }
         }
     }
+    once(prefixes, "has the prefix of another key", errors);
+}
+
+/// Reports every place of a value that stands at several. Never where the others are: they may be another tenant's.
+pub(super) fn once(places: Vec<(String, &str)>, message: &str, errors: &mut Vec<ConfigError>) {
+    let mut counted: HashMap<&str, usize> = HashMap::new();
+    for (_, value) in &places {
+        *counted.entry(value).or_default() += 1;
+    }
+    let repeated = |value: &str| counted.get(value).is_some_and(|count| *count > 1);
+    let clashes = places.into_iter().filter(|(_, value)| repeated(value));
+    errors.extend(clashes.map(|(at, _)| ConfigError::new(at, message)));
 }
 
 fn pins(at: &str, tenant: &Value, known: &Known<'_>, errors: &mut Vec<ConfigError>) {

@@ -1,6 +1,6 @@
 //! What a document must mean beyond its shape: ranges, choices of exactly one, dates in order, routes that don't overlap.
 
-use super::references::items;
+use super::references::{items, once};
 use super::{ConfigError, escape};
 use crate::document::{
     Algorithm, Issuer, Limit, Method, Plan, Route, Secret, Select, Service, Tenant, Upstream,
@@ -103,13 +103,10 @@ pub(super) fn check(sections: &Sections, errors: &mut Vec<ConfigError>) {
 }
 
 fn issuers(issuers: &[(String, Issuer)], errors: &mut Errors<'_>) {
-    let mut names = HashSet::new();
+    let names = issuers.iter().map(|(at, entry)| (format!("{at}/issuer"), entry.issuer.as_str()));
+    let message = "is the `issuer` of another one: a token would fit both";
+    once(names.collect(), message, errors.0);
     for (at, issuer) in issuers {
-        if !names.insert(&issuer.issuer) {
-            // Not which one: it may be another tenant's.
-            let message = "another issuer has the same `issuer`: a token would fit both";
-            errors.add(at, "issuer", message);
-        }
         check_keys(at, issuer, errors);
         match (&issuer.tenant, &issuer.tenant_claim) {
             (Some(_), Some(_)) => {

@@ -196,7 +196,12 @@ pub(super) fn errors(value: &Value) -> Vec<ConfigError> {
 
 /// Every way in which the value has not the shape of a type.
 pub(super) fn errors_of<T: schemars::JsonSchema>(value: &Value) -> Vec<ConfigError> {
-    explained(&validator(&schemars::schema_for!(T).to_value()), value)
+    let mut schema = schemars::schema_for!(T).to_value();
+    if let Some(schema) = schema.as_object_mut() {
+        // The validator names the unknown fields of what has known ones only, be they none.
+        schema.entry("properties").or_insert_with(|| Value::Object(serde_json::Map::new()));
+    }
+    explained(&validator(&schema), value)
 }
 
 fn explained(validator: &Validator, value: &Value) -> Vec<ConfigError> {
@@ -296,11 +301,15 @@ fn describe(kind: &ValidationErrorKind, instance: &Value) -> String {
             format!("lacks the field `{}`", property.as_str().unwrap_or_default())
         }
         ValidationErrorKind::Type { kind } => {
-            let wanted = match kind {
-                TypeKind::Single(one) => one.to_string(),
-                TypeKind::Multiple(_) => "a value of another type".to_owned(),
+            let wanted: Vec<String> = match kind {
+                TypeKind::Single(one) => vec![article(&one.to_string())],
+                // What may be left out may be null as well: that is no wish.
+                TypeKind::Multiple(several) => {
+                    let several = several.iter().filter(|one| *one != JsonType::Null);
+                    several.map(|one| article(&one.to_string())).collect()
+                }
             };
-            format!("is {}, not {}", type_of(instance), article(&wanted))
+            format!("is {}, not {}", type_of(instance), wanted.join(" or "))
         }
         ValidationErrorKind::Format { format } => {
             let wanted = FORMATS.iter().find(|known| known.name == format.as_str());

@@ -272,7 +272,7 @@ fn a_secret_that_is_written_down_is_refused_and_never_repeated() {
         "{{ hash: \"{hash}\", prefix: {twice} }} }}, {{ id: k2, api_key: {{ hash: \"{hash}\", prefix: {twice} }}"
     );
     let errors = read(&key(&both)).unwrap_err();
-    assert!(errors.iter().any(|error| error.message.contains("same prefix")), "{errors:?}");
+    assert!(errors.iter().any(|error| error.message.contains("of another key")), "{errors:?}");
     assert!(!format!("{errors:?}").contains("hunter2"), "{errors:?}");
 }
 
@@ -311,5 +311,104 @@ fn a_choice_by_its_tag_is_judged_by_the_branch_that_the_tag_names() {
         let errors = super::shape_errors::<Shape>(&serde_json::from_str(text).unwrap());
         let told: Vec<String> = errors.iter().map(ConfigError::to_string).collect();
         assert_eq!(told, expected, "{text}");
+    }
+}
+
+#[test]
+fn what_may_stand_once_is_refused_at_each_of_its_places_and_names_no_other() {
+    let hash = "0".repeat(64);
+    let tenant = |id: &str, prefix: &str| {
+        format!(
+            "{{ id: {id}, plan: gold, state: active, consumers: [{{ id: app, credentials: [\
+                {{ id: k1, api_key: {{ hash: \"sha256:{hash}\", prefix: {prefix} }} }}] }}] }}"
+        )
+    };
+    let issuer = |id: &str, name: &str| {
+        format!(
+            "{{ id: {id}, issuer: \"{name}\", audiences: [crm], algorithms: [RS256], \
+                jwks: {{ uri: \"http://127.0.0.1:9000/jwks\" }}, tenant: {id} }}"
+        )
+    };
+    let text = format!(
+        "format: 1\nplans: [{{ id: gold, limits: [] }}]\ntenants: [{}, {}, {}]\nissuers: [{}, {}, {}]\n",
+        tenant("acme", "tg_live_1"),
+        tenant("initech", "tg_live_2"),
+        tenant("globex", "tg_live_1"),
+        issuer("initech", "other"),
+        issuer("globex", "same"),
+        issuer("acme", "same"),
+    );
+    let errors = read(&text).unwrap_err();
+    let told: Vec<String> = errors.iter().map(ConfigError::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "/issuers/1/issuer: is the `issuer` of another one: a token would fit both",
+            "/issuers/2/issuer: is the `issuer` of another one: a token would fit both",
+            "/tenants/0/consumers/0/credentials/0/api_key/prefix: has the prefix of another key",
+            "/tenants/2/consumers/0/credentials/0/api_key/prefix: has the prefix of another key",
+        ]
+    );
+}
+
+#[test]
+fn what_fits_no_shape_is_told_by_fields_and_types_that_people_know() {
+    #[derive(schemars::JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+    #[derive(schemars::JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only its schema is of interest")]
+    struct Some {
+        text: Option<String>,
+        count: Option<u32>,
+    }
+    let told = |errors: Vec<ConfigError>| -> Vec<String> {
+        errors.iter().map(ConfigError::to_string).collect()
+    };
+    let value = |text: &str| serde_json::from_str(text).unwrap();
+    assert_eq!(
+        told(super::shape_errors::<Nothing>(&value(r#"{"x":1,"y/z":2}"#))),
+        ["/x: unknown field `x`", "/y~1z: unknown field `y/z`"]
+    );
+    assert_eq!(
+        told(super::shape_errors::<Some>(&value(r#"{"text":1,"count":"1"}"#))),
+        ["/count: is a string, not an integer", "/text: is a number, not a string"]
+    );
+}
+
+#[test]
+fn yaml_that_is_not_read_is_told_in_words_for_people() {
+    let deep = format!("a: {}", "[".repeat(100) + &"]".repeat(100));
+    let replayed = format!(
+        "a: &a [{}]\nb: &b [{}]\nc: &c [{}]\nd: &d [{}]\ne: &e [{}]\nf: [{}]\n",
+        "1,".repeat(60),
+        "*a,".repeat(60),
+        "*b,".repeat(60),
+        "*c,".repeat(60),
+        "*d,".repeat(60),
+        "*e,".repeat(60),
+    );
+    let many = format!("a: &a 1\nb: [{}]\n", "*a,".repeat(60_000));
+    for (text, expected) in [
+        (
+            "a: 1\n---\nb: 2\n",
+            "there is more than one YAML document: a second one begins, at line ",
+        ),
+        (deep.as_str(), "the document is more than is read: it is nested too deeply"),
+        (
+            &replayed,
+            "the document is more than is read: too much stands behind its anchors and aliases",
+        ),
+        (
+            &many,
+            "the document is more than is read: too much stands behind its anchors and aliases",
+        ),
+        ("a: 1\na: 2\n", "the document is not YAML: a key stands twice, at line 2, column 1"),
+    ] {
+        let errors = super::parse(text).unwrap_err();
+        let [error] = errors.as_slice() else { panic!("{errors:?}") };
+        assert!(error.message.starts_with(expected), "{expected}: {error}");
+        assert!(!error.message.contains(['{', '_']), "{error}");
     }
 }

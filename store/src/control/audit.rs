@@ -17,6 +17,7 @@ const LIST: &str = "SELECT entry FROM audit";
 impl Store {
     /// Audit entries, newest first.
     pub async fn audit(&self, query: &AuditQuery) -> Result<Vec<Entry>, StoreError> {
+        let _place = self.search_place().await?;
         let query = query.clone();
         let rows = self.db.read(move |connection| {
             Box::pin(async move {

@@ -99,6 +99,7 @@ async fn attempt(connection: &mut AnyConnection, write: Write) -> Result<Written
         Effect::CreateToken(token, hash) => tokens::insert(connection, &token, &hash).await?,
         Effect::RevokeToken(id, at) => tokens::revoke(connection, &id, at).await?,
         Effect::Revoke(revocation) => revocations::put(connection, &revocation).await?,
+        Effect::Lift(id) => revocations::lift(connection, &id).await?,
         Effect::EraseRecords(tenant, until) => {
             written.rows = records::erase_some(connection, &tenant, until).await?;
         }
