@@ -4,6 +4,7 @@
 //! is missing. Its next part begins at the id of its last line (`before`).
 
 use crate::Shared;
+use crate::acting::Acting;
 use crate::allowed::Reader;
 use crate::answer::Answer;
 use crate::body::Query;
@@ -19,6 +20,7 @@ use http::{HeaderMap, HeaderValue, header};
 use http_body::Frame;
 use jiff::Timestamp;
 use model::audit::Entry;
+use model::id::TenantId;
 use model::port::StoreError;
 use model::{ErrorCode, Reject};
 use serde::Deserialize;
@@ -46,6 +48,9 @@ pub(crate) const ACTION_MAX: usize = 64;
 pub(crate) const ACTOR_MAX: usize = 64;
 /// The longest path that is searched, in characters.
 pub(crate) const RESOURCE_MAX: usize = 512;
+
+/// What stands in place of where somebody came from.
+const WITHHELD: &str = "withheld";
 
 /// Which entries are wanted.
 #[derive(Debug, Default, Deserialize)]
@@ -93,13 +98,24 @@ async fn list(
     };
     if exports {
         let left = if tenant.is_none() { 0 } else { lines };
-        return export(&shared, query, left);
+        return export(&shared, &acting, query, left);
     }
     let entries = match tenant {
         Some(_) => shared.store.audit(&query).await?,
         None => Vec::new(),
     };
+    let entries = entries.into_iter().map(|entry| shown(entry, acting.tenant())).collect();
     Ok(Answer::ok(&page.listed(entries, |entry: &Entry| entry.id.clone())).into_response())
+}
+
+/// An entry as it is shown to a token of this tenant, or of none: which token somebody else has, and from where they came,
+/// is not a tenant's to know.
+fn shown(mut entry: Entry, own: Option<&TenantId>) -> Entry {
+    if own.is_some() && entry.actor.tenant.as_ref() != own {
+        entry.actor.token = None;
+        entry.actor.source = WITHHELD.to_owned();
+    }
+    entry
 }
 
 /// Whether lines are asked for by name: whoever takes anything gets a page.
@@ -124,12 +140,18 @@ fn lines(limit: Option<u32>) -> Result<u32, Refused> {
     }
 }
 
-fn export(shared: &Shared, query: AuditQuery, left: u32) -> Result<Response, Refused> {
+fn export(
+    shared: &Shared,
+    acting: &Acting,
+    query: AuditQuery,
+    left: u32,
+) -> Result<Response, Refused> {
     let Ok(place) = shared.exports.clone().try_acquire_owned() else {
         return Err(Reject::new(ErrorCode::Overloaded).retry_after(1).into());
     };
     let (pages, lines) = mpsc::channel(PAGES_AHEAD);
-    let exporting = Exporting { store: shared.store.clone(), query, left, _place: place };
+    let own = acting.tenant().cloned();
+    let exporting = Exporting { store: shared.store.clone(), own, query, left, _place: place };
     tokio::spawn(exporting.run(pages));
     let mut response = Body::new(Lines(lines)).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(NDJSON));
@@ -139,6 +161,8 @@ fn export(shared: &Shared, query: AuditQuery, left: u32) -> Result<Response, Ref
 /// An export on its way.
 struct Exporting {
     store: Store,
+    /// Of whom it is asked for, when that is a token of a tenant.
+    own: Option<TenantId>,
     query: AuditQuery,
     left: u32,
     _place: OwnedSemaphorePermit,
@@ -171,8 +195,8 @@ impl Exporting {
         self.query.before = Some(last.id.clone());
         self.left -= u32::try_from(entries.len()).unwrap_or(self.left).min(self.left);
         let mut lines = Vec::new();
-        for entry in &entries {
-            serde_json::to_writer(&mut lines, entry)
+        for entry in entries {
+            serde_json::to_writer(&mut lines, &shown(entry, self.own.as_ref()))
                 .map_err(|error| StoreError::Unreadable(error.to_string()))?;
             lines.push(b'\n');
         }

@@ -97,7 +97,8 @@ pub(crate) async fn place(shared: &Shared) -> Result<SemaphorePermit<'_>, Refuse
     match timeout(DOCUMENT_WAIT_MAX, shared.documents.acquire()).await {
         Ok(place) => place.map_err(Refused::internal),
         Err(_) => {
-            let busy = Reject::new(ErrorCode::Overloaded).message("Other documents are being read.");
+            let busy =
+                Reject::new(ErrorCode::Overloaded).message("Other documents are being read.");
             Err(busy.retry_after(1).into())
         }
     }

@@ -132,7 +132,8 @@ fn gather(value: &Value, within: &str, found: &mut BTreeSet<(String, String)>) {
         Value::Object(object) => {
             for (field, value) in object.iter().filter(|(field, _)| *field != "settings") {
                 match (within, field.as_str(), value.as_str()) {
-                    ("secret", "env" | "file", Some(text)) | ("jwks", "file" | "uri", Some(text)) => {
+                    ("secret", "env" | "file", Some(text))
+                    | ("jwks", "file" | "uri", Some(text)) => {
                         found.insert((field.clone(), text.to_owned()));
                     }
                     _ => gather(value, field, found),

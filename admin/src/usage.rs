@@ -181,7 +181,7 @@ fn refused(error: UsageError) -> Refused {
         UsageError::Elsewhere => Reject::new(ErrorCode::Conflict)
             .message(
                 "Counters are kept in each gateway's own process, and this one is no gateway. Ask a process that is both \
-                 (`roles: [gateway, admin]`), or let gateways share their counters (`redis.quota`).",
+                 (`roles: [gateway, admin]`).",
             )
             .into(),
         UsageError::Store(error) => error.into(),

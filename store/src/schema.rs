@@ -24,6 +24,7 @@ pub(crate) fn migrator(dialect: Dialect) -> Migrator {
         ("idempotency", include_str!("../migrations/0001_idempotency.sql")),
         ("control", include_str!("../migrations/0002_control.sql")),
         ("dialect", own),
+        ("searches", include_str!("../migrations/0004_searches.sql")),
     ];
     let changes = (1..).zip(changes).map(|(version, (name, sql))| {
         let sql = match dialect {

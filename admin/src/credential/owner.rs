@@ -27,11 +27,11 @@ impl Owner {
         }
         let within = tenant.or_else(|| acting.tenant().map(model::id::TenantId::as_str));
         let tenants = document.get("tenants").and_then(Value::as_array).into_iter().flatten();
-        let tenants = tenants.filter_map(|entry| entry.get("id")?.as_str());
         let mut found: Vec<Self> = tenants
+            .filter(|entry| has(entry, consumer))
+            .filter_map(|entry| entry.get("id")?.as_str())
             .filter(|id| within.is_none_or(|within| within == *id))
             .map(|id| Self::of(id, consumer))
-            .filter(|owner| owner.place.find(document).is_some())
             .collect();
         match (found.pop(), found.as_slice()) {
             (None, _) => Err(ErrorCode::NotFound.into()),
@@ -67,4 +67,10 @@ impl Owner {
         }
         shown
     }
+}
+
+/// Whether a tenant has a consumer of this id.
+fn has(tenant: &Value, consumer: &str) -> bool {
+    let consumers = tenant.get("consumers").and_then(Value::as_array).into_iter().flatten();
+    consumers.filter_map(|entry| entry.get("id")).any(|id| id == consumer)
 }

@@ -119,6 +119,23 @@ async fn a_token_of_a_tenant_sees_what_concerns_it_alone() {
     assert_eq!(ask("").await, 1);
     assert_eq!(ask("?tenant=acme").await, 1);
     assert_eq!(ask("?tenant=globex").await, 0);
+    // Of others it learns who they are and what they did, not which token they have and from where they came.
+    let own = api.token(Role::Operator, Some("acme")).await;
+    let patch = api.ask("PATCH", "/v1/tenants/acme").bearer(&own).header("if-match", "*");
+    patch.json(&json!({ "timezone": "UTC" })).send().await.is(200);
+    let page = api.ask("GET", "/v1/audit").bearer(&bound).send().await.is(200).json();
+    let lines = api.ask("GET", "/v1/audit").bearer(&bound).header("accept", "application/x-ndjson");
+    let lines = lines.send().await.is(200).text;
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(page["items"].as_array().unwrap(), &lines);
+    let shown = |actor: &Value| {
+        (actor["name"].clone(), actor["source"].clone(), actor["token"].is_string())
+    };
+    assert_eq!(
+        shown(&lines[0]["actor"]),
+        (json!("operator-of-acme"), json!(super::api::FROM), true)
+    );
+    assert_eq!(shown(&lines[1]["actor"]), (json!("admin-of-all"), json!("withheld"), false));
     let lines = api
         .ask("GET", "/v1/audit?tenant=globex")
         .bearer(&bound)

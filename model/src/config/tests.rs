@@ -290,6 +290,12 @@ fn a_choice_by_its_tag_is_judged_by_the_branch_that_the_tag_names() {
             name: String,
         },
     }
+    #[derive(schemars::JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+    let errors = super::shape_errors::<Nothing>(&serde_json::json!({ "x": 1, "y": 2 }));
+    let told: Vec<String> = errors.iter().map(ConfigError::to_string).collect();
+    assert_eq!(told, ["/x: unknown field `x`", "/y: unknown field `y`"]);
     let cases = [
         (r#"{"kind":"circle","radius":1}"#, vec![]),
         (
