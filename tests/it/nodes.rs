@@ -283,6 +283,10 @@ async fn two_releases_serve_together_through_an_upgrade() {
     let patch = json!({ "timezone": "Asia/Tokyo" });
     assert_eq!(api.merge("/v1/tenants/acme", &patch).await.is(200).revision(), 3);
 
+    for name in ["a", "b", "ops"] {
+        cluster.member(name).follows(3).await;
+    }
+
     // The newer release publishes a document with a field that this one does not know.
     let (newest, _) = api.read("/v1/document").await;
     let newer = newest.changed(|document| document["colours"] = json!([{ "id": "red" }]));

@@ -9,26 +9,40 @@ use crate::harness::size::long;
 use crate::harness::{Upstream, sized};
 use serde_json::{Value, json};
 
-/// How much more memory a process may have in the end than after a third of the revisions.
+/// How much more memory a process may have in the end than it ever had while it was read after a third.
 const GROWTH_MAX: f64 = 1.05;
-/// Memory is read over this part of the revisions, before a third of them and at the end, and compared by the median.
+/// Memory is read over this part of the revisions, before a third of them and at the end. It wanders by a tenth, up and
+/// down, as allocators keep and give back: the end, by its median, must lie where it wandered before.
 const READ_OVER: u64 = 6;
+/// How many tenants there are beside the usual ones: with them, keeping anything of a revision that is gone shows.
+const TENANTS: usize = 50;
 
 const NAMES: [(&str, &[&str]); 2] = [("a", &["gateway"]), ("ops", &["gateway", "admin"])];
 
 /// The standard document with a limit and a pack on every route.
 fn loaded(upstream: &Upstream) -> Value {
     let limit = json!({ "id": "daily", "quota": "100000000/day", "per": "tenant", "on_store_error": "local" });
-    document::standard(upstream.address).limited(json!([limit])).attached(
+    let settings = json!({ "set": { "x-mark": "0" } });
+    let document = document::standard(upstream.address).limited(json!([limit])).attached(
         "mark",
         "header-hygiene",
-        json!({ "set": { "x-mark": "0" } }),
-    )
+        settings,
+    );
+    (0..TENANTS).fold(document, |document, number| document.with("tenants", tenant(number)))
 }
 
-/// The allocator gives pages back as soon as nothing is in them, so that what is resident is what is used. Otherwise it
-/// keeps some for a while, by thread: a tenth more or less at any moment.
-fn keeping_nothing_back(setup: Setup) -> Setup {
+fn tenant(number: usize) -> Value {
+    let credential = |each: usize| {
+        let key = format!("tg_t{number:05}_{each}_0123456789abcdef0123456789abcdef");
+        document::credential(&format!("k{each}"), &key)
+    };
+    let credentials: Vec<Value> = (0..3).map(credential).collect();
+    let app = json!({ "id": "app", "scopes": ["contacts:read"], "credentials": credentials });
+    json!({ "id": format!("tenant-{number}"), "plan": "limited", "state": "active", "consumers": [app] })
+}
+
+/// The allocator gives pages back as soon as nothing is in them, so that what is resident is nearer to what is used.
+fn keeping_little_back(setup: Setup) -> Setup {
     setup.environment("MIMALLOC_PURGE_DELAY", "0").environment("MIMALLOC_ABANDONED_PAGE_PURGE", "1")
 }
 
@@ -80,23 +94,20 @@ async fn publish_many(
     memory
 }
 
-fn median(mut readings: Vec<u64>) -> f64 {
-    readings.sort_unstable();
-    f64::from(u32::try_from(readings[readings.len() / 2]).unwrap())
-}
-
 /// Asserts that memory stayed flat. Only over many revisions: over a few, caches still fill.
-fn is_flat(name: &str, (early, late): (Vec<u64>, Vec<u64>)) {
-    let (early, late) = (median(early), median(late));
-    println!("{name}: {early} KiB after a third, {late} KiB in the end");
-    assert!(!long() || late <= early * GROWTH_MAX, "{name} grew from {early} to {late} KiB");
+fn is_flat(name: &str, (early, mut late): (Vec<u64>, Vec<u64>)) {
+    let kib = |reading: u64| f64::from(u32::try_from(reading).unwrap());
+    late.sort_unstable();
+    let (most, median) = (kib(early.into_iter().max().unwrap()), kib(late[late.len() / 2]));
+    println!("{name}: up to {most} KiB after a third, {median} KiB in the end");
+    assert!(!long() || median <= most * GROWTH_MAX, "{name} grew from {most} to {median} KiB");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_revisions_under_load_fail_no_request_and_never_go_backwards() {
     let upstream = Upstream::start().await;
     let setup = Setup::named("alone", &["gateway", "admin"]).packs();
-    let mut node = keeping_nothing_back(setup).start();
+    let mut node = keeping_little_back(setup).start();
     node.answers().await;
     node.api.publish_first(&loaded(&upstream)).await;
     node.is_ready().await;
@@ -120,8 +131,7 @@ async fn a_thousand_revisions_under_load_fail_no_request_and_never_go_backwards(
 async fn on_postgresql_a_follower_skips_or_takes_each_but_never_goes_back() {
     let (database, upstream) = (Database::fresh(), Upstream::start().await);
     let mut cluster =
-        Cluster::start_with(&database.url(), &NAMES, &loaded(&upstream), keeping_nothing_back)
-            .await;
+        Cluster::start_with(&database.url(), &NAMES, &loaded(&upstream), keeping_little_back).await;
     let revisions = sized("revisions", 40, 1000);
     let loads =
         ["a", "ops"].map(|name| Load::start(cluster.member(name).gateway, "/v1/contacts", ACME, 3));

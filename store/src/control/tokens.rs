@@ -98,6 +98,10 @@ async fn make_first(
     if live_admins(connection, audit.at).await? > 0 {
         return Ok(false);
     }
+    // One that was revoked, or has ended, is no way back in.
+    if sqlx::query(OF_HASH).bind(hash.to_vec()).fetch_optional(&mut *connection).await?.is_some() {
+        return Ok(false);
+    }
     insert(connection, token, hash).await?;
     audit::append(connection, audit).await?;
     Ok(true)

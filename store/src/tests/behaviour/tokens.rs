@@ -68,13 +68,18 @@ pub(in crate::tests) async fn the_first_token_is_made_once(store: &Store) {
         let (token, hash) = token(number, role, tenant);
         done(store.write(write(Effect::CreateToken(token, hash))).await);
     }
+    // Nor is one that has ended, and it is no way back in.
+    let (mut ended, hash) = token(6, Role::Admin, None);
+    ended.expires_at = Some(jiff::Timestamp::UNIX_EPOCH);
+    done(store.write(write(Effect::CreateToken(ended, hash))).await);
     let first = async |number| {
         let (token, hash) = token(number, Role::Admin, None);
         store.first_token(token, hash, entry("tokens.create", "/v1/tokens")).await.unwrap()
     };
+    assert!(!first(6).await);
     let (one, other) = tokio::join!(first(3), first(4));
     assert!(one != other, "{one} {other}");
     assert!(!first(5).await);
     let all = AuditQuery { limit: 10, ..AuditQuery::default() };
-    assert_eq!(store.audit(&all).await.unwrap().len(), 3, "with an audit entry, once");
+    assert_eq!(store.audit(&all).await.unwrap().len(), 4, "with an audit entry, once");
 }
