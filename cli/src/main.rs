@@ -7,6 +7,7 @@ mod difference;
 mod document;
 mod export;
 mod folder;
+mod listener;
 mod log;
 mod migrate;
 mod node;

@@ -4,13 +4,12 @@ use crate::folder::FirstToken;
 use crate::parts::Parts;
 use crate::settings::{Role, Settings};
 use crate::status::{self, Readiness};
-use crate::{ports, say};
+use crate::{listener, ports, say};
 use anyhow::Context as _;
 use gateway::record::FLUSH_MAX;
 use gateway::server::{self, Listen};
 use model::usage::{Elsewhere, UsageOf};
 use std::fs::File;
-use std::future::IntoFuture as _;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,20 +145,10 @@ fn serve(
     tasks: &mut JoinSet<()>,
     listener: TcpListener,
     router: axum::Router,
-    mut stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let stop = async move {
-        let _ = stopped.wait_for(|stop| *stop).await;
-    };
-    // The audit says from where.
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    tasks.spawn(async move {
-        let served = axum::serve(listener, service).with_graceful_shutdown(stop).into_future();
-        if let Err(error) = served.await {
-            tracing::error!(%error, "a listener ended");
-        }
-    });
+    tasks.spawn(listener::serve(listener, router, stopped));
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Admin, first slice: the document, and what watchers of a process ask.
+//! Admin: the document, what watchers of a process ask, and who only connects.
 
 use crate::harness::document::{self, ACME, Edit as _};
 use crate::harness::{Demo, Node, Upstream};
@@ -278,4 +278,27 @@ async fn watchers_of_the_process_need_no_token() {
     // What partners reach is not what operators reach.
     node.get("/metrics").send().await.refuses(404, "ROUTE_NOT_FOUND");
     node.get("/v1/document").send().await.refuses(404, "ROUTE_NOT_FOUND");
+}
+
+/// A head that does not come in time, on either listener of operators: the connection ends, and keeps nobody out.
+#[tokio::test]
+async fn who_sends_half_a_head_is_given_up() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let demo = Demo::start().await;
+    let mut waiting = Vec::new();
+    for name in ["ADMIN_URL", "STATUS_URL"] {
+        let address = demo.value(name).trim_start_matches("http://").to_owned();
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n").await.unwrap();
+        waiting.push((name, stream));
+    }
+    demo.administers(Method::GET, "/v1/plans").send().await.is(200);
+    for (name, mut stream) in waiting {
+        let mut said = Vec::new();
+        // It takes 10 s; a busy machine takes longer.
+        let ended = stream.read_to_end(&mut said);
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(60), ended).await;
+        assert!(ended.is_ok(), "{name} waits for ever");
+        assert!(!said.starts_with(b"HTTP/1.1 2"), "{name}: {}", String::from_utf8_lossy(&said));
+    }
 }

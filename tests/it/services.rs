@@ -1,4 +1,4 @@
-//! The servers that `make test` starts answer. Nothing in this issue uses them yet; what does will find them here.
+//! The servers that `make test` starts answer: where they don't, this says so before the tests that need them.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
