@@ -198,6 +198,7 @@ impl Writing<'_> {
                 staged: how.staged,
                 audit: Entry { tenant, ..acting.entry(shared, made.difference) },
                 answer: once.keep(&answer)?,
+                events: Vec::new(),
                 text: made.text,
             };
             match shared.revisions.publish(change).await {

@@ -105,7 +105,7 @@ pub(crate) fn change(text: String, base: u64) -> Change {
         nodes: None,
         staged: Staged::Keep,
         audit: entry("document.put"),
-        answer: None,
+        answer: None, events: Vec::new(),
     }
 }
 

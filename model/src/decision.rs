@@ -1,26 +1,8 @@
 //! What a policy pack may say about an exchange. Typed, so that decisions can be compared, explained and simulated.
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Map, Value};
-
-/// The moment at which a pack speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Phase {
-    /// Before the request is forwarded.
-    Request,
-    /// Before the answer is returned.
-    Response,
-}
-
-impl Phase {
-    /// The name used in documents, metrics and records.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Request => "request",
-            Self::Response => "response",
-        }
-    }
-}
 
 /// What a pack decided.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +13,8 @@ pub enum Decision {
     Edit(Edits),
     /// Refuse; the caller sees why.
     Deny(Denial),
+    /// Answer in place of the upstream.
+    Answer(PackAnswer),
 }
 
 impl Decision {
@@ -40,24 +24,30 @@ impl Decision {
             Self::Continue => "continue",
             Self::Edit(_) => "edit",
             Self::Deny(_) => "deny",
+            Self::Answer(_) => "answer",
         }
     }
 }
 
-/// Changes to a head, applied in order.
+/// Changes to a head, applied in order, and perhaps another body.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Edits {
     /// Changes to headers.
     pub headers: Vec<HeaderEdit>,
+    /// What takes the body's place.
+    pub body: Option<Bytes>,
 }
 
 impl Edits {
     /// Adds those of a later pack.
     pub fn extend(&mut self, later: Self) {
         self.headers.extend(later.headers);
+        if later.body.is_some() {
+            self.body = later.body;
+        }
     }
 
-    /// Applies the changes to a header map.
+    /// Applies the changes of headers to a header map.
     pub fn apply(&self, headers: &mut http::HeaderMap) {
         for edit in &self.headers {
             match edit {
@@ -99,6 +89,17 @@ pub struct Denial {
     pub details: Map<String, Value>,
 }
 
+/// An answer by a pack, in place of the upstream's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PackAnswer {
+    /// 200 to 599.
+    pub status: StatusCode,
+    /// Never hop-by-hop, framing or the gateway's own.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The body.
+    pub body: Bytes,
+}
+
 /// Why a pack could not decide. Each reason is kept apart in metrics and records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureReason {
@@ -114,8 +115,12 @@ pub enum FailureReason {
     Output,
     /// Called the host too often or with too much.
     HostLimit,
-    /// No instance was free.
+    /// No instance was free: on the node, for the attachment or for the tenant.
     Saturated,
+    /// The tenant's packs have used the CPU time that they may use in a second.
+    TenantCpu,
+    /// The version is out of service after too many faults, or the attachment is halted.
+    Quarantined,
 }
 
 impl FailureReason {
@@ -128,7 +133,22 @@ impl FailureReason {
         Self::Output,
         Self::HostLimit,
         Self::Saturated,
+        Self::TenantCpu,
+        Self::Quarantined,
     ];
+
+    /// Whether it is the pack's own fault, for which it may be taken out of service.
+    pub const fn is_fault(self) -> bool {
+        match self {
+            Self::Fuel
+            | Self::Deadline
+            | Self::Memory
+            | Self::Trap
+            | Self::Output
+            | Self::HostLimit => true,
+            Self::Saturated | Self::TenantCpu | Self::Quarantined => false,
+        }
+    }
 
     /// The name used in metrics and records.
     pub const fn as_str(self) -> &'static str {
@@ -140,6 +160,8 @@ impl FailureReason {
             Self::Output => "output",
             Self::HostLimit => "host_limit",
             Self::Saturated => "saturated",
+            Self::TenantCpu => "tenant_cpu",
+            Self::Quarantined => "quarantined",
         }
     }
 }

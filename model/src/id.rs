@@ -63,6 +63,8 @@ ids! {
     IssuerId;
     /// A policy pack's name.
     PackId;
+    /// A key that packs are signed with.
+    PackKeyId;
     /// An attachment of a pack.
     AttachmentId;
     /// A token of the admin API.

@@ -6,6 +6,7 @@ pub mod config;
 pub mod decision;
 pub mod document;
 pub mod error;
+pub mod event;
 pub mod exchange;
 pub mod id;
 pub mod idempotency;
@@ -16,6 +17,7 @@ pub mod record;
 pub mod revision;
 pub mod revocation;
 pub mod role;
+pub mod rollout;
 #[cfg(feature = "suite")]
 pub mod suite;
 pub mod token;
@@ -24,6 +26,6 @@ pub mod upsert;
 pub mod usage;
 
 pub use clock::Clock;
-pub use decision::{Decision, Denial, Edits, FailureReason, HeaderEdit, Phase};
+pub use decision::{Decision, Denial, Edits, FailureReason, HeaderEdit, PackAnswer};
 pub use error::{ErrorCode, Problem, Refusal, Reject};
 pub use exchange::{Head, HeaderFault, Identity};

@@ -5,6 +5,7 @@
 
 use crate::audit::Entry;
 use crate::config::{Config, ConfigError};
+use crate::event::Event;
 use crate::id::NodeName;
 use crate::port::StoreError;
 use async_trait::async_trait;
@@ -59,6 +60,8 @@ pub struct Change {
     pub audit: Entry,
     /// The answer that a repeat of the same request gets.
     pub answer: Option<KeptAnswer>,
+    /// What the outbox tells of it.
+    pub events: Vec<Event>,
 }
 
 /// What a change does to a newest revision that is on some nodes only.

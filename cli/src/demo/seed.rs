@@ -47,6 +47,7 @@ pub(super) async fn document(parts: &Parts, data: &Path, crm: SocketAddr) -> any
                 serde_json::json!({ "crm": after }),
             ),
             answer: None,
+            events: Vec::new(),
         };
         match revisions.publish(change).await {
             Ok(_) => {}

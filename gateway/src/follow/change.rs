@@ -38,7 +38,7 @@ impl Revisions for Follower {
     }
 
     async fn publish(&self, change: Change) -> Result<Published, PublishError> {
-        let Change { text, base, nodes, staged, audit, answer } = change;
+        let Change { text, base, nodes, staged, audit, answer, events: _ } = change;
         let mut candidate = Candidate::new(base.saturating_add(1), text.into());
         candidate.nodes.clone_from(&nodes);
         let judged = self.publisher.judge(candidate.text.clone()).await;

@@ -1,0 +1,33 @@
+//! What the gateway itself has to tell: written to the store's outbox in the transaction of what it tells of.
+
+use crate::id::TenantId;
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Event {
+    /// UUIDv7; sorts by time.
+    pub id: String,
+    /// When.
+    #[schemars(with = "String")]
+    pub at: Timestamp,
+    /// What, like `tollgate.pack.quarantined`.
+    pub r#type: String,
+    /// Whom it concerns; none when it concerns the deployment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantId>,
+    /// Of what it tells, like `/v1/attachments/acme-pages`.
+    pub subject: String,
+    /// What is to be known about it.
+    pub data: Value,
+}
+
+/// A version of a pack was taken out of service.
+pub const PACK_QUARANTINED: &str = "tollgate.pack.quarantined";
+/// A candidate was taken back.
+pub const PACK_ROLLED_BACK: &str = "tollgate.pack.rolled_back";
+/// A candidate became the running version.
+pub const PACK_PROMOTED: &str = "tollgate.pack.promoted";
