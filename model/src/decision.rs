@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// What a pack decided.
@@ -101,7 +102,8 @@ pub struct PackAnswer {
 }
 
 /// Why a pack could not decide. Each reason is kept apart in metrics and records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FailureReason {
     /// Out of fuel: the call did more work than it may.
     Fuel,
@@ -121,6 +123,8 @@ pub enum FailureReason {
     TenantCpu,
     /// The version is out of service after too many faults, or the attachment is halted.
     Quarantined,
+    /// It reads the answer's body, which is larger than the gateway holds for a pack.
+    BodyTooLarge,
 }
 
 impl FailureReason {
@@ -135,6 +139,7 @@ impl FailureReason {
         Self::Saturated,
         Self::TenantCpu,
         Self::Quarantined,
+        Self::BodyTooLarge,
     ];
 
     /// Whether it is the pack's own fault, for which it may be taken out of service.
@@ -146,7 +151,7 @@ impl FailureReason {
             | Self::Trap
             | Self::Output
             | Self::HostLimit => true,
-            Self::Saturated | Self::TenantCpu | Self::Quarantined => false,
+            Self::Saturated | Self::TenantCpu | Self::Quarantined | Self::BodyTooLarge => false,
         }
     }
 
@@ -162,6 +167,7 @@ impl FailureReason {
             Self::Saturated => "saturated",
             Self::TenantCpu => "tenant_cpu",
             Self::Quarantined => "quarantined",
+            Self::BodyTooLarge => "body_too_large",
         }
     }
 }

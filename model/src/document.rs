@@ -456,7 +456,7 @@ pub struct PackCaps {
     /// Fuel of one call, whatever the attachment says; 100,000,000 when absent.
     #[schemars(range(min = 1_000, max = 100_000_000))]
     pub fuel: u64,
-    /// Memory of one call, whatever the attachment says; 64MiB when absent.
+    /// Memory of one call, whatever the attachment says: 64KiB to 64MiB; 64MiB when absent.
     pub memory: Size,
     /// Decisions at one time, all its packs together; 128 when absent.
     #[schemars(range(min = 1, max = 1_024))]
@@ -679,10 +679,10 @@ pub struct PackLimits {
     /// The net beneath the fuel, in wall time: 100ms to 10s; 100ms when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Duration>,
-    /// Linear memory: at most 64MiB; 4MiB when absent.
+    /// Linear memory: 64KiB to 64MiB; 4MiB when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Size>,
-    /// What it may hand to the host: at most 16MiB; 64KiB when absent, and the size of a body that it may change.
+    /// What it may hand to the host: 1KiB to 16MiB; 64KiB when absent, and the size of a body that it may change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<Size>,
     /// Calls of the host; 512 when absent.
@@ -808,7 +808,7 @@ pub struct RollbackOn {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1))]
     pub fault_rate: Option<f64>,
-    /// 99 % of its calls took longer, all its phases apart.
+    /// The slowest 1 % of its calls took longer, whatever the phase: 10µs to 10s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p99: Option<Duration>,
     /// More than this share of its decisions differs from the running version's: 0 to 1.

@@ -24,6 +24,20 @@ pub const GATEWAY_HEADERS: &[&str] = &[
     "x-real-ip",
 ];
 
+/// Headers that only the gateway may write, towards a caller: it replaces what an upstream or a pack says. Lower case.
+pub const RESPONSE_OWNED: &[&str] = &[
+    "x-request-id",
+    "tollgate-revision",
+    "api-version",
+    "idempotency-replayed",
+    "idempotency-status",
+    "ratelimit-policy",
+    "ratelimit",
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+];
+
 /// Headers of one connection, not of an exchange (RFC 9110 §7.6.1). Lower case.
 pub const HOP_BY_HOP: &[&str] = &[
     "connection",

@@ -116,10 +116,20 @@ pub struct PackRecord {
     pub pack: PackId,
     /// Its version.
     pub version: String,
-    /// `enforce` or `observe`.
+    /// `cost`, `request` or `response`; `request` in records of before there were others.
+    #[serde(default = "request")]
+    pub phase: String,
+    /// Whether its decision acted: `enforce` of the running version, `canary` of a candidate. Or was only recorded:
+    /// `observe`; `shadow` of a candidate; `baseline` of the running version while the canary acts.
     pub mode: String,
-    /// `continue`, `edit`, `deny` or `failed`.
+    /// `continue`, `edit`, `deny`, `answer`, `cost` or `failed`.
     pub decision: String,
+    /// What the request costs, where that was asked; in units.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<u32>,
+    /// The pack's own reason, where it denied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Why it could not decide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
@@ -139,13 +149,21 @@ pub struct UpstreamRecord {
     pub took_us: u64,
 }
 
+impl PackRecord {
+    /// Whether its decision acted on the exchange.
+    pub fn has_acted(&self) -> bool {
+        matches!(self.mode.as_str(), "enforce" | "canary")
+    }
+}
+
 impl Record {
-    /// What its caller may see: everything but why, which node, and what packs failed of.
+    /// What its caller may see: everything but why, which node, what packs failed of, and why those denied that did not act.
     pub fn redacted(mut self) -> Self {
         self.cause = None;
         self.node = None;
         for pack in &mut self.packs {
             pack.failure = None;
+            pack.reason = pack.reason.take().filter(|_| pack.has_acted());
         }
         self
     }
@@ -154,6 +172,10 @@ impl Record {
     pub fn code(&self) -> Option<ErrorCode> {
         self.error.as_deref().and_then(ErrorCode::parse)
     }
+}
+
+fn request() -> String {
+    "request".to_owned()
 }
 
 /// Which exchanges of a route leave a record: `required`, `sampled(0.1)` or `off`.

@@ -19,7 +19,7 @@ pub enum Role {
     Publisher,
     /// Sends events, and nothing else.
     Producer,
-    /// All of it, and tokens.
+    /// All of it, tokens, and who may ship packs.
     Admin,
 }
 
@@ -51,6 +51,8 @@ pub enum Section {
     Plans,
     /// `tenants`, with consumers and credentials.
     Tenants,
+    /// `pack_keys`: who may ship packs.
+    PackKeys,
     /// `packs`
     Packs,
     /// `attachments`
@@ -59,13 +61,14 @@ pub enum Section {
 
 impl Section {
     /// Every section, in the document's order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Issuers,
         Self::Upstreams,
         Self::Services,
         Self::Routes,
         Self::Plans,
         Self::Tenants,
+        Self::PackKeys,
         Self::Packs,
         Self::Attachments,
     ];
@@ -79,6 +82,7 @@ impl Section {
             Self::Routes => "routes",
             Self::Plans => "plans",
             Self::Tenants => "tenants",
+            Self::PackKeys => "pack_keys",
             Self::Packs => "packs",
             Self::Attachments => "attachments",
         }
@@ -113,7 +117,9 @@ impl Role {
             (Self::Producer, _) => false,
             (_, Permission::Read) => true,
             (Self::Operator, Permission::Operate) => true,
-            (Self::Operator, Permission::Change(section)) => !matches!(section, Section::Packs),
+            (Self::Operator, Permission::Change(section)) => {
+                !matches!(section, Section::Packs | Section::PackKeys)
+            }
             (Self::Publisher, Permission::Change(section)) => {
                 matches!(section, Section::Packs | Section::Attachments)
             }
@@ -179,13 +185,14 @@ mod tests {
             Permission::Change(Section::Tenants),
             Permission::Change(Section::Attachments),
             Permission::Change(Section::Packs),
+            Permission::Change(Section::PackKeys),
         ];
         for (role, row) in [
-            (Role::Viewer, "R....."),
-            (Role::Operator, "RO.TA."),
-            (Role::Publisher, "R...AP"),
-            (Role::Producer, "......"),
-            (Role::Admin, "ROXTAP"),
+            (Role::Viewer, "R......"),
+            (Role::Operator, "RO.TA.."),
+            (Role::Publisher, "R...AP."),
+            (Role::Producer, "......."),
+            (Role::Admin, "ROXTAPK"),
         ] {
             for (permission, cell) in permissions.into_iter().zip(row.chars()) {
                 assert_eq!(role.may(permission), cell != '.', "{role:?} {permission:?}");

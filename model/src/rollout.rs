@@ -4,13 +4,17 @@
 //! Invariant: all nodes take the same share, come to the same verdict of the same samples, and to the same document of the
 //! same verdict.
 
+mod before;
 mod difference;
 mod edit;
 mod samples;
+mod shift;
 
+pub use before::Before;
 pub use difference::{Outcome, difference, summary};
 pub use edit::{Fallen, Unchanged, promote, quarantine, roll_back, roll_back_to};
 pub use samples::{Durations, Samples, Verdict, judge};
+pub use shift::{Became, Shift, events, shifts};
 
 use crate::Identity;
 use crate::document::{By, Rollout};
@@ -96,6 +100,14 @@ pub enum RolloutState {
 }
 
 impl RolloutState {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Open, Self::Promoted, Self::RolledBack, Self::Withdrawn];
+
+    /// The state of this name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+
     /// The name as the store and the API write it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -109,6 +121,7 @@ impl RolloutState {
 
 /// One exchange on which two versions of a pack decided differently. No values of headers, no bodies.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "PackDifference")]
 pub struct Difference {
     /// UUIDv7; sorts by time.
     pub id: String,

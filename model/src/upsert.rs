@@ -19,11 +19,13 @@ pub enum Prune {
 struct List {
     name: &'static str,
     within: Option<&'static Self>,
+    /// A field that stays when the file does not mention it.
+    stays: Option<&'static str>,
 }
 
-const CREDENTIALS: List = List { name: "credentials", within: None };
-const CONSUMERS: List = List { name: "consumers", within: Some(&CREDENTIALS) };
-const VERSIONS: List = List { name: "versions", within: None };
+const CREDENTIALS: List = List { name: "credentials", within: None, stays: None };
+const CONSUMERS: List = List { name: "consumers", within: Some(&CREDENTIALS), stays: None };
+const VERSIONS: List = List { name: "versions", within: None, stays: None };
 
 impl List {
     const fn of(section: Section) -> Self {
@@ -34,15 +36,30 @@ impl List {
             | Section::Upstreams
             | Section::Routes
             | Section::Plans
+            | Section::PackKeys
             | Section::Packs
             | Section::Attachments => None,
         };
-        Self { name: section.as_str(), within }
+        // The system took it out of service after the file was written: a file of old must not bring it back.
+        let stays = match section {
+            Section::Packs => Some("quarantined"),
+            _ => None,
+        };
+        Self { name: section.as_str(), within, stays }
+    }
+
+    /// The list within an entry, after the file.
+    fn merged(&self, was: Option<&Value>, said: Option<&Value>) -> Option<Value> {
+        match said {
+            Some(said) => Some(entries(was, said, self)),
+            None => was.cloned(),
+        }
     }
 }
 
 /// Merges a file into the current document. An entry that the file names is as the file says, but for the resources within
-/// it (consumers, credentials, versions), which are merged in the same way. Entries keep their places; new ones come last.
+/// it (consumers, credentials, versions), which are merged in the same way, and for a pack's quarantine, which stays unless
+/// the file mentions it. Entries keep their places; new ones come last.
 ///
 /// What is malformed is taken over as it stands, so that checking the result finds it.
 pub fn upsert(current: &Value, file: &Value, prune: Prune) -> Value {
@@ -92,7 +109,7 @@ fn entries(current: Option<&Value>, file: &Value, list: &List) -> Value {
             .and_then(|identity| places.get(&identity))
             .and_then(|place| merged.get_mut(*place));
         match known {
-            Some(known) => *known = whole(known, entry, list.within),
+            Some(known) => *known = whole(known, entry, list),
             // Without a name there is nothing to know it by but all of it.
             None if was.contains(entry) => {}
             None => merged.push(entry.clone()),
@@ -101,20 +118,20 @@ fn entries(current: Option<&Value>, file: &Value, list: &List) -> Value {
     Value::Array(merged)
 }
 
-/// An entry as the file says, with the resources within that the file doesn't name.
-fn whole(was: &Value, said: &Value, within: Option<&List>) -> Value {
-    let (Value::Object(was), Value::Object(said), Some(list)) = (was, said, within) else {
-        return said.clone();
-    };
+/// An entry as the file says, with what stays of it: the resources within that the file doesn't name, and the field that it
+/// doesn't mention.
+fn whole(was: &Value, said: &Value, list: &List) -> Value {
+    let (Value::Object(was), Value::Object(said)) = (was, said) else { return said.clone() };
     let mut merged: Map<String, Value> = said.clone();
-    match (was.get(list.name), said.get(list.name)) {
-        (Some(was), None) => {
-            merged.insert(list.name.to_owned(), was.clone());
-        }
-        (was, Some(said)) => {
-            merged.insert(list.name.to_owned(), entries(was, said, list));
-        }
-        (None, None) => {}
+    if let Some(field) = list.stays
+        && let (Some(was), None) = (was.get(field), said.get(field))
+    {
+        merged.insert(field.to_owned(), was.clone());
+    }
+    if let Some(within) = list.within
+        && let Some(entries) = within.merged(was.get(within.name), said.get(within.name))
+    {
+        merged.insert(within.name.to_owned(), entries);
     }
     Value::Object(merged)
 }

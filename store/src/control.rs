@@ -1,20 +1,33 @@
-//! The control plane's rows: revisions, audit, tokens, revocations, nodes, kept answers.
+//! The control plane's rows: revisions, audit, tokens, revocations, nodes, pack files and what they read, events, kept
+//! answers.
 //!
 //! Invariant: every write is one transaction with its audit entry ([`Write`] can't be made without one), and numbers of
 //! revisions have no gaps. What followers must notice raises the feed's version in that same transaction.
 
 mod audit;
+mod before;
 mod nodes;
+mod outbox;
+mod pack_data;
+mod packs;
 mod revisions;
 mod revocations;
 mod tokens;
 mod write;
 
+pub use outbox::Outgoing;
+pub use pack_data::{
+    DATA_BYTES_MAX, DATA_KEYS_MAX, DATUM_KEY_MAX, DATUM_VALUE_MAX, PackData, PackDatum,
+};
+pub use packs::{PACK_BYTES_MAX, PACKS_MAX, PackFile, PackInfo};
+
 use crate::Store;
 use crate::rows::{Columns as _, text, unreadable};
+use bytes::Bytes;
 use jiff::Timestamp;
 use model::audit::Entry;
-use model::id::{NodeName, TenantId, TokenId};
+use model::event::Event;
+use model::id::{NodeName, PackId, PackKeyId, TenantId, TokenId};
 use model::port::StoreError;
 use model::revision::{KeptAnswer, RevisionInfo};
 use model::revocation::Revocation;
@@ -56,6 +69,8 @@ pub enum Effect {
         nodes: Option<Vec<NodeName>>,
         /// Whether it may replace a newest revision that is on some nodes only: a rollback may.
         replaces_staged: bool,
+        /// What the outbox tells of it.
+        events: Vec<Event>,
     },
     /// Gives the newest revision, which is on some nodes only, to all.
     Release(u64),
@@ -67,9 +82,39 @@ pub enum Effect {
     Revoke(Revocation),
     /// Takes back the revocation of this id.
     Lift(String),
-    /// Deletes the decision records of a tenant that were made until then: in several transactions, the last of which
-    /// holds the audit entry. One that breaks off is to be asked for again.
+    /// Keeps a pack file for good. The same file again is no change.
+    KeepPack {
+        /// The file.
+        file: Box<PackFile>,
+        /// The key whose signature of the same content may be replaced, if any may.
+        resigns: Option<PackKeyId>,
+    },
+    /// What a pack may read under a key, from now on, if what it replaces is that.
+    PutPackData(Box<PackDatum>, Over),
+    /// A pack can't read anything under this key any more, if it read that.
+    DeletePackData {
+        /// The pack.
+        pack: PackId,
+        /// The key.
+        key: String,
+        /// What it read.
+        over: Over,
+    },
+    /// Deletes the decision records of a tenant that were made until then, and what tells of the same exchanges how
+    /// versions of packs differ: in several transactions, the last of which holds the audit entry. One that breaks off is
+    /// to be asked for again.
     EraseRecords(TenantId, Timestamp),
+}
+
+/// What a pack may read under a key before a write changes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// Whatever it may be.
+    Anything,
+    /// Nothing yet.
+    Nothing,
+    /// This value.
+    Value(Bytes),
 }
 
 /// What a write came to.
@@ -77,15 +122,15 @@ pub enum Effect {
 pub struct Written {
     /// The revision that was published or released.
     pub revision: Option<u64>,
-    /// How many rows were deleted.
+    /// How many rows were deleted; of a pack file, 1 when it was not there yet.
     pub rows: u64,
 }
 
 /// Why a write was not done. Whatever the reason, nothing was.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// The newest revision is another one.
-    #[error("the newest revision is another one")]
+    /// The newest revision is another one; what a pack reads, or by whom it is signed, is another one by now.
+    #[error("it was changed meanwhile")]
     Stale,
     /// The newest revision is on some nodes only.
     #[error("revision {number} is on some nodes only")]
@@ -107,6 +152,17 @@ pub enum WriteError {
     /// There are as many as there may be.
     #[error("there are too many: {0}")]
     TooMany(&'static str),
+    /// It is larger than it may be.
+    #[error("{what} is larger than {max} bytes")]
+    TooLarge {
+        /// What.
+        what: &'static str,
+        /// How large it may be, in bytes.
+        max: usize,
+    },
+    /// Another pack is kept under this name and version.
+    #[error("another pack is kept under this name and version: give it another version")]
+    OtherPack,
     /// The store can't do it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -188,7 +244,8 @@ impl Store {
         }
     }
 
-    /// The feed's version: grows with every write that nodes must notice (revisions, releases, revocations).
+    /// The feed's version: grows with every write that nodes must notice (revisions, releases, revocations, pack files and
+    /// what packs read).
     pub async fn feed(&self) -> Result<u64, StoreError> {
         self.hints.notice();
         let row = self.db.read(|connection| Box::pin(sqlx::query(FEED).fetch_one(connection)));
@@ -238,7 +295,13 @@ impl Effect {
     /// Whether nodes must notice it.
     fn is_in_feed(&self) -> bool {
         match self {
-            Self::Publish { .. } | Self::Release(_) | Self::Revoke(_) | Self::Lift(_) => true,
+            Self::Publish { .. }
+            | Self::Release(_)
+            | Self::Revoke(_)
+            | Self::Lift(_)
+            | Self::KeepPack { .. }
+            | Self::PutPackData(..)
+            | Self::DeletePackData { .. } => true,
             Self::Note | Self::CreateToken(..) | Self::RevokeToken(..) | Self::EraseRecords(..) => {
                 false
             }
@@ -249,10 +312,12 @@ impl Effect {
 impl Write {
     /// About how many bytes it holds.
     fn size(&self) -> usize {
-        let text = match &self.effect {
+        let held = match &self.effect {
             Effect::Publish { text, .. } => text.len(),
+            Effect::KeepPack { file, .. } => file.bytes.len(),
+            Effect::PutPackData(datum, _) => datum.value.len(),
             _ => 0,
         };
-        text + self.answer.as_ref().map_or(0, |answer| answer.sealed.len())
+        held + self.answer.as_ref().map_or(0, |answer| answer.sealed.len())
     }
 }

@@ -5,11 +5,13 @@
 
 pub mod control;
 mod db;
+pub mod differences;
 mod feed;
 mod ledger;
 mod postgres;
 mod purge;
 pub mod records;
+pub mod rollouts;
 mod rows;
 mod schema;
 pub mod seal;

@@ -9,6 +9,10 @@ use std::time::Duration;
 pub(crate) const PURGE_ROWS: i64 = 500;
 /// For how long a node that no longer reports is remembered, in microseconds: 7 days.
 const SILENT_NODE: i64 = 7 * 24 * 3_600 * 1_000_000;
+/// For how long the outbox keeps what happened, in microseconds: 7 days.
+const TOLD_EVENT: i64 = 7 * 24 * 3_600 * 1_000_000;
+/// For how long a rollout that ended is remembered, in microseconds: 90 days.
+const ENDED_ROLLOUT: i64 = 90 * 24 * 3_600 * 1_000_000;
 
 // Conditions are said twice: who waits for a row's lock in PostgreSQL looks at the outer one again, not at the inner one,
 // and the row may have become another one meanwhile.
@@ -25,9 +29,15 @@ const REVOCATIONS: &str = "DELETE FROM revocations WHERE until <= $1 AND digest 
 const NODES: &str = "DELETE FROM nodes WHERE seen_at <= $1 AND name IN \
     (SELECT name FROM nodes WHERE seen_at <= $1 LIMIT $2)";
 
+const EVENTS: &str = "DELETE FROM outbox WHERE at <= $1 AND number IN \
+    (SELECT number FROM outbox WHERE at <= $1 LIMIT $2)";
+
+const ROLLOUTS: &str = "DELETE FROM rollouts WHERE ended_at <= $1 AND id IN \
+    (SELECT id FROM rollouts WHERE ended_at <= $1 LIMIT $2)";
+
 impl Store {
-    /// Deletes what expired: idempotency records, kept answers, revocations, nodes that have been silent for 7 days. Says
-    /// how many rows. Decision records have a retention of their own: [`purge_records`](Self::purge_records).
+    /// Deletes what expired: idempotency records, kept answers, revocations, nodes that have been silent for 7 days, events
+    /// of the outbox after 7 days, rollouts 90 days after their end. Says how many rows. Decision records have a retention of their own: [`purge_records`](Self::purge_records).
     pub async fn purge(&self, now: i64) -> Result<u64, StoreError> {
         let mut purged = 0;
         for (delete, before) in [
@@ -35,6 +45,8 @@ impl Store {
             (ANSWERS, now),
             (REVOCATIONS, now),
             (NODES, now.saturating_sub(SILENT_NODE)),
+            (EVENTS, now.saturating_sub(TOLD_EVENT)),
+            (ROLLOUTS, now.saturating_sub(ENDED_ROLLOUT)),
         ] {
             loop {
                 let rows = self.delete_some(delete, before).await?;

@@ -3,29 +3,34 @@
 use crate::Store;
 use crate::db::serialize;
 use crate::purge::PURGE_ROWS;
-use crate::rows::{Columns as _, searched, text, unreadable};
+use crate::rows::{Columns as _, places, searched, text, unreadable};
 use crate::search::Search;
 use jiff::Timestamp;
 use model::id::{ConsumerId, RouteId, TenantId};
 use model::port::StoreError;
 use model::record::Record;
 use sqlx::{AnyConnection, AssertSqlSafe};
-use std::fmt::Write as _;
 
 /// How many records one transaction writes: a batch does not hold up the claims that it shares a transaction with.
 pub const BATCH: usize = 500;
 /// How many records one statement writes.
 const ROWS: usize = 50;
-/// Those who delete records do so one by one: they would wait for each other's rows crosswise.
-const DELETING: i64 = 0x746f_6c6c_7265_6373;
+/// Those who delete records or differences do so one by one: they would wait for each other's rows crosswise.
+pub(crate) const DELETING: i64 = 0x746f_6c6c_7265_6373;
 
 const LIST: &str = "SELECT record FROM records";
 
 const PURGE: &str = "DELETE FROM records WHERE id IN \
     (SELECT id FROM records WHERE at < $1 ORDER BY at LIMIT $2)";
 
+const PURGE_DIFFERENCES: &str = "DELETE FROM differences WHERE id IN \
+    (SELECT id FROM differences WHERE at < $1 ORDER BY at LIMIT $2)";
+
 const ERASE: &str = "DELETE FROM records WHERE id IN \
     (SELECT id FROM records WHERE tenant = $1 AND at <= $2 LIMIT $3)";
+
+const ERASE_DIFFERENCES: &str = "DELETE FROM differences WHERE id IN \
+    (SELECT id FROM differences WHERE tenant = $1 AND at <= $2 LIMIT $3)";
 
 /// Which records are wanted. Newest first.
 #[derive(Clone, Debug, Default)]
@@ -99,7 +104,7 @@ impl Store {
         rows.iter().map(|row| serde_json::from_str(row.of("record")?).map_err(unreadable)).collect()
     }
 
-    /// Deletes records that are older, in transactions of a bounded number of rows; says how many.
+    /// Deletes records and differences that are older, in transactions of a bounded number of rows; says how many.
     pub async fn purge_records(&self, before: Timestamp) -> Result<u64, StoreError> {
         let before = before.as_microsecond();
         let mut purged = 0;
@@ -107,8 +112,12 @@ impl Store {
             let done = self.db.write(0, move |connection| {
                 Box::pin(async move {
                     serialize(connection, DELETING).await?;
-                    let purge = sqlx::query(PURGE).bind(before).bind(PURGE_ROWS);
-                    Ok(purge.execute(connection).await?.rows_affected())
+                    let mut rows = 0;
+                    for purge in [PURGE, PURGE_DIFFERENCES] {
+                        let purge = sqlx::query(purge).bind(before).bind(PURGE_ROWS);
+                        rows += purge.execute(&mut *connection).await?.rows_affected();
+                    }
+                    Ok(rows)
                 })
             });
             let rows = done.await?;
@@ -119,7 +128,7 @@ impl Store {
         }
     }
 
-    /// Deletes a tenant's records until few are left, in transactions of a bounded number of rows; says how many.
+    /// Deletes a tenant's records and differences until few are left, in transactions of a bounded number of rows; says how many.
     pub(crate) async fn erase_most(
         &self,
         tenant: &TenantId,
@@ -140,18 +149,22 @@ impl Store {
     }
 }
 
-/// Deletes so many of a tenant's records as one transaction may.
+/// Deletes so many of a tenant's records and differences as one transaction may.
 pub(crate) async fn erase_some(
     connection: &mut AnyConnection,
     tenant: &TenantId,
     until: Timestamp,
 ) -> Result<u64, sqlx::Error> {
     serialize(connection, DELETING).await?;
-    let erase = sqlx::query(ERASE)
-        .bind(searched(tenant.as_str()))
-        .bind(until.as_microsecond())
-        .bind(PURGE_ROWS);
-    Ok(erase.execute(connection).await?.rows_affected())
+    let mut rows = 0;
+    for erase in [ERASE, ERASE_DIFFERENCES] {
+        let erase = sqlx::query(erase)
+            .bind(searched(tenant.as_str()))
+            .bind(until.as_microsecond())
+            .bind(PURGE_ROWS);
+        rows += erase.execute(&mut *connection).await?.rows_affected();
+    }
+    Ok(rows)
 }
 
 /// A record as it is kept.
@@ -185,18 +198,11 @@ impl Row {
 
 /// Inserts rows by one statement: with a server far away, a round trip for each would be felt.
 async fn insert(connection: &mut AnyConnection, rows: &[Row]) -> Result<(), sqlx::Error> {
-    let mut sql = "INSERT INTO records (id, at, request_id, trace_id, tenant, consumer, route, \
-        error, record) VALUES"
-        .to_owned();
-    for row in 0..rows.len() {
-        let joint = if row == 0 { ' ' } else { ',' };
-        let first = row * 9;
-        let [a, b, c, d, e, f, g, h, i] = std::array::from_fn(|column| first + column + 1);
-        // Writing to a String never fails.
-        write!(sql, "{joint}(${a}, ${b}, ${c}, ${d}, ${e}, ${f}, ${g}, ${h}, ${i})")
-            .unwrap_or_default();
-    }
-    sql.push_str(" ON CONFLICT (id) DO NOTHING");
+    let sql = format!(
+        "INSERT INTO records (id, at, request_id, trace_id, tenant, consumer, route, error, \
+         record) VALUES {} ON CONFLICT (id) DO NOTHING",
+        places(rows.len(), 9)
+    );
     // Of whole chunks alone the statement is kept: the rest differs every time.
     let mut insert = sqlx::query(AssertSqlSafe(sql)).persistent(rows.len() == ROWS);
     for row in rows {

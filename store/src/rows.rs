@@ -4,9 +4,11 @@
 //! database keep and index it.
 
 use jiff::Timestamp;
+use model::id::AttachmentId;
 use model::port::StoreError;
 use sqlx::any::AnyRow;
 use sqlx::{Any, Decode, Row, Type};
+use std::fmt::Write as _;
 
 /// How many bytes of a text are searched. PostgreSQL's indexes take about 2,700.
 const SEARCHED_BYTES: usize = 512;
@@ -19,6 +21,31 @@ pub(crate) fn text(text: &str) -> String {
 /// The part of a text that is indexed and searched.
 pub(crate) fn searched(whole: &str) -> String {
     text(&whole[..whole.floor_char_boundary(SEARCHED_BYTES)])
+}
+
+/// Ids of attachments, as they are searched.
+pub(crate) fn searched_ids(ids: Vec<AttachmentId>) -> Vec<String> {
+    ids.iter().map(|id| searched(id.as_str())).collect()
+}
+
+/// A number as columns keep it. What is more than they hold is never counted to.
+pub(crate) fn stored(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The places of so many rows' values in a statement: `($1, $2), ($3, $4)`.
+pub(crate) fn places(rows: usize, columns: usize) -> String {
+    let mut places = String::new();
+    for row in 0..rows {
+        places.push_str(if row == 0 { "(" } else { ", (" });
+        for column in 1..=columns {
+            let joint = if column == 1 { "" } else { ", " };
+            // Writing to a String never fails.
+            write!(places, "{joint}${}", row * columns + column).unwrap_or_default();
+        }
+        places.push(')');
+    }
+    places
 }
 
 /// Reads columns.

@@ -14,7 +14,7 @@ pub(crate) enum Dialect {
 }
 
 /// Every change of the schema, in order. Texts that both share are written as SQLite takes them; PostgreSQL's name for
-/// `BLOB` is `BYTEA`.
+/// `BLOB` is `BYTEA`, and for `BINARY`, the order by bytes, `"C"`.
 pub(crate) fn migrator(dialect: Dialect) -> Migrator {
     let own = match dialect {
         Dialect::Sqlite => include_str!("../migrations/0003_sqlite.sql"),
@@ -25,11 +25,15 @@ pub(crate) fn migrator(dialect: Dialect) -> Migrator {
         ("control", include_str!("../migrations/0002_control.sql")),
         ("dialect", own),
         ("searches", include_str!("../migrations/0004_searches.sql")),
+        ("packs", include_str!("../migrations/0005_packs.sql")),
     ];
     let changes = (1..).zip(changes).map(|(version, (name, sql))| {
         let sql = match dialect {
             Dialect::Sqlite => sql.into_sql_str(),
-            Dialect::Postgres => sqlx::AssertSqlSafe(sql.replace("BLOB", "BYTEA")).into_sql_str(),
+            Dialect::Postgres => {
+                let sql = sql.replace("BLOB", "BYTEA").replace("COLLATE BINARY", "COLLATE \"C\"");
+                sqlx::AssertSqlSafe(sql).into_sql_str()
+            }
         };
         Migration::new(version, name.into(), MigrationType::Simple, sql, false)
     });

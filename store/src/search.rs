@@ -11,6 +11,8 @@ use tokio::time::timeout;
 
 /// How many rows one query yields at most, whatever is asked for.
 pub(crate) const ROWS_MAX: u32 = 2_000;
+/// How many texts a column may be one of; further ones find nothing. Both kinds of database take so many values.
+pub(crate) const CHOICES_MAX: usize = 10_000;
 /// How many searches are at work at a time: fewer than there are connections, so that tokens, the feed and revocations are
 /// read whatever people look for.
 pub(crate) const SEARCHES_MAX: usize = 2;
@@ -61,6 +63,27 @@ impl Search {
             self.sql.push_str(&condition.replace("{}", &place));
             self.joint = " AND ";
         }
+        Ok(self)
+    }
+
+    /// Adds a condition that the column is one of these texts, if there are any to choose from; none fits of an empty list.
+    pub(crate) fn one_of(
+        mut self,
+        column: &'static str,
+        texts: Option<Vec<String>>,
+    ) -> Result<Self, sqlx::Error> {
+        let Some(texts) = texts else { return Ok(self) };
+        let mut places = Vec::with_capacity(texts.len());
+        for text in texts.into_iter().take(CHOICES_MAX) {
+            self.arguments.add(text).map_err(sqlx::Error::Encode)?;
+            places.push(format!("${}", self.arguments.len()));
+        }
+        self.sql.push_str(self.joint);
+        match places.is_empty() {
+            true => self.sql.push_str("1 = 0"),
+            false => self.sql.push_str(&format!("{column} IN ({})", places.join(", "))),
+        }
+        self.joint = " AND ";
         Ok(self)
     }
 

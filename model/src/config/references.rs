@@ -16,8 +16,12 @@ pub(super) fn check(document: &Value, errors: &mut Vec<ConfigError>) {
     for (at, issuer) in items(document, "issuers") {
         refer(issuer, "tenant", &at, &known.tenants, "tenant", errors);
     }
+    pack_keys(document, &known, errors);
     for (at, attachment) in items(document, "attachments") {
         refer(attachment, "pack", &at, &known.packs, "pack", errors);
+        if let Some(rollout) = attachment.get("rollout") {
+            refer(rollout, "candidate", &format!("{at}/rollout"), &known.packs, "pack", errors);
+        }
         let Some(scope) = attachment.get("scope") else { continue };
         let at = format!("{at}/scope");
         refer(scope, "tenant", &at, &known.tenants, "tenant", errors);
@@ -117,6 +121,20 @@ fn tenants(document: &Value, known: &Known<'_>, errors: &mut Vec<ConfigError>) {
         }
     }
     once(prefixes, "has the prefix of another key", errors);
+}
+
+/// Keys may ship for tenants that are there, or for all.
+fn pack_keys(document: &Value, known: &Known<'_>, errors: &mut Vec<ConfigError>) {
+    distinct(items(document, "pack_keys"), "id", "pack key", errors);
+    for (at, key) in items(document, "pack_keys") {
+        for (at, tenant) in under(&at, key, "tenants") {
+            let Some(tenant) = tenant.as_str() else { continue };
+            if tenant != "*" && !known.tenants.contains(tenant) {
+                let message = format!("there is no tenant `{tenant}`; `*` stands for all of them");
+                errors.push(ConfigError::new(at, message));
+            }
+        }
+    }
 }
 
 /// Reports every place of a value that stands at several. Never where the others are: they may be another tenant's.

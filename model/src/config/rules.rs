@@ -1,14 +1,18 @@
 //! What a document must mean beyond its shape: ranges, choices of exactly one, dates in order, routes that don't overlap.
 
+mod packs;
+
 use super::references::{items, once};
 use super::{ConfigError, escape};
 use crate::document::{
-    Algorithm, Issuer, Limit, Method, Plan, Route, Secret, Select, Service, Tenant, Upstream,
-    VersionState,
+    Algorithm, Attachment, Issuer, Limit, Method, Pack, Plan, Route, Secret, Select, Service,
+    Tenant, Upstream, VersionState,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Longest leeway of an issuer.
@@ -28,6 +32,8 @@ pub(super) struct Sections {
     routes: Vec<(String, Route)>,
     plans: Vec<(String, Plan)>,
     tenants: Vec<(String, Tenant)>,
+    packs: Vec<(String, Pack)>,
+    attachments: Vec<(String, Attachment)>,
 }
 
 impl Sections {
@@ -53,6 +59,8 @@ impl Sections {
             routes: entries(document, "routes", unsound),
             plans: entries(document, "plans", unsound),
             tenants: entries(document, "tenants", unsound),
+            packs: entries(document, "packs", unsound),
+            attachments: entries(document, "attachments", unsound),
         }
     }
 }
@@ -69,6 +77,19 @@ impl Errors<'_> {
     fn add(&mut self, at: &str, field: &str, message: impl Into<String>) {
         let pointer = if field.is_empty() { at.to_owned() } else { format!("{at}/{field}") };
         self.0.push(ConfigError::new(pointer, message));
+    }
+
+    fn range<T: PartialOrd + Display>(
+        &mut self,
+        at: &str,
+        field: &str,
+        value: Option<T>,
+        range: &RangeInclusive<T>,
+    ) {
+        if value.is_some_and(|value| !range.contains(&value)) {
+            let (start, end) = (range.start(), range.end());
+            self.add(at, field, format!("must be at least {start} and at most {end}"));
+        }
     }
 }
 
@@ -94,12 +115,14 @@ pub(super) fn check(sections: &Sections, errors: &mut Vec<ConfigError>) {
         for (index, limit) in plan.limits.iter().enumerate() {
             check_limit(&format!("{at}/limits/{index}"), limit, &mut errors);
         }
+        packs::check_caps(&format!("{at}/packs"), &plan.packs, &mut errors);
     }
     for (at, tenant) in &sections.tenants {
         for (index, consumer) in tenant.consumers.iter().enumerate() {
             check_scopes(&format!("{at}/consumers/{index}/scopes"), &consumer.scopes, &mut errors);
         }
     }
+    packs::check(&sections.packs, &sections.attachments, &mut errors);
 }
 
 fn issuers(issuers: &[(String, Issuer)], errors: &mut Errors<'_>) {

@@ -6,6 +6,8 @@ use crate::id::is_id;
 use crate::quota::{Quota, Rate};
 use crate::record::RecordMode;
 use crate::units::{Duration, Size};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{JsonType, ValidationError, Validator};
 use serde_json::Value;
@@ -74,6 +76,11 @@ const FORMATS: &[Format] = &[
     },
     Format { name: "sha256", takes: is_sha256, wanted: "`sha256:` and 64 lower-case hex digits" },
     Format {
+        name: "public-key",
+        takes: is_public_key,
+        wanted: "a public key: `ed25519:` and the base64 of its 32 bytes, as `tollgate pack keygen` prints it",
+    },
+    Format {
         name: "sealed",
         takes: is_sealed,
         wanted: "a sealed secret, `tg1.` and what follows, as the admin API gives it: it makes one of `{value: …}`",
@@ -102,7 +109,7 @@ const FORMATS: &[Format] = &[
 ];
 
 /// Formats whose values are not repeated in an error: where they belong, people write the secret itself.
-const SECRET_FORMATS: &[&str] = &["sha256", "sealed", "key-prefix"];
+const SECRET_FORMATS: &[&str] = &["sha256", "public-key", "sealed", "key-prefix"];
 /// Fields whose objects hold a secret, or what is derived from one.
 const SECRET_HOLDERS: &[&str] = &["secret", "api_key"];
 /// What people call a secret that they write down. Any other unknown field beside a secret may be the secret itself.
@@ -145,6 +152,11 @@ fn is_sha256(text: &str) -> bool {
     text.strip_prefix("sha256:").is_some_and(|hex| {
         hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     })
+}
+
+fn is_public_key(text: &str) -> bool {
+    let bytes = text.strip_prefix("ed25519:").map(|base64| STANDARD.decode(base64));
+    matches!(bytes, Some(Ok(bytes)) if bytes.len() == 32)
 }
 
 /// `tg1.<key id>.<base64url>`, as `store` seals.
@@ -328,6 +340,9 @@ fn describe(kind: &ValidationErrorKind, instance: &Value) -> String {
         }
         ValidationErrorKind::Minimum { limit } => format!("{shown} is less than {limit}"),
         ValidationErrorKind::Maximum { limit } => format!("{shown} is more than {limit}"),
+        ValidationErrorKind::ExclusiveMinimum { limit } => {
+            format!("{shown} is not more than {limit}")
+        }
         ValidationErrorKind::MinItems { .. } | ValidationErrorKind::MinLength { .. } => {
             "must not be empty".to_owned()
         }

@@ -1,3 +1,5 @@
+mod packs;
+
 use super::{ConfigError, read};
 use crate::record::{RecordMode, Share};
 

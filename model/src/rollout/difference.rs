@@ -1,8 +1,10 @@
 //! How two versions' decisions about one exchange differ, in words that hold no header's value and no body.
 
-use crate::{Decision, FailureReason, HeaderEdit};
+use crate::{Decision, Edits, FailureReason, HeaderEdit};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// What a version came to: a decision, a cost in units, or why neither.
@@ -36,20 +38,21 @@ pub fn summary(outcome: &Outcome) -> String {
                     HeaderEdit::Append(name, _) => ("append", name),
                     HeaderEdit::Remove(name) => ("remove", name),
                 };
-                let _ = write!(text, " {verb} {name}");
+                // Writing to a String never fails.
+                write!(text, " {verb} {name}").unwrap_or_default();
             }
             if let Some(body) = &edits.body {
-                let _ = write!(text, " body ({} bytes)", body.len());
+                write!(text, " body ({} bytes)", body.len()).unwrap_or_default();
             }
             text
         }
     }
 }
 
-/// In what two outcomes differ; none when they say the same. Edits are the same when they leave the same headers behind, in
-/// whatever order they name them.
+/// In what two outcomes differ; none when they come to the same. Edits and answers do when they leave the same headers
+/// behind, in whatever order they name them, and edits of nothing are the same as to go on.
 pub fn difference(running: &Outcome, candidate: &Outcome) -> Option<String> {
-    use Decision::{Answer, Deny, Edit};
+    use Decision::{Answer, Continue, Deny, Edit};
     use Outcome::{Cost, Decided, Failed};
     if running == candidate {
         return None;
@@ -71,20 +74,17 @@ pub fn difference(running: &Outcome, candidate: &Outcome) -> Option<String> {
         (Decided(Answer(a)), Decided(Answer(b))) => {
             let status = (a.status != b.status)
                 .then(|| format!("status: {} and {}", a.status.as_u16(), b.status.as_u16()));
-            let headers = (a.headers != b.headers).then(|| "headers".to_owned());
+            let headers = headers(&lines(&a.headers), &lines(&b.headers));
             joined([status, headers, bodies(Some(&a.body), Some(&b.body)), None])
         }
         (Decided(Edit(a)), Decided(Edit(b))) => {
-            let (left, right) = (effects(&a.headers), effects(&b.headers));
-            let differing: Vec<&str> = left
-                .keys()
-                .chain(right.keys().filter(|name| !left.contains_key(*name)))
-                .filter(|name| left.get(*name) != right.get(*name))
-                .copied()
-                .collect();
-            let headers =
-                (!differing.is_empty()).then(|| format!("headers: {}", differing.join(", ")));
+            let headers = headers(&effects(&a.headers), &effects(&b.headers));
             joined([headers, bodies(a.body.as_ref(), b.body.as_ref()), None, None])
+        }
+        (Decided(Edit(a)), Decided(Continue)) | (Decided(Continue), Decided(Edit(a)))
+            if *a == Edits::default() =>
+        {
+            None
         }
         (Decided(a), Decided(b)) => Some(format!("decision: {} and {}", a.as_str(), b.as_str())),
         (Decided(_), Cost(_)) | (Cost(_), Decided(_)) => Some("phase".to_owned()),
@@ -96,27 +96,36 @@ fn joined(parts: [Option<String>; 4]) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
-fn bodies(a: Option<&bytes::Bytes>, b: Option<&bytes::Bytes>) -> Option<String> {
-    match (a, b) {
-        (None, None) => None,
-        (Some(a), Some(b)) if a == b => None,
-        (a, b) => Some(format!("body: {} and {}", told(a), told(b))),
-    }
+fn bodies(a: Option<&Bytes>, b: Option<&Bytes>) -> Option<String> {
+    (a != b).then(|| format!("body: {} and {}", told(a), told(b)))
 }
 
-fn told(body: Option<&bytes::Bytes>) -> String {
+/// A body by its size and the beginning of its SHA-256.
+fn told(body: Option<&Bytes>) -> String {
     let Some(body) = body else { return "unchanged".to_owned() };
     let digest = Sha256::digest(body);
-    let short = digest.iter().take(4).fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    });
-    format!("{} bytes ({short})", body.len())
+    let mut text = format!("{} bytes (", body.len());
+    for byte in digest.iter().take(4) {
+        // Writing to a String never fails.
+        write!(text, "{byte:02x}").unwrap_or_default();
+    }
+    text.push(')');
+    text
 }
 
-/// What edits come to, by header: whether what stood there goes, and the lines that are added.
-fn effects(edits: &[HeaderEdit]) -> BTreeMap<&str, (bool, Vec<&[u8]>)> {
-    let mut effects: BTreeMap<&str, (bool, Vec<&[u8]>)> = BTreeMap::new();
+/// What becomes of each header: whether what stood there goes, and the lines that are added.
+type Effects<'a> = BTreeMap<&'a str, (bool, Vec<&'a [u8]>)>;
+
+/// The headers whose effects differ, by name.
+fn headers(a: &Effects<'_>, b: &Effects<'_>) -> Option<String> {
+    let names: BTreeSet<&str> = a.keys().chain(b.keys()).copied().collect();
+    let differing: Vec<&str> =
+        names.into_iter().filter(|name| a.get(name) != b.get(name)).collect();
+    (!differing.is_empty()).then(|| format!("headers: {}", differing.join(", ")))
+}
+
+fn effects(edits: &[HeaderEdit]) -> Effects<'_> {
+    let mut effects = Effects::new();
     for edit in edits {
         match edit {
             HeaderEdit::Set(name, value) => {
@@ -131,4 +140,13 @@ fn effects(edits: &[HeaderEdit]) -> BTreeMap<&str, (bool, Vec<&[u8]>)> {
         }
     }
     effects
+}
+
+/// An answer's headers: nothing stood there before.
+fn lines(headers: &[(HeaderName, HeaderValue)]) -> Effects<'_> {
+    let mut lines = Effects::new();
+    for (name, value) in headers {
+        lines.entry(name.as_str()).or_default().1.push(value.as_bytes());
+    }
+    lines
 }

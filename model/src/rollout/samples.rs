@@ -1,15 +1,18 @@
 //! What was seen of a candidate in a window, and what it says.
 
 use crate::document::{OnPass, Rollout};
+use crate::units;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Buckets to each doubling of the duration: a percentile is at most 9 % too high.
-const STEPS: u32 = 8;
-/// Doublings, from 1 µs to over a minute.
-const DOUBLINGS: u32 = 26;
+/// The finest difference that is told, in nanoseconds.
+const UNIT: u64 = 125;
+/// Buckets to each doubling of the duration: a percentile is at most an eighth too high.
+const STEPS: usize = 8;
+/// What is longer, a little over a minute, is counted all in one bucket: no call takes as long.
+const DOUBLINGS: usize = 27;
 
 /// How long calls took, in buckets that grow by an eighth of a doubling; those of other nodes can be added.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -17,9 +20,48 @@ const DOUBLINGS: u32 = 26;
 pub struct Durations(Vec<u64>);
 
 impl Durations {
+    /// How many buckets there are.
+    pub const BUCKETS: usize = STEPS * DOUBLINGS + 1;
+
+    /// The bucket that counts a call which took so long, for whoever counts by themselves: the first whose end is not below.
+    pub fn bucket(took: Duration) -> usize {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        // What falls on a bucket's end belongs to it.
+        let below = nanos.div_ceil(UNIT).saturating_sub(1);
+        let steps = STEPS as u64;
+        let bucket = match (below / steps).checked_ilog2() {
+            None => below,
+            Some(doublings) => steps * u64::from(doublings) + (below >> doublings),
+        };
+        usize::try_from(bucket).unwrap_or(usize::MAX).min(Self::BUCKETS - 1)
+    }
+
+    /// The longest duration that this bucket counts; of the last one, which takes all that are longer, a little over a minute.
+    fn end(bucket: usize) -> Duration {
+        let next = bucket + 1;
+        let doublings = (next / STEPS).saturating_sub(1).min(DOUBLINGS - 1);
+        let units = ((next - STEPS * doublings) as u64) << doublings;
+        Duration::from_nanos(units * UNIT)
+    }
+
+    /// What was counted in the first of these buckets, the second, and so on.
+    pub fn counted(counts: impl IntoIterator<Item = u64>) -> Self {
+        let mut counts: Vec<u64> = counts.into_iter().take(Self::BUCKETS).collect();
+        let used = counts.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
+        counts.truncate(used);
+        Self(counts)
+    }
+
+    /// What came since those, which are among these.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let earlier = before.0.iter().copied().chain(std::iter::repeat(0));
+        Self::counted(self.0.iter().zip(earlier).map(|(now, before)| now.saturating_sub(before)))
+    }
+
     /// Adds one.
     pub fn add(&mut self, took: Duration) {
-        let bucket = bucket(took);
+        let bucket = Self::bucket(took);
         if self.0.len() <= bucket {
             self.0.resize(bucket + 1, 0);
         }
@@ -34,37 +76,21 @@ impl Durations {
             self.0.resize(other.0.len(), 0);
         }
         for (count, more) in self.0.iter_mut().zip(&other.0) {
-            *count += more;
+            *count = count.saturating_add(*more);
         }
     }
 
-    /// What so large a share (0 to 1) of them did not exceed; none when there are none.
-    pub fn percentile(&self, share: f64) -> Option<Duration> {
-        let total: u64 = self.0.iter().sum();
-        if total == 0 {
-            return None;
-        }
-        let mut left = (total as f64 * share).ceil() as u64;
-        for (index, count) in self.0.iter().enumerate() {
-            if left <= *count {
-                return Some(upper(index));
-            }
-            left -= count;
-        }
-        None
+    /// What so many percent of them did not exceed; none when there are none.
+    pub fn percentile(&self, percent: u64) -> Option<Duration> {
+        let total = self.0.iter().fold(0_u64, |total, count| total.saturating_add(*count));
+        let rank = total.saturating_mul(percent).div_ceil(100).max(1);
+        let mut counted = 0_u64;
+        let bucket = self.0.iter().position(|count| {
+            counted = counted.saturating_add(*count);
+            counted >= rank
+        });
+        bucket.map(Self::end)
     }
-}
-
-/// The bucket whose upper end is the first that is not below.
-fn bucket(took: Duration) -> usize {
-    let micros = (took.as_nanos() as f64 / 1_000.0).max(1.0);
-    let position = (micros.log2() * f64::from(STEPS)).ceil();
-    (position as usize).min((STEPS * DOUBLINGS) as usize)
-}
-
-fn upper(bucket: usize) -> Duration {
-    let micros = (bucket as f64 / f64::from(STEPS)).exp2();
-    Duration::from_nanos((micros * 1_000.0) as u64)
 }
 
 /// What was seen of a candidate in one window.
@@ -83,12 +109,24 @@ pub struct Samples {
 }
 
 impl Samples {
+    /// What came since those, which are among these.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            calls: self.calls.saturating_sub(before.calls),
+            faults: self.faults.saturating_sub(before.faults),
+            compared: self.compared.saturating_sub(before.compared),
+            differences: self.differences.saturating_sub(before.differences),
+            durations: self.durations.since(&before.durations),
+        }
+    }
+
     /// Adds what another node saw.
     pub fn merge(&mut self, other: &Self) {
-        self.calls += other.calls;
-        self.faults += other.faults;
-        self.compared += other.compared;
-        self.differences += other.differences;
+        self.calls = self.calls.saturating_add(other.calls);
+        self.faults = self.faults.saturating_add(other.faults);
+        self.compared = self.compared.saturating_add(other.compared);
+        self.differences = self.differences.saturating_add(other.differences);
         self.durations.merge(&other.durations);
     }
 }
@@ -104,39 +142,39 @@ pub enum Verdict {
     RollBack(String),
 }
 
-/// Judges a window. Rates count from `min_samples` on, also before the window's end; a window that ends with fewer says
-/// nothing, and the next one begins.
+/// Judges a window. A rate counts once it is of `min_samples`, also before the window's end; a window that ends with fewer
+/// says nothing, and the next one begins.
 pub fn judge(rollout: &Rollout, began: Timestamp, now: Timestamp, seen: &Samples) -> Verdict {
-    if seen.calls >= rollout.min_samples {
-        if let Some(why) = against(rollout, seen) {
-            return Verdict::RollBack(why);
-        }
-        let age = Duration::try_from(now.duration_since(began)).unwrap_or_default();
-        if age >= rollout.window.0 {
-            return Verdict::Pass(rollout.on_pass);
-        }
+    if let Some(why) = against(rollout, seen) {
+        return Verdict::RollBack(why);
+    }
+    let compares = rollout.rollback_on.difference_rate.is_some();
+    let is_enough =
+        seen.calls >= rollout.min_samples && (!compares || seen.compared >= rollout.min_samples);
+    let age = Duration::try_from(now.duration_since(began)).unwrap_or_default();
+    if is_enough && age >= rollout.window.0 {
+        return Verdict::Pass(rollout.on_pass);
     }
     Verdict::Wait
 }
 
 fn against(rollout: &Rollout, seen: &Samples) -> Option<String> {
     let limits = &rollout.rollback_on;
-    let rate = |count: u64, of: u64| if of == 0 { 0.0 } else { count as f64 / of as f64 };
-    let faults = rate(seen.faults, seen.calls);
-    if let Some(most) = limits.fault_rate.filter(|most| faults > *most) {
-        return Some(format!(
-            "{} of {} calls failed ({faults:.4}), more than {most}",
-            seen.faults, seen.calls
-        ));
+    let over = |count: u64, of: u64, most: Option<f64>| {
+        let rate = count as f64 / of.max(1) as f64;
+        most.filter(|most| of >= rollout.min_samples && rate > *most).map(|most| (rate, most))
+    };
+    if let Some((rate, most)) = over(seen.faults, seen.calls, limits.fault_rate) {
+        let (count, of) = (seen.faults, seen.calls);
+        return Some(format!("{count} of {of} calls failed ({rate:.4}), more than {most}"));
     }
-    let differing = rate(seen.differences, seen.compared);
-    if let Some(most) = limits.difference_rate.filter(|most| differing > *most) {
+    if let Some((rate, most)) = over(seen.differences, seen.compared, limits.difference_rate) {
         let (count, of) = (seen.differences, seen.compared);
-        return Some(format!(
-            "{count} of {of} decisions differ ({differing:.4}), more than {most}"
-        ));
+        return Some(format!("{count} of {of} decisions differ ({rate:.4}), more than {most}"));
     }
-    let p99 = seen.durations.percentile(0.99)?;
-    let most = limits.p99.filter(|most| p99 > most.0)?;
-    Some(format!("p99 is {p99:?}, more than {most}"))
+    let most = limits.p99.filter(|_| seen.calls >= rollout.min_samples)?;
+    let p99 = seen.durations.percentile(99)?;
+    // Counted in buckets: only what is surely longer is too long.
+    let is_longer = p99 > Durations::end(Durations::bucket(most.0));
+    is_longer.then(|| format!("p99 is {}, more than {most}", units::Duration(p99)))
 }

@@ -73,6 +73,19 @@ fn resources_within_an_entry_are_merged_too() {
 }
 
 #[test]
+fn a_file_of_old_does_not_bring_back_what_is_quarantined() {
+    let held = json!({ "id": "p", "version": "1.0.0", "quarantined": { "reason": "faults" } });
+    let kept = |said: Value| upsert(&json!({ "packs": [held] }), &said, Prune::Keep);
+    let silent = json!({ "packs": [{ "id": "p", "version": "1.0.0" }] });
+    assert_eq!(kept(silent.clone())["packs"][0]["quarantined"], held["quarantined"]);
+    let other =
+        json!({ "packs": [{ "id": "p", "version": "1.0.0", "quarantined": { "reason": "x" } }] });
+    assert_eq!(kept(other.clone()), other);
+    let pruned = upsert(&json!({ "packs": [held] }), &silent, Prune::Delete);
+    assert_eq!(pruned, silent, "the result is the file's document");
+}
+
+#[test]
 fn a_pack_is_known_by_name_and_version() {
     merges(
         json!({ "packs": [{ "id": "p", "version": "1.0.0" }] }),

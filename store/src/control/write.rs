@@ -3,7 +3,10 @@
 //! Invariant: whoever concerns the feed raises its version first. That row's lock orders everyone who publishes, so that
 //! what is checked afterwards still holds at the commit.
 
-use super::{Effect, Write, WriteError, Written, audit, revisions, revocations, tokens};
+use super::{
+    Effect, Write, WriteError, Written, audit, outbox, pack_data, packs, revisions, revocations,
+    tokens,
+};
 use crate::db::{notify, unavailable};
 use crate::records;
 use jiff::Timestamp;
@@ -87,9 +90,10 @@ async fn attempt(connection: &mut AnyConnection, write: Write) -> Result<Written
     let mut written = Written::default();
     match effect {
         Effect::Note => {}
-        Effect::Publish { text, base, nodes, replaces_staged } => {
+        Effect::Publish { text, base, nodes, replaces_staged, events } => {
             revisions::follows(connection, base, replaces_staged).await?;
             revisions::insert(connection, base + 1, &text, nodes, &audit).await?;
+            outbox::append(connection, events).await?;
             written.revision = Some(base + 1);
         }
         Effect::Release(number) => {
@@ -100,6 +104,13 @@ async fn attempt(connection: &mut AnyConnection, write: Write) -> Result<Written
         Effect::RevokeToken(id, at) => tokens::revoke(connection, &id, at).await?,
         Effect::Revoke(revocation) => revocations::put(connection, &revocation).await?,
         Effect::Lift(id) => revocations::lift(connection, &id).await?,
+        Effect::KeepPack { file, resigns } => {
+            written.rows = packs::keep(connection, *file, resigns).await?;
+        }
+        Effect::PutPackData(datum, over) => pack_data::put(connection, *datum, over).await?,
+        Effect::DeletePackData { pack, key, over } => {
+            pack_data::delete(connection, &pack, &key, over).await?;
+        }
         Effect::EraseRecords(tenant, until) => {
             written.rows = records::erase_some(connection, &tenant, until).await?;
         }

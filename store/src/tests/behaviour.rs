@@ -1,15 +1,25 @@
 //! What every store does, as claims: each takes a fresh store, whichever kind it is. [`store_suite!`] makes a test of each.
 
 mod audit;
+mod before;
+mod differences;
 mod nodes;
+mod outbox;
+mod packs;
 mod records;
 mod revisions;
+mod rollouts;
 mod tokens;
 
 pub(super) use audit::*;
+pub(super) use before::*;
+pub(super) use differences::*;
 pub(super) use nodes::*;
+pub(super) use outbox::*;
+pub(super) use packs::*;
 pub(super) use records::*;
 pub(super) use revisions::*;
+pub(super) use rollouts::*;
 pub(super) use tokens::*;
 
 /// Makes a test of each claim. The expression is a future of a fresh store, and of what must live as long as it.
@@ -40,14 +50,37 @@ macro_rules! store_suite {
             searches_wait_for_each_other_and_hold_up_nothing_else,
             records_go_by_age_and_by_tenant,
             what_expired_is_purged,
+            events_are_told_with_the_revision_that_they_tell_of,
+            a_pack_file_is_kept_for_good_under_its_version,
+            only_the_signature_of_the_same_pack_is_replaced,
+            pack_files_are_bounded,
+            what_a_pack_reads_is_what_was_put_last,
+            what_a_pack_reads_is_bounded,
+            rollouts_follow_the_newest_revision,
+            a_rollout_ends_once_and_says_why,
+            what_all_processes_saw_of_a_window_is_added_up,
+            rollouts_are_found_by_pack_and_attachment,
+            rollouts_that_ended_are_forgotten_after_ninety_days,
+            what_ran_before_is_found_in_older_revisions,
+            differences_are_found_by_what_they_say,
+            the_newest_differences_of_a_rollout_are_kept,
+            differences_go_with_the_records_of_their_exchanges,
         );
-
-        #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-        async fn of_many_who_publish_each_is_acknowledged_once() {
-            let (store, _keep) = $fresh.await;
-            $crate::tests::behaviour::many_publish(store).await;
-        }
+        $crate::tests::behaviour::store_suite!(@at_once $fresh;
+            of_many_who_publish_each_is_acknowledged_once: many_publish,
+            of_many_who_publish_none_is_missed_in_the_outbox: many_tell,
+            of_many_who_push_a_version_one_content_is_kept: many_push,
+            of_many_nodes_that_see_a_revision_one_opens_its_rollouts: many_sync,
+            what_many_report_counts_until_the_rollout_ends: many_report,
+        );
     };
+    (@at_once $fresh:expr; $($claim:ident: $many:ident,)*) => { $(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+        async fn $claim() {
+            let (store, _keep) = $fresh.await;
+            $crate::tests::behaviour::$many(store).await;
+        }
+    )* };
     (@claims $fresh:expr; $($claim:ident,)*) => { $(
         #[tokio::test]
         async fn $claim() {

@@ -3,12 +3,14 @@
 
 use super::databases::{Database, sqlite_url};
 use super::hold;
-use super::samples::{entry, id};
+use super::samples::{at, entry, id};
 use crate::Store;
 use crate::control::{AuditQuery, Effect, Write, WriteError};
+use model::event::Event;
 use model::idempotency::suite::{LEASE, RETENTION, START, answer, request};
 use model::idempotency::{Claimed, Ledger as _, Settled};
 use model::suite::Dice;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -96,11 +98,29 @@ async fn revisions(test: &str, url: impl FnOnce() -> String) {
         "each has its entry, and no entry is alone"
     );
     assert_eq!(entries.len(), all.len());
+    let events = store.outbox(0, 2_000).await.unwrap();
+    assert_eq!(events.iter().map(|told| told.number).collect::<Vec<_>>(), numbers, "and its event");
+    for told in events {
+        let kept = store.revision(told.number).await.unwrap().unwrap();
+        assert_eq!(told.event.subject, *kept.text, "{}", told.number);
+    }
     assert_eq!(store.feed().await.unwrap(), all.len() as u64);
     assert!(acknowledged.len() as u64 >= KILLS * (AT_LEAST - 1), "{}", acknowledged.len());
     for (number, text) in acknowledged {
         let kept = store.revision(number).await.unwrap();
         assert_eq!(*kept.expect("it was acknowledged").text, *text, "{number}");
+    }
+}
+
+/// What tells of a revision of this text.
+fn event(id: &str, text: &str) -> Event {
+    Event {
+        id: id.to_owned(),
+        at: at(0),
+        r#type: "published".to_owned(),
+        tenant: None,
+        subject: text.to_owned(),
+        data: Value::Null,
     }
 }
 
@@ -123,6 +143,7 @@ async fn publish_until_killed(url: &str) -> ! {
                     base,
                     nodes: None,
                     replaces_staged: false,
+                    events: vec![event(&audit.id, &text)],
                 };
                 match store.write(Write { effect, audit, answer: None }).await {
                     Ok(written) => println!("published {} {text} .", written.revision.unwrap()),

@@ -50,13 +50,23 @@ pub(super) fn entry(action: &str, resource: &str) -> Entry {
 }
 
 pub(super) fn publish(text: &str, base: u64) -> Write {
-    let effect = Effect::Publish { text: text.into(), base, nodes: None, replaces_staged: false };
-    write(effect)
+    write(publication(text, base, None))
 }
 
 pub(super) fn staged(text: &str, base: u64, nodes: &[&str]) -> Write {
     let nodes = Some(nodes.iter().copied().map(NodeName::from).collect());
-    write(Effect::Publish { text: text.into(), base, nodes, replaces_staged: false })
+    write(publication(text, base, nodes))
+}
+
+fn publication(text: &str, base: u64, nodes: Option<Vec<NodeName>>) -> Effect {
+    let text = text.into();
+    Effect::Publish { text, base, nodes, replaces_staged: false, events: Vec::new() }
+}
+
+/// Publishes what takes the place of a staged one.
+pub(super) fn rollback(text: &str, base: u64) -> Write {
+    let text = text.into();
+    write(Effect::Publish { text, base, nodes: None, replaces_staged: true, events: Vec::new() })
 }
 
 pub(super) fn write(effect: Effect) -> Write {

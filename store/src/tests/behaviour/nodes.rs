@@ -1,7 +1,8 @@
 //! What nodes share: the feed, revocations, their reports, and what was made once.
 
+use super::packs::{datum, pushed};
 use crate::Store;
-use crate::control::{Effect, WriteError};
+use crate::control::{Effect, Over, WriteError};
 use crate::tests::samples::{at, done, publish, published, revocation, staged, token, write};
 use model::node::{NodeReport, Rejected};
 use model::revocation::{REVOCATIONS_MAX, Revocation, Revoked};
@@ -106,6 +107,16 @@ pub(in crate::tests) async fn the_feed_grows_with_what_nodes_must_notice(store: 
         (write(Effect::RevokeToken(token.id, at(0))), 5),
         (write(erase), 5),
         (write(Effect::Note), 5),
+        (pushed("1.0.0"), 6),
+        (write(Effect::PutPackData(Box::new(datum("k", "v")), Over::Anything)), 7),
+        (
+            write(Effect::DeletePackData {
+                pack: "p".into(),
+                key: "k".to_owned(),
+                over: Over::Anything,
+            }),
+            8,
+        ),
     ] {
         let said = format!("{:?}", write.effect);
         done(store.write(write).await);

@@ -2,7 +2,7 @@
 
 use crate::Store;
 use crate::control::{Effect, WriteError};
-use crate::tests::samples::{at, done, publish, published, staged, write};
+use crate::tests::samples::{at, done, publish, published, rollback, staged, write};
 use model::id::NodeName;
 use model::port::StoreError;
 use std::collections::BTreeSet;
@@ -60,18 +60,14 @@ pub(in crate::tests) async fn a_staged_revision_is_its_nodes_until_it_is_release
     assert_eq!(store.revision(2).await.unwrap().unwrap().info.nodes, None);
     // A rollback takes the place of one that is not everybody's, which then is nobody's newest any more.
     done(store.write(staged("three", 2, &["a"])).await);
-    let rollback =
-        Effect::Publish { text: "one".into(), base: 3, nodes: None, replaces_staged: true };
-    assert_eq!(done(store.write(write(rollback)).await).revision, Some(4));
+    assert_eq!(done(store.write(rollback("one", 3)).await).revision, Some(4));
     assert_eq!((number_for("a").await, number_for("c").await), (Some(4), Some(4)));
 }
 
 pub(in crate::tests) async fn only_the_newest_staged_revision_is_released(store: &Store) {
     published(store, "one", 0).await;
     done(store.write(staged("two", 1, &["a"])).await);
-    let replaces =
-        Effect::Publish { text: "three".into(), base: 2, nodes: None, replaces_staged: true };
-    done(store.write(write(replaces)).await);
+    done(store.write(rollback("three", 2)).await);
     for (number, why) in
         [(1, "everybody's"), (2, "not the newest"), (3, "everybody's"), (4, "absent")]
     {
