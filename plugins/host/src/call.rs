@@ -1,75 +1,144 @@
-//! One call of a guest: what it may see, what it may still use, and the host functions it calls.
+//! One call of a guest: what it was asked, and what it may still use.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::document::PhaseName;
 use rustix::time::{ClockId, clock_gettime};
-use wasmtime::component::Resource;
-use wasmtime::{ResourceLimiter, Result, Store, StoreContextMut, UpdateDeadline};
+use wasmtime::{
+    AsContextMut, ResourceLimiter, Result, Store, StoreContextMut, Trap, UpdateDeadline,
+};
 
-use crate::abi::tollgate::policy::log::{self, Level};
-use crate::abi::tollgate::policy::request_phase;
+use crate::counters::Count;
+use crate::grants::{Grants, LogGate, PackData};
 use crate::host::Host;
-use crate::limits::Limits;
-use crate::request::{Lent, PolicyRequest};
+use crate::limits::{HOST_CALL_FUEL, Limits};
+use crate::pack::About;
+use crate::package::BodyOf;
+use crate::random::Random;
+use crate::request::{PolicyRequest, PolicyResponse};
 
-/// The longest log line in bytes; the rest is cut.
-const MAX_LOG_LINE: usize = 1024;
-/// Handles that a guest can hold; it is lent one.
+/// Handles that a guest can hold; it is lent two at most.
 const MAX_HANDLES: usize = 16;
 
 /// The state of one call.
 pub(crate) struct Call {
-    label: Arc<str>,
+    pub(crate) label: Arc<str>,
     /// None while the pack is configured.
-    request: Option<Arc<PolicyRequest>>,
-    max_memory: usize,
+    asked: Option<Asked>,
+    limits: Limits,
+    /// Bytes of linear memory now; it never shrinks.
+    memory: usize,
+    grew: bool,
     refused_memory: bool,
     host_calls_left: u32,
     log_lines_left: u32,
+    /// The thread's own time when the call had passed its deadline.
+    late_since: Option<Duration>,
 }
 
-/// What happens when a call is past its deadline in wall time. A host that is busy with other threads is no fault of the
-/// call's, so from then on its thread's own time counts: it ends when it has taken a quarter of the deadline of that.
-fn net(limits: &Limits) -> impl FnMut(StoreContextMut<'_, Call>) -> Result<UpdateDeadline> + use<> {
-    let (ticks, grace) = (limits.ticks().div_ceil(4), limits.deadline / 4);
-    let mut since: Option<Duration> = None;
-    move |_| {
-        let now = clock_gettime(ClockId::ThreadCPUTime);
-        let now = Duration::try_from(now).unwrap_or(Duration::MAX);
-        let since = *since.get_or_insert(now);
-        if now.saturating_sub(since) < grace {
-            Ok(UpdateDeadline::Continue(ticks))
-        } else {
-            Ok(UpdateDeadline::Interrupt)
+/// What is asked, and what the call was given to answer it.
+pub(crate) struct Asked {
+    pub(crate) about: Arc<About>,
+    pub(crate) phase: PhaseName,
+    pub(crate) request: Arc<PolicyRequest>,
+    pub(crate) response: Option<Arc<PolicyResponse>>,
+    pub(crate) data: Arc<PackData>,
+    pub(crate) count: Count,
+    pub(crate) log: Arc<LogGate>,
+    pub(crate) random: Option<Random>,
+}
+
+impl Asked {
+    pub(crate) fn new(
+        about: &Arc<About>,
+        phase: PhaseName,
+        request: &Arc<PolicyRequest>,
+        response: Option<&Arc<PolicyResponse>>,
+        grants: &Grants<'_>,
+    ) -> Self {
+        Self {
+            about: Arc::clone(about),
+            phase,
+            request: Arc::clone(request),
+            response: response.cloned(),
+            data: Arc::clone(grants.data),
+            count: grants.counters.into(),
+            log: Arc::clone(grants.log),
+            random: None,
         }
+    }
+
+    /// The size of the body that the pack may change now.
+    fn changeable(&self) -> usize {
+        let (of, body) = match self.phase {
+            PhaseName::Cost => return 0,
+            PhaseName::Request => (BodyOf::Request, self.request.body.as_ref()),
+            PhaseName::Response => {
+                (BodyOf::Response, self.response.as_ref().and_then(|answer| answer.body.as_ref()))
+            }
+        };
+        let size = body.map_or(0, bytes::Bytes::len);
+        if self.about.manifest.body.contains(&of) { size } else { 0 }
     }
 }
 
 impl Call {
-    /// A store for one call, under all limits.
-    pub(crate) fn store(
-        host: &Host,
-        label: &Arc<str>,
-        request: Option<&Arc<PolicyRequest>>,
-        limits: &Limits,
-    ) -> Store<Self> {
+    /// A store in which a pack is configured.
+    pub(crate) fn configuring(host: &Host, label: &Arc<str>, limits: &Limits) -> Store<Self> {
+        let mut store = Self::store(host, label);
+        Self::begin(&mut store, None, limits);
+        store
+    }
+
+    /// A store without anything to do yet.
+    pub(crate) fn store(host: &Host, label: &Arc<str>) -> Store<Self> {
         let call = Self {
             label: Arc::clone(label),
-            request: request.cloned(),
-            max_memory: limits.memory,
+            asked: None,
+            limits: Limits::default(),
+            memory: 0,
+            grew: false,
             refused_memory: false,
-            host_calls_left: limits.host_calls,
-            log_lines_left: limits.log_lines,
+            host_calls_left: 0,
+            log_lines_left: 0,
+            late_since: None,
         };
         let mut store = Store::new(&host.engine, call);
         store.limiter(|call| call);
-        store.set_fuel(limits.fuel).expect("the engine consumes fuel");
-        store.set_epoch_deadline(limits.ticks());
-        store.epoch_deadline_callback(net(limits));
-        store.set_hostcall_fuel(limits.output);
+        store.epoch_deadline_callback(late);
         store.set_max_component_handles(MAX_HANDLES);
         store
+    }
+
+    /// Puts a store under all limits, for one call.
+    pub(crate) fn begin(store: &mut Store<Self>, asked: Option<Asked>, limits: &Limits) {
+        let body = asked.as_ref().map_or(0, Asked::changeable);
+        let call = store.data_mut();
+        call.asked = asked;
+        call.limits = *limits;
+        call.grew = false;
+        call.host_calls_left = limits.host_calls;
+        call.log_lines_left = limits.log_lines;
+        call.late_since = None;
+        store.set_fuel(limits.fuel).expect("the engine consumes fuel");
+        store.set_epoch_deadline(limits.ticks());
+        store.set_hostcall_fuel(limits.output_beside(body));
+    }
+
+    /// Lets go of what was asked.
+    pub(crate) fn end(&mut self) -> Option<Asked> {
+        self.asked.take()
+    }
+
+    /// What is asked.
+    pub(crate) fn asked(&self) -> Result<&Asked, NothingAsked> {
+        self.asked.as_ref().ok_or(NothingAsked)
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn asked_mut(&mut self) -> Result<&mut Asked, NothingAsked> {
+        self.asked.as_mut().ok_or(NothingAsked)
     }
 
     /// Whether the guest was refused memory.
@@ -77,16 +146,61 @@ impl Call {
         self.refused_memory
     }
 
-    fn charge(&mut self) -> Result<(), HostCallsSpent> {
-        self.host_calls_left = self.host_calls_left.checked_sub(1).ok_or(HostCallsSpent)?;
-        Ok(())
+    /// The instance has started: what it grows by from now on is its decision's.
+    pub(crate) fn started(&mut self) {
+        self.grew = false;
     }
 
-    /// The request, for one charged call.
-    fn request(&mut self) -> Result<&PolicyRequest> {
-        self.charge()?;
-        Ok(self.request.as_ref().ok_or(NoRequest)?)
+    /// Whether the guest got more memory since it started.
+    pub(crate) fn grew(&self) -> bool {
+        self.grew
     }
+
+    /// Bytes of linear memory now.
+    pub(crate) fn memory(&self) -> usize {
+        self.memory
+    }
+
+    /// Takes one of the lines that the call may log; none is left when `None`.
+    pub(crate) fn take_log_line(&mut self) -> Option<()> {
+        self.log_lines_left = self.log_lines_left.checked_sub(1)?;
+        Some(())
+    }
+}
+
+/// Charges a call of the host: before anything is done for it.
+pub(crate) fn charge_call(store: &mut StoreContextMut<'_, Call>) -> Result<()> {
+    let call = store.data_mut();
+    call.host_calls_left = call.host_calls_left.checked_sub(1).ok_or(HostCallsSpent)?;
+    charge(store, HOST_CALL_FUEL)
+}
+
+/// Charges work of the host for a call, in fuel: a unit for each byte that is read or changes hands.
+pub(crate) fn charge(store: &mut StoreContextMut<'_, Call>, work: usize) -> Result<()> {
+    let price = u64::try_from(work).unwrap_or(u64::MAX);
+    let left = store.get_fuel()?.checked_sub(price);
+    store.set_fuel(left.unwrap_or(0))?;
+    left.map(drop).ok_or_else(|| Trap::OutOfFuel.into())
+}
+
+/// What happens when a call is past its deadline in wall time. A host that is busy with other threads is no fault of the
+/// call's, so from then on its thread's own time counts: it ends when it has taken a quarter of the deadline of that.
+fn late(mut store: StoreContextMut<'_, Call>) -> Result<UpdateDeadline> {
+    let mut store = store.as_context_mut();
+    let call = store.data_mut();
+    let (ticks, grace) = (call.limits.ticks().div_ceil(4), call.limits.deadline / 4);
+    let now = thread_cpu();
+    let since = *call.late_since.get_or_insert(now);
+    if now.saturating_sub(since) < grace {
+        Ok(UpdateDeadline::Continue(ticks))
+    } else {
+        Ok(UpdateDeadline::Interrupt)
+    }
+}
+
+/// How long the calling thread has run on a processor.
+pub fn thread_cpu() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or(Duration::MAX)
 }
 
 /// The guest called the host more often than it may.
@@ -94,14 +208,18 @@ impl Call {
 #[error("the host was called too often")]
 pub(crate) struct HostCallsSpent;
 
-/// The guest made up a handle while it was configured.
+/// The guest asked for an exchange while it was configured, or for a response while there is none.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no request yet")]
-struct NoRequest;
+#[error("there is no exchange yet")]
+pub(crate) struct NothingAsked;
 
 impl ResourceLimiter for Call {
     fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> Result<bool> {
-        let granted = desired <= self.max_memory;
+        let granted = desired <= self.limits.memory;
+        if granted {
+            self.memory = self.memory.max(desired);
+            self.grew = true;
+        }
         self.refused_memory |= !granted;
         Ok(granted)
     }
@@ -110,105 +228,4 @@ impl ResourceLimiter for Call {
         // A slot of the pool bounds the size.
         Ok(true)
     }
-}
-
-impl request_phase::Host for Call {}
-
-impl request_phase::HostRequest for Call {
-    fn method(&mut self, _: Resource<Lent>) -> Result<String> {
-        Ok(self.request()?.head.method.as_str().to_owned())
-    }
-
-    fn path(&mut self, _: Resource<Lent>) -> Result<String> {
-        Ok(self.request()?.head.path.clone())
-    }
-
-    fn query(&mut self, _: Resource<Lent>) -> Result<Option<String>> {
-        Ok(self.request()?.head.query.clone())
-    }
-
-    fn query_param(&mut self, _: Resource<Lent>, name: String) -> Result<Option<String>> {
-        let query = self.request()?.head.query.as_deref().unwrap_or_default();
-        let mut pairs = form_urlencoded::parse(query.as_bytes());
-        Ok(pairs.find(|(found, _)| *found == name).map(|(_, value)| value.into_owned()))
-    }
-
-    fn header(&mut self, _: Resource<Lent>, name: String) -> Result<Option<Vec<u8>>> {
-        let head = &self.request()?.head;
-        Ok(lent(&name).then(|| head.headers.get(name)?.as_bytes().to_vec().into()).flatten())
-    }
-
-    fn headers_all(&mut self, _: Resource<Lent>, name: String) -> Result<Vec<Vec<u8>>> {
-        if !lent(&name) {
-            return Ok(Vec::new());
-        }
-        let lines = self.request()?.head.headers.get_all(name);
-        Ok(lines.iter().map(|value| value.as_bytes().to_vec()).collect())
-    }
-
-    fn header_names(&mut self, _: Resource<Lent>) -> Result<Vec<String>> {
-        let names = self.request()?.head.headers.keys();
-        Ok(names.map(|name| name.as_str().to_owned()).filter(|name| lent(name)).collect())
-    }
-
-    fn client_address(&mut self, _: Resource<Lent>) -> Result<String> {
-        Ok(self.request()?.head.client.to_string())
-    }
-
-    fn route(&mut self, _: Resource<Lent>) -> Result<String> {
-        Ok(self.request()?.route.as_str().to_owned())
-    }
-
-    fn version(&mut self, _: Resource<Lent>) -> Result<String> {
-        Ok(self.request()?.version.as_str().to_owned())
-    }
-
-    fn tenant(&mut self, _: Resource<Lent>) -> Result<String> {
-        Ok(self.request()?.identity.tenant.as_str().to_owned())
-    }
-
-    fn consumer(&mut self, _: Resource<Lent>) -> Result<String> {
-        Ok(self.request()?.identity.consumer.as_str().to_owned())
-    }
-
-    fn scopes(&mut self, _: Resource<Lent>) -> Result<Vec<String>> {
-        let scopes = &self.request()?.identity.scopes;
-        Ok(scopes.iter().map(|scope| scope.as_ref().to_owned()).collect())
-    }
-
-    fn claim(&mut self, _: Resource<Lent>, name: String) -> Result<Option<String>> {
-        Ok(self.request()?.identity.claims.get(&name).map(ToString::to_string))
-    }
-
-    fn drop(&mut self, _: Resource<Lent>) -> Result<()> {
-        // Only a borrowed handle is ever lent, and those have nothing to free.
-        Ok(())
-    }
-}
-
-impl log::Host for Call {
-    fn write(&mut self, level: Level, message: String) -> Result<()> {
-        self.charge()?;
-        let Some(left) = self.log_lines_left.checked_sub(1) else { return Ok(()) };
-        self.log_lines_left = left;
-        let cut = message.floor_char_boundary(MAX_LOG_LINE);
-        // Escaped: a line of a pack stays one line and can't colour the operator's terminal.
-        let line = message.get(..cut).unwrap_or_default().escape_debug();
-        let pack = &*self.label;
-        let request = self.request.as_ref().map(|request| &*request.request_id);
-        match level {
-            Level::Debug => tracing::debug!(target: "pack", pack, request, "{line}"),
-            Level::Info => tracing::info!(target: "pack", pack, request, "{line}"),
-            Level::Warn => tracing::warn!(target: "pack", pack, request, "{line}"),
-            Level::Error => tracing::error!(target: "pack", pack, request, "{line}"),
-        }
-        Ok(())
-    }
-}
-
-/// Whether packs see a header. Credentials they don't: who calls is told by typed getters.
-fn lent(name: &str) -> bool {
-    !["authorization", "proxy-authorization", "x-api-key"]
-        .iter()
-        .any(|secret| name.eq_ignore_ascii_case(secret))
 }

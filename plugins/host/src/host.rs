@@ -3,20 +3,25 @@
 //! Invariant: while anything that can run a pack is alive, so is the ticker, because packs hold their [`Host`].
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use wasmtime::component::{HasSelf, Linker};
+use wasmtime::component::Linker;
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig,
     WasmBacktraceDetails,
 };
 
-use crate::abi;
+use crate::cache::{Cache, CacheError};
 use crate::call::Call;
+use crate::idle::Idle;
+use crate::imports;
+use crate::incremental::Functions;
 use crate::limits::MAX_MEMORY;
+use crate::worker::{JobLimits, Worker, Workers};
 
 /// How often the epoch moves on.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
@@ -25,6 +30,8 @@ pub(crate) const TICK: Duration = Duration::from_millis(10);
 const MEMORY_KEPT_RESIDENT: usize = 64 << 10;
 /// The same for tables.
 const TABLE_KEPT_RESIDENT: usize = 16 << 10;
+/// What lies unmapped behind a memory: no access of a guest is meant to reach it.
+const MEMORY_GUARD: u64 = 64 << 10;
 /// The native stack of a guest; well within the 2 MiB of a worker's thread.
 const MAX_STACK: usize = 512 << 10;
 /// Core instances within one component; a component made from one module has 3.
@@ -34,17 +41,32 @@ const TABLES_PER_PACK: u32 = 4;
 /// Linear memories within one component.
 const MEMORIES_PER_PACK: u32 = 1;
 
+/// Decisions at one time where packs are only tried out.
+const FEW_INSTANCES: u32 = 4;
+
 /// What an operator may choose about the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostSettings {
-    /// Decisions that can be in progress at one time; a further one fails as saturated. Each takes about 4 GiB of
-    /// address space, and memory only while it runs.
+    /// Decisions that can be in progress at one time; a further one fails as saturated. Each takes 64 MiB of address space,
+    /// and memory only while it runs.
     pub instances: u32,
+    /// Where packs are compiled.
+    pub worker: Worker,
+    /// What compiling one may take.
+    pub jobs: JobLimits,
+    /// The folder in which compiled packs are kept; without one, each start compiles them again.
+    pub cache: Option<PathBuf>,
 }
 
-impl Default for HostSettings {
-    fn default() -> Self {
-        Self { instances: 256 }
+impl HostSettings {
+    /// For a gateway, with room for so many decisions at one time.
+    pub fn new(instances: u32, worker: Worker) -> Self {
+        Self { instances, worker, jobs: JobLimits::default(), cache: None }
+    }
+
+    /// For what tries packs out, one decision after the other.
+    pub fn small(worker: Worker) -> Self {
+        Self::new(FEW_INSTANCES, worker)
     }
 }
 
@@ -57,32 +79,57 @@ pub enum HostError {
     /// The thread of the deadlines' clock can't be started.
     #[error("the pack host's clock can't start: {0}")]
     Clock(#[from] std::io::Error),
+    /// The folder of compiled packs can't be used.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
 }
 
 /// The engine that every pack runs on.
 pub struct Host {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<Call>,
+    pub(crate) idle: Idle,
+    pub(crate) workers: Workers,
+    pub(crate) cache: Option<Cache>,
     _ticker: Ticker,
 }
 
 impl Host {
     /// Reserves the pool and starts the clock.
     pub fn new(settings: HostSettings) -> Result<Arc<Self>, HostError> {
-        let engine = Engine::new(&config(settings)).map_err(HostError::Engine)?;
+        let mut config = config(settings.instances);
+        if settings.worker == Worker::Here {
+            // Who compiles here does so more than once.
+            config
+                .enable_incremental_compilation(Arc::new(Functions::default()))
+                .map_err(HostError::Engine)?;
+        }
+        let engine = Engine::new(&config).map_err(HostError::Engine)?;
         let mut linker = Linker::new(&engine);
-        abi::Pack::add_to_linker::<_, HasSelf<_>>(&mut linker, |call| call)
-            .map_err(HostError::Engine)?;
+        imports::link(&mut linker).map_err(HostError::Engine)?;
         let ticker = Ticker::start(engine.clone())?;
-        Ok(Arc::new(Self { engine, linker, _ticker: ticker }))
+        let idle = Idle::new(usize::try_from(settings.instances / 2).unwrap_or(usize::MAX));
+        let workers = Workers::new(settings.worker, settings.jobs);
+        let cache = settings.cache.map(|folder| Cache::open(&folder, &engine)).transpose()?;
+        Ok(Arc::new(Self { engine, linker, idle, workers, cache, _ticker: ticker }))
+    }
+
+    /// How many instances wait for their next decision, of all attachments that ask for reuse.
+    pub fn idle(&self) -> usize {
+        self.idle.len()
     }
 }
 
-fn config(settings: HostSettings) -> Config {
+fn config(instances: u32) -> Config {
     let mut config = Config::new();
     config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(settings)))
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(instances)))
         .memory_init_cow(true)
+        // Slots no larger than what they may hold: 16 GiB of address space for 256 instances. With 4 GiB each, guests' code
+        // needs no bounds checks, which makes loops over memory 3 % faster, a short decision in a fresh instance 5 % slower,
+        // and the pool a terabyte.
+        .memory_reservation(MAX_MEMORY as u64)
+        .memory_guard_size(MEMORY_GUARD)
         .max_wasm_stack(MAX_STACK)
         .concurrency_support(false)
         .consume_fuel(true)
@@ -99,8 +146,7 @@ fn config(settings: HostSettings) -> Config {
     config
 }
 
-fn pool(settings: HostSettings) -> PoolingAllocationConfig {
-    let total = settings.instances;
+fn pool(total: u32) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(total)
         .total_core_instances(total.saturating_mul(CORE_INSTANCES_PER_PACK))

@@ -10,19 +10,47 @@
 #![warn(missing_docs)]
 
 mod abi;
+mod artefact;
+mod cache;
 mod call;
+mod compile;
+mod counters;
 mod decision;
 mod failure;
+mod grants;
 mod host;
+mod idle;
+mod imports;
+mod incremental;
+mod interface;
 mod limits;
 mod pack;
+mod package;
 mod prepared;
+mod random;
 mod request;
+mod schema;
+mod settings;
 mod snapshot;
+mod trial;
+mod vector;
+pub mod worker;
 
-pub use failure::Failure;
+pub use cache::CacheError;
+pub use call::thread_cpu;
+pub use counters::{Counters, MAX_COUNTERS};
+pub use failure::{Failure, Whose};
+pub use grants::{Caps, Counting, Grants, LogGate, PackData};
 pub use host::{Host, HostError, HostSettings};
+pub use interface::{Interface, componentize};
 pub use limits::{Limits, MAX_MEMORY};
-pub use pack::{MAX_PACK_BYTES, Pack, PackError, componentize};
+pub use pack::{Asked, Pack, PackError, SettingsError};
+pub use package::{
+    ABI, BodyOf, Capability, MAX_FILE_BYTES, MAX_MODULE_BYTES, Manifest, Package, PackageError,
+    PublicKey, SigningKey, key_covers,
+};
 pub use prepared::{Measured, Prepared};
-pub use request::PolicyRequest;
+pub use request::{PolicyRequest, PolicyResponse};
+pub use schema::{SchemaError, settings_schema};
+pub use trial::{Spent, Trial, Tried};
+pub use vector::{Content, Expect, NamedVector, Vector, VectorRequest, VectorResponse};

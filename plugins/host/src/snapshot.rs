@@ -5,22 +5,32 @@
 //! change tables, nested components) are configured in each fresh instance instead: dearer, with the same outcome.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use wasmtime::Store;
-use wasmtime::component::{Component, Instance, Lift, WasmList};
+use wasmtime::component::{Component, Instance, InstancePre, Lift, WasmList};
 use wasmtime_wizer::{ComponentContext, ComponentInstanceState, Wizer};
 
-use crate::abi;
 use crate::call::Call;
+use crate::host::Host;
+use crate::interface::unpanicked;
 use crate::limits::Limits;
-use crate::pack::{Pack, PackError, unpanicked};
+use crate::pack::PackError;
 use crate::prepared::configure_error;
+
+/// A pack with settings, ready to be linked.
+pub(crate) struct Made {
+    /// Its code.
+    pub(crate) component: Component,
+    /// What each instance is configured with, where no memory image could be taken.
+    pub(crate) settings: Option<Arc<str>>,
+}
 
 /// A component with additions through which its state can be read.
 pub(crate) struct Instrumented<'a> {
     parsed: ComponentContext<'a>,
-    /// The component to compile.
+    /// The component to compile. The additions change nothing that it does.
     pub(crate) code: Vec<u8>,
 }
 
@@ -31,35 +41,51 @@ impl<'a> Instrumented<'a> {
         let (parsed, code) = made?.ok()?;
         Some(Self { parsed, code })
     }
+
+    /// Configures an instance and gives the component that it has become; `None` where no image can be taken.
+    pub(crate) fn image(
+        &self,
+        host: &Host,
+        linked: &InstancePre<Call>,
+        about: (&Arc<str>, &str),
+        limits: &Limits,
+    ) -> Result<Option<Vec<u8>>, PackError> {
+        let (mut store, instance) = configured(host, linked, about, limits)?;
+        // Its whole memory is about to be read.
+        store.set_hostcall_fuel(limits.memory);
+        Ok(read(&self.parsed, State { store: &mut store, instance, fault: None }))
+    }
 }
 
-/// Configures the pack and compiles what it has become; `None` where no image can be taken.
-pub(crate) fn take(
-    pack: &Pack,
-    settings: &str,
+/// A fresh instance that took its settings. `about` is the pack's label, and the settings.
+pub(crate) fn configured(
+    host: &Host,
+    linked: &InstancePre<Call>,
+    about: (&Arc<str>, &str),
     limits: &Limits,
-) -> Result<Option<Component>, PackError> {
-    if !pack.instrumented {
-        return Ok(None);
-    }
-    let Some(Instrumented { parsed, .. }) = Instrumented::of(&pack.wasm) else { return Ok(None) };
-    let linked = pack.link(&pack.component)?;
-    let mut store = Call::store(&pack.host, &pack.label, None, &limits.of_configuration());
-    let configured = linked.instance_pre().instantiate(&mut store).and_then(|instance| {
-        let exports = abi::Pack::new(&mut store, &instance)?;
-        Ok((instance, exports.call_configure(&mut store, settings)?))
+) -> Result<(Store<Call>, Instance), PackError> {
+    let (label, settings) = about;
+    let mut store = Call::configuring(host, label, &limits.of_configuration());
+    let started = linked.instantiate(&mut store).and_then(|instance| {
+        let taken = configure(&mut store, &instance, settings)?;
+        Ok((instance, taken))
     });
-    let instance = match configured {
-        Ok((instance, Ok(()))) => instance,
-        Ok((_, Err(message))) => return Err(PackError::Settings { message }),
-        Err(error) => return Err(configure_error(&error, store.data())),
-    };
-    // Its whole memory is about to be read.
-    store.set_hostcall_fuel(limits.memory);
-    let Some(image) = read(&parsed, State { store: &mut store, instance, fault: None }) else {
-        return Ok(None);
-    };
-    Component::new(&pack.host.engine, image).map(Some).map_err(|error| PackError::invalid(&error))
+    match started {
+        Ok((instance, Ok(()))) => Ok((store, instance)),
+        Ok((_, Err(message))) => Err(PackError::settings(message)),
+        Err(error) => Err(configure_error(&error, store.data())),
+    }
+}
+
+/// Gives an instance its settings. The inner error is the pack's refusal of them.
+pub(crate) fn configure(
+    store: &mut Store<Call>,
+    instance: &Instance,
+    settings: &str,
+) -> wasmtime::Result<Result<(), String>> {
+    let function =
+        instance.get_typed_func::<(&str,), (Result<(), String>,)>(&mut *store, "configure")?;
+    Ok(function.call(store, (settings,))?.0)
 }
 
 /// The component as it is now.
