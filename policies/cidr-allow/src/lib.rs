@@ -1,18 +1,18 @@
 //! Denies a request by the address of the peer it comes from. Where nothing can be said of the address, it is denied.
 
 use ipnet::IpNet;
-use std::net::IpAddr;
-use tollgate_pack::{Decision, Denial, Policy, Request, pack};
+use tollgate_pack::{Decision, Denial, Policy, Request};
 
-/// Who may come in.
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Who may come in. At least one of the lists is given.
+#[tollgate_pack::settings]
 struct Settings {
-    /// Where it is not empty, nobody else is let in.
+    /// CIDR blocks such as `10.0.0.0/8`. Where it is not empty, nobody else is let in.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     allow: Vec<IpNet>,
-    /// Never let in, whatever `allow` says.
+    /// CIDR blocks that are never let in, whatever `allow` says.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     deny: Vec<IpNet>,
 }
 
@@ -20,8 +20,7 @@ struct CidrAllow {
     settings: Settings,
 }
 
-pack!(CidrAllow);
-
+#[tollgate_pack::pack]
 impl Policy for CidrAllow {
     type Settings = Settings;
 
@@ -33,22 +32,18 @@ impl Policy for CidrAllow {
     }
 
     fn on_request(&self, request: &Request) -> Decision {
-        let address = request.client_address();
-        match address.parse() {
-            Ok(parsed) if self.admits(parsed) => Decision::Continue,
-            Ok(_) | Err(_) => {
-                Denial::new("address_denied", "Requests from this address are not accepted.")
-                    .detail("address", address)
-                    .into()
-            }
+        if self.admits(request) {
+            return Decision::Continue;
         }
+        Denial::new("address_denied", "Requests from this address are not accepted.")
+            .detail("address", request.client_address())
+            .into()
     }
 }
 
 impl CidrAllow {
-    fn admits(&self, address: IpAddr) -> bool {
-        // An IPv4 peer of a dual-stack listener shows as ::ffff:a.b.c.d.
-        let address = address.to_canonical();
+    fn admits(&self, request: &Request) -> bool {
+        let Some(address) = request.client_ip() else { return false };
         let holds = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&address));
         !holds(&self.settings.deny)
             && (self.settings.allow.is_empty() || holds(&self.settings.allow))
