@@ -3,6 +3,7 @@
 //! Invariant: whoever asks first makes the exchange a buffered one; if nobody asks, the body streams through unseen.
 
 use bytes::{Bytes, BytesMut};
+use http::header;
 use model::{ErrorCode, Head, Reject};
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,23 +43,34 @@ impl Default for Budget {
 #[derive(Debug)]
 pub struct Body {
     bytes: Bytes,
-    _share: Option<OwnedSemaphorePermit>,
+    _share: Share,
 }
 
+/// A share of the budget; given back when it is dropped.
+#[derive(Debug, Default)]
+pub struct Share(Option<OwnedSemaphorePermit>);
+
 impl Body {
+    /// A body that was made here.
+    pub fn of(bytes: Bytes, budget: &Budget) -> Result<Self, Reject> {
+        let share = budget.share(bytes.len())?;
+        Ok(Self { bytes, _share: share })
+    }
+
     /// The body's bytes.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 }
 
-/// Reads a body to its end.
+/// Reads a body to its end. `share` is what was taken of the budget for it.
 pub async fn collect<B: BodySource>(
     source: &mut B,
     limit: usize,
     budget: &Budget,
+    share: Share,
 ) -> Result<Body, Reject> {
-    let read = tokio::time::timeout(BODY_DEADLINE, read(source, limit, budget));
+    let read = tokio::time::timeout(BODY_DEADLINE, read(source, limit, budget, share));
     read.await.unwrap_or_else(|_| Err(Reject::new(ErrorCode::RequestTimeout)))
 }
 
@@ -66,8 +78,8 @@ async fn read<B: BodySource>(
     source: &mut B,
     limit: usize,
     budget: &Budget,
+    mut share: Share,
 ) -> Result<Body, Reject> {
-    let mut share = None;
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
     while let Some(piece) = source.next().await? {
@@ -91,9 +103,16 @@ async fn read<B: BodySource>(
 }
 
 impl Budget {
+    /// What a body of this length needs.
+    pub fn share(&self, length: usize) -> Result<Share, Reject> {
+        let mut share = Share::default();
+        self.raise(&mut share, length)?;
+        Ok(share)
+    }
+
     /// Takes what a body of this length needs beyond the share that it has.
-    fn raise(&self, share: &mut Option<OwnedSemaphorePermit>, length: usize) -> Result<(), Reject> {
-        let held = share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+    pub fn raise(&self, share: &mut Share, length: usize) -> Result<(), Reject> {
+        let held = share.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let missing = length.div_ceil(BUDGET_UNIT).saturating_sub(held);
         if missing == 0 {
             return Ok(());
@@ -104,9 +123,9 @@ impl Budget {
                 .retry_after(1)
                 .because("the budget of buffered bodies is spent")
         })?;
-        match share {
+        match &mut share.0 {
             Some(share) => share.merge(more),
-            None => *share = Some(more),
+            None => share.0 = Some(more),
         }
         Ok(())
     }
@@ -119,10 +138,20 @@ pub fn too_large(limit: usize) -> Reject {
 
 /// Refuses a head that announces more than the route takes, before a byte of it is read.
 pub fn check_announced(head: &Head, limit: usize) -> Result<(), Reject> {
-    let announced = head.headers.get(http::header::CONTENT_LENGTH);
-    let length =
-        announced.and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<usize>().ok());
-    if length.is_some_and(|length| length > limit) { Err(too_large(limit)) } else { Ok(()) }
+    match announced(head) {
+        Some(length) if length > limit as u64 => Err(too_large(limit)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The length of the body that a head announces (RFC 9112 §6.3); none when only the end of the body tells.
+pub fn announced(head: &Head) -> Option<u64> {
+    let headers = &head.headers;
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        return None;
+    }
+    let Some(length) = headers.get(header::CONTENT_LENGTH) else { return Some(0) };
+    length.to_str().ok().and_then(|text| text.parse().ok())
 }
 
 #[cfg(test)]
@@ -140,12 +169,12 @@ mod tests {
     #[tokio::test]
     async fn pieces_are_joined_up_to_the_limit() {
         let budget = Budget::default();
-        let whole = collect(&mut Pieces(vec![b"ab", b"", b"cd"]), 4, &budget).await.unwrap();
+        let whole = collect(&mut Pieces(vec![b"ab", b"", b"cd"]), 4, &budget, Share::default()).await.unwrap();
         assert_eq!(whole.bytes().as_ref(), b"abcd");
-        let empty = collect(&mut Pieces(vec![]), 0, &budget).await.unwrap();
+        let empty = collect(&mut Pieces(vec![]), 0, &budget, Share::default()).await.unwrap();
         assert!(empty.bytes().is_empty());
         for pieces in [vec![&b"abcde"[..]], vec![b"abc", b"de"]] {
-            let reject = collect(&mut Pieces(pieces), 4, &budget).await.unwrap_err();
+            let reject = collect(&mut Pieces(pieces), 4, &budget, Share::default()).await.unwrap_err();
             assert_eq!(reject.code, ErrorCode::BodyTooLarge);
         }
     }
@@ -153,17 +182,17 @@ mod tests {
     #[tokio::test]
     async fn many_small_pieces_take_no_more_than_their_sum() {
         let budget = Budget(Arc::new(Semaphore::new(1)));
-        let body = collect(&mut Pieces(vec![b"a"; 100]), 100, &budget).await.unwrap();
+        let body = collect(&mut Pieces(vec![b"a"; 100]), 100, &budget, Share::default()).await.unwrap();
         assert_eq!(body.bytes().len(), 100);
     }
 
     #[tokio::test]
     async fn the_budget_is_given_back_with_the_body() {
         let budget = Budget(Arc::new(Semaphore::new(1)));
-        let held = collect(&mut Pieces(vec![b"a", b"b"]), 9, &budget).await.unwrap();
-        let reject = collect(&mut Pieces(vec![b"c"]), 9, &budget).await.unwrap_err();
+        let held = collect(&mut Pieces(vec![b"a", b"b"]), 9, &budget, Share::default()).await.unwrap();
+        let reject = collect(&mut Pieces(vec![b"c"]), 9, &budget, Share::default()).await.unwrap_err();
         assert_eq!(reject.code, ErrorCode::Overloaded);
         drop(held);
-        assert!(collect(&mut Pieces(vec![b"c"]), 9, &budget).await.is_ok());
+        assert!(collect(&mut Pieces(vec![b"c"]), 9, &budget, Share::default()).await.is_ok());
     }
 }

@@ -4,12 +4,15 @@
 //! dropped instead of put in force leaves nothing behind.
 
 mod issuers;
+mod pack_files;
 mod packs;
 
 pub use issuers::{Fetched, KeySets};
-pub use packs::PackFiles;
+pub use pack_files::{Loaded, PackFiles, PackFolders};
 
-use crate::packs::Attachment;
+use crate::packs::{ATTACHMENTS_MAX, Attached, Attachment};
+use crate::report::Metrics;
+use crate::rollout;
 use crate::route::{Route, RouteTable};
 use crate::snapshot::Snapshot;
 use crate::upstream::Upstream;
@@ -29,21 +32,27 @@ use store::seal::MasterKeys;
 
 /// What compiling draws from: what was made for other snapshots, and what opens secrets.
 pub struct Sources {
-    /// Packs.
+    /// Pack files.
     pub packs: PackFiles,
+    /// What packs use, and how their versions fare.
+    pub live: Arc<rollout::Packs>,
     /// Key sets that are fetched.
     pub key_sets: KeySets,
     /// Open sealed secrets.
     pub master_keys: MasterKeys,
 }
 
-/// Compiles a checked document. Blocks: files are read and packs compiled.
-pub fn compile(config: &Config, sources: &Sources) -> Result<Snapshot, Vec<ConfigError>> {
+/// Compiles a checked document. Blocks: files are read, the store is asked, packs are compiled.
+pub fn compile(
+    config: &Config,
+    sources: &Sources,
+    metrics: &Metrics,
+) -> Result<Snapshot, Vec<ConfigError>> {
     let document = config.document();
     let mut errors = Vec::new();
     let upstreams = upstreams(document, &mut errors);
     let services = services(document);
-    let packs = packs::packs(document, &sources.packs, &mut errors);
+    let packs = packs::packs(document, sources, metrics, &mut errors);
     let routes = routes(document, &services, &packs.attachments, &mut errors);
     let tenants = tenants(document);
     let issuers = issuers::issuers(document, sources, &mut errors);
@@ -61,6 +70,8 @@ pub fn compile(config: &Config, sources: &Sources) -> Result<Snapshot, Vec<Confi
         routes,
         upstreams,
         key_sets: issuers.fetched,
+        tenants: packs.tenants,
+        rollouts: packs.rollouts,
         packs: packs.loaded,
     })
 }
@@ -125,10 +136,12 @@ fn version(service: &document::Service, version: &document::Version) -> Arc<Vers
 fn routes(
     document: &Document,
     services: &HashMap<ServiceId, Arc<Service>>,
-    attachments: &[(document::Scope, Arc<Attachment>)],
+    attachments: &[(&document::Scope, Arc<Attachment>)],
     errors: &mut Vec<ConfigError>,
 ) -> RouteTable {
     let mut table = RouteTable::default();
+    // Most routes have the same attachments as their neighbours.
+    let mut sorted: HashMap<Vec<usize>, Arc<Attached>> = HashMap::new();
     for (index, route) in document.routes.iter().enumerate() {
         let service =
             services.get(&route.service).expect("a checked document has no dangling service");
@@ -136,6 +149,19 @@ fn routes(
             scope.route.as_ref().is_none_or(|wanted| *wanted == route.id)
                 && scope.service.as_ref().is_none_or(|wanted| *wanted == route.service)
         };
+        let places = (0..).zip(attachments).filter(|(_, (scope, _))| applies(scope));
+        let (places, here): (Vec<usize>, Vec<_>) = places
+            .map(|(place, (scope, attachment))| (place, (scope.tenant.as_ref(), attachment)))
+            .unzip();
+        let attached = sorted.entry(places).or_insert_with(|| Arc::new(Attached::new(&here)));
+        if let Some(one) = attached.beyond_max() {
+            let at = document.attachments.iter().position(|entry| entry.id == one.id);
+            let route = &route.id;
+            errors.push(ConfigError::new(
+                format!("/attachments/{}", at.unwrap_or_default()),
+                format!("more than {ATTACHMENTS_MAX} attachments decide about a request on the route `{route}`"),
+            ));
+        }
         let compiled = Arc::new(Route {
             id: route.id.clone(),
             service: service.clone(),
@@ -148,11 +174,7 @@ fn routes(
             cost: route.cost,
             forward_credentials: route.forward_credentials,
             record: route.record,
-            attachments: attachments
-                .iter()
-                .filter(|(scope, _)| applies(scope))
-                .map(|(_, attachment)| attachment.clone())
-                .collect(),
+            attached: attached.clone(),
         });
         let methods: Vec<http::Method> =
             route.r#match.methods.iter().map(|method| (*method).into()).collect();
@@ -205,6 +227,7 @@ fn tenants(document: &Document) -> HashMap<TenantId, Arc<Tenant>> {
         let compiled = Tenant {
             id: tenant.id.clone(),
             state: tenant.state,
+            plan: tenant.plan.clone(),
             limits,
             policy,
             timezone: jiff::tz::TimeZone::get(&tenant.timezone)

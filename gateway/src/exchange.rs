@@ -5,13 +5,17 @@
 
 use crate::facts::{Facts, Stage, UpstreamFact};
 use crate::gateway::Gateway;
-use crate::pipeline::{Admitted, Held};
+use crate::packs::{AnswerBody, Responded};
+use crate::pipeline::{Admitted, Halt, Held};
 use crate::report;
+use crate::respond::Reply;
 use crate::snapshot::Snapshot;
 use crate::upstream::Upstream;
+use http::{HeaderMap, StatusCode};
+use model::document::PhaseName;
 use model::quota::{Outcome, Terms};
 use model::record::Verdict;
-use model::{ErrorCode, Head};
+use model::{ErrorCode, Head, Reject};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -76,6 +80,8 @@ pub struct Exchange {
     pub dispatch: Option<Arc<Dispatch>>,
     /// How it ended.
     pub outcome: Outcome,
+    /// What takes the place of an answer that was about to stream through.
+    pub instead: Option<Halt>,
     /// Bytes of the request's body that have streamed through.
     pub streamed: usize,
     ended: bool,
@@ -92,6 +98,7 @@ impl Exchange {
             held: Held::default(),
             dispatch: None,
             outcome: Outcome::Abandoned,
+            instead: None,
             streamed: 0,
             ended: false,
         }
@@ -104,6 +111,43 @@ impl Exchange {
             status,
             took: dispatch.started.elapsed(),
         });
+    }
+
+    /// The answer that takes the upstream's place, and what it means for what was charged.
+    pub fn reply_of(&mut self, halt: Halt) -> Reply {
+        let reply = match halt {
+            Halt::Reply(reply) => *reply,
+            Halt::Reject(reject) => Reply::refusal(&reject, &self.facts.trace),
+        };
+        self.outcome = reply.charged;
+        reply
+    }
+
+    /// Shows an answer of the upstream to the packs that want to see it. `None` where there are none.
+    pub fn respond(
+        &mut self,
+        dispatch: &Dispatch,
+        status: StatusCode,
+        headers: impl FnOnce() -> HeaderMap,
+        body: AnswerBody,
+    ) -> Option<Result<Responded, Reject>> {
+        let packs = dispatch.admitted.packs.as_ref();
+        let packs = packs.filter(|packs| packs.speak(PhaseName::Response))?;
+        self.facts.ended_once(Stage::Forward, Verdict::Passed, dispatch.started);
+        let (started, now) = (Instant::now(), self.gateway.clock.micros());
+        let facts = &mut self.facts;
+        let at = (&dispatch.trace, now);
+        let responded = packs.on_response(status, headers(), body, at, &mut facts.packs);
+        let verdict = match &responded {
+            Ok(Responded::Edited(_)) => Verdict::Passed,
+            Ok(Responded::Replaced(_)) => Verdict::Replied,
+            Err(reject) => {
+                facts.refused(reject);
+                Verdict::Refused
+            }
+        };
+        facts.ended(Stage::Respond, verdict, started);
+        Some(responded)
     }
 
     /// Settles and reports.
@@ -130,7 +174,7 @@ impl Exchange {
             let answered = upstream.is_some_and(|upstream| upstream.status.is_some());
             let answered = answered && self.facts.error.is_none();
             let verdict = if answered { Verdict::Passed } else { Verdict::Refused };
-            self.facts.ended(Stage::Forward, verdict, dispatch.started);
+            self.facts.ended_once(Stage::Forward, verdict, dispatch.started);
         }
         report::report(&self.gateway, &mut self.facts, std::mem::take(&mut self.held.record));
     }

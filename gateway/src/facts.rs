@@ -3,10 +3,11 @@
 //! Invariant: only [`Facts::stage`] and [`Facts::ended`] time a stage and record how it ended.
 
 use crate::pipeline::Halt;
+use crate::report::Series;
 use crate::trace::Trace;
 use jiff::Timestamp;
-use model::document::Mode;
-use model::id::{AttachmentId, ConsumerId, PackId, RouteId, TenantId, UpstreamId, VersionName};
+use model::document::PhaseName;
+use model::id::{AttachmentId, ConsumerId, RouteId, TenantId, UpstreamId, VersionName};
 use model::quota::Reading;
 use model::record::Verdict;
 use model::{ErrorCode, FailureReason, Head};
@@ -24,6 +25,8 @@ pub enum Stage {
     Authenticate,
     /// Which version.
     Version,
+    /// What packs say it costs; where none is asked, the route says it.
+    Cost,
     /// Whether limits allow it.
     Throttle,
     /// Whether packs allow it.
@@ -32,21 +35,25 @@ pub enum Stage {
     Claim,
     /// The upstream's part.
     Forward,
+    /// What packs make of its answer.
+    Respond,
     /// Outcome and charges.
     Settle,
 }
 
 impl Stage {
     /// Every stage, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Gate,
         Self::Route,
         Self::Authenticate,
         Self::Version,
+        Self::Cost,
         Self::Throttle,
         Self::Decide,
         Self::Claim,
         Self::Forward,
+        Self::Respond,
         Self::Settle,
     ];
 
@@ -57,10 +64,12 @@ impl Stage {
             Self::Route => "route",
             Self::Authenticate => "authenticate",
             Self::Version => "version",
+            Self::Cost => "cost",
             Self::Throttle => "throttle",
             Self::Decide => "decide",
             Self::Claim => "claim",
             Self::Forward => "forward",
+            Self::Respond => "respond",
             Self::Settle => "settle",
         }
     }
@@ -77,21 +86,47 @@ pub struct StageFact {
     pub took: Duration,
 }
 
-/// What one pack said.
+/// What one version of a pack said.
 #[derive(Clone, Debug)]
 pub struct PackFact {
     /// Where it is attached.
     pub attachment: AttachmentId,
-    /// The pack.
-    pub pack: PackId,
-    /// Its version.
-    pub version: String,
-    /// Whether its decision acted.
-    pub mode: Mode,
-    /// `continue`, `edit` or `deny`; or why it could not decide, with what the log keeps.
-    pub decision: Result<&'static str, (FailureReason, String)>,
+    /// Which pack and version, and whether what it says acts.
+    pub series: Arc<Series>,
+    /// About what it was asked.
+    pub phase: PhaseName,
+    /// What it said; or why it could not decide, with what the log keeps.
+    pub said: Result<Said, (FailureReason, String)>,
     /// How long it took.
     pub took: Duration,
+}
+
+/// What a version said, without what was to be changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// Nothing.
+    Continue,
+    /// Changes.
+    Edit,
+    /// A refusal, for this reason.
+    Deny(String),
+    /// An answer.
+    Answer,
+    /// What the request costs.
+    Cost(u32),
+}
+
+impl Said {
+    /// The name used in metrics and records.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Continue => "continue",
+            Self::Edit => "edit",
+            Self::Deny(_) => "deny",
+            Self::Answer => "answer",
+            Self::Cost(_) => "cost",
+        }
+    }
 }
 
 /// The upstream's part.
@@ -207,6 +242,13 @@ impl Facts {
     /// Records how a stage ended that began then.
     pub fn ended(&mut self, stage: Stage, verdict: Verdict, began: Instant) {
         self.stages.push(StageFact { stage, verdict, took: began.elapsed() });
+    }
+
+    /// The same, unless it is recorded already.
+    pub fn ended_once(&mut self, stage: Stage, verdict: Verdict, began: Instant) {
+        if !self.stages.iter().any(|ended| ended.stage == stage) {
+            self.ended(stage, verdict, began);
+        }
     }
 
     /// How its idempotency key was treated, also where it was refused for its key.

@@ -11,7 +11,7 @@ mod last_good;
 #[cfg(test)]
 mod tests;
 
-pub use heed::{heed_store, load_revocations};
+pub use heed::Heed;
 
 use crate::gateway::Gateway;
 use crate::publish::{Candidate, Judged, Publisher, Turn};

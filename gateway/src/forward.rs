@@ -1,30 +1,35 @@
-//! The buffered way to the upstream: a pingora subrequest, whose answer is stored before the client sees it.
+//! The buffered way to the upstream: a pingora subrequest, whose answer packs see and the ledger stores before the client
+//! gets it.
 //!
-//! Invariants: the dispatch outlives the client; a stored answer is complete; nothing is stored that was not whole. What
-//! is larger than [`RESPONSE_BODY_MAX`] streams through and is remembered as not retained.
+//! Invariants: the dispatch outlives the client; what is stored is whole, and what the client is sent, byte for byte. What
+//! is larger than [`RESPONSE_BODY_MAX`](model::idempotency::RESPONSE_BODY_MAX) streams through and is remembered as not
+//! retained.
 
+mod gather;
+
+use crate::body::Share;
 use crate::exchange::{Dispatch, Exchange, UpstreamFailure};
 use crate::facts::Stage;
+use crate::packs::{AnswerBody, Responded};
+use crate::pipeline::Halt;
 use crate::respond::{self, Reply};
 use crate::session;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use gather::receive;
 use http::{HeaderMap, Method, StatusCode, header};
-use model::exchange::HOP_BY_HOP;
-use model::idempotency::{Answer, Ending, RESPONSE_BODY_MAX};
+use model::idempotency::{Answer, Ending};
 use model::quota;
 use model::record::Verdict;
 use model::{ErrorCode, Reject};
-use pingora::http::ResponseHeader;
+use pingora::http::RequestHeader;
 use pingora::protocols::http::HttpTask;
 use pingora::protocols::http::subrequest::server::SubrequestHandle;
-use pingora::proxy::Session;
+use pingora::proxy::{PreparedSubrequest, Session};
 use pingora::proxy::subrequest::{BodyMode, Ctx};
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::time::timeout;
-
-/// How long a client may leave a piece of a streamed keyed answer unread; the upstream's part goes on without it.
-const CLIENT_STALL_MAX: Duration = Duration::from_secs(5);
 
 /// The dispatch that a subrequest carries; none in a client's session.
 pub(crate) fn dispatch_of(session: &mut Session) -> Option<Arc<Dispatch>> {
@@ -34,10 +39,12 @@ pub(crate) fn dispatch_of(session: &mut Session) -> Option<Arc<Dispatch>> {
 
 /// How a dispatch ended.
 enum Outcome {
-    /// Whole, and small enough to be kept.
-    Whole { status: StatusCode, headers: HeaderMap, body: Bytes },
+    /// Whole, and small enough to be held.
+    Whole { status: StatusCode, headers: HeaderMap, body: Bytes, share: Share },
     /// Whole; it was written to the client as it came.
     Streamed { status: StatusCode, headers: HeaderMap },
+    /// The upstream answered with this status, and packs put another answer in its place.
+    Replaced { upstream: StatusCode, reply: Reply, kept: Answer },
     /// None.
     Failed(UpstreamFailure),
     /// Cut off after its head and a part of its body went to the client.
@@ -53,29 +60,26 @@ pub(crate) async fn buffered(
     let started = Instant::now();
     let outcome = send(session, exchange, &dispatch).await;
     let verdict = match &outcome {
-        Outcome::Whole { .. } | Outcome::Streamed { .. } => Verdict::Passed,
+        Outcome::Whole { .. } | Outcome::Streamed { .. } | Outcome::Replaced { .. } => {
+            Verdict::Passed
+        }
         Outcome::Failed(_) | Outcome::CutOff(_) => Verdict::Refused,
     };
-    exchange.facts.ended(Stage::Forward, verdict, started);
+    exchange.facts.ended_once(Stage::Forward, verdict, started);
+    let outcome = seen(exchange, &dispatch, outcome);
     let started = Instant::now();
     settle(exchange, &dispatch, &outcome).await;
     exchange.facts.ended(Stage::Settle, Verdict::Passed, started);
     match outcome {
-        Outcome::Whole { status, mut headers, body } => {
+        Outcome::Whole { status, headers, body, share: _held } => {
             exchange.outcome = quota::Outcome::of_status(status);
-            let added = respond::added(
-                &exchange.facts,
-                &exchange.held,
-                dispatch.admitted.claim.is_bypassed(),
-            );
-            for (name, value) in &added {
-                headers.append(name.clone(), value.clone());
-            }
-            if let Err(error) = session::write(session, status, headers, body).await {
-                tracing::debug!(%error, "the client was gone before its answer");
-            }
+            write(session, exchange, &dispatch, (status, headers, body)).await;
         }
         Outcome::Streamed { status, .. } => exchange.outcome = quota::Outcome::of_status(status),
+        Outcome::Replaced { reply, .. } => {
+            let Reply { status, headers, body, .. } = reply;
+            write(session, exchange, &dispatch, (status, headers, body)).await;
+        }
         Outcome::Failed(failure) => {
             if exchange.facts.upstream.is_none() {
                 exchange.answered(&dispatch, None);
@@ -102,17 +106,76 @@ pub(crate) async fn buffered(
     }
 }
 
+/// Writes an answer that is all there, with what every answer carries.
+async fn write(
+    session: &mut Session,
+    exchange: &Exchange,
+    dispatch: &Dispatch,
+    (status, mut headers, body): (StatusCode, HeaderMap, Bytes),
+) {
+    let bypassed = dispatch.admitted.claim.is_bypassed();
+    for (name, value) in &respond::added(&exchange.facts, &exchange.held, bypassed) {
+        headers.append(name.clone(), value.clone());
+    }
+    if let Err(error) = session::write(session, status, headers, body).await {
+        tracing::debug!(%error, "the client was gone before its answer");
+    }
+}
+
+/// Shows packs an answer that is all there.
+fn seen(exchange: &mut Exchange, dispatch: &Dispatch, outcome: Outcome) -> Outcome {
+    let Outcome::Whole { status, mut headers, mut body, share } = outcome else { return outcome };
+    let shown = match is_bodiless(dispatch, status) {
+        true => AnswerBody::None,
+        false => AnswerBody::Whole(body.clone()),
+    };
+    match exchange.respond(dispatch, status, || headers.clone(), shown) {
+        None => {}
+        Some(Ok(Responded::Edited(edits))) => {
+            edits.apply(&mut headers);
+            body = edits.body.unwrap_or(body);
+        }
+        Some(Ok(Responded::Replaced(reply))) => {
+            return replaced(exchange, status, Halt::Reply(reply));
+        }
+        Some(Err(reject)) => return replaced(exchange, status, Halt::Reject(reject)),
+    }
+    Outcome::Whole { status, headers, body, share }
+}
+
+/// Whether an answer of this status has no body (RFC 9110 §6.4.1).
+pub(crate) fn is_bodiless(dispatch: &Dispatch, status: StatusCode) -> bool {
+    dispatch.head.method == Method::HEAD
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// Another answer in the place of the upstream's. A repeat is told what the client is told; where that is only that a pack
+/// failed, it is told that the request was answered.
+fn replaced(exchange: &mut Exchange, upstream: StatusCode, halt: Halt) -> Outcome {
+    let failed = matches!(&halt, Halt::Reject(reject) if reject.code == ErrorCode::PolicyFailed);
+    let reply = exchange.reply_of(halt);
+    let kept = match failed {
+        true => Answer::of(upstream, &HeaderMap::new(), None),
+        false => Answer::of(reply.status, &reply.headers, Some(reply.body.clone())),
+    };
+    Outcome::Replaced { upstream, reply, kept }
+}
+
 /// Closes the lease with what is known of the outcome.
 async fn settle(exchange: &Exchange, dispatch: &Dispatch, outcome: &Outcome) {
     let gateway = &exchange.gateway;
     let claim = &dispatch.admitted.claim;
     let now = gateway.clock.micros();
     let (ending, kept) = match outcome {
-        Outcome::Whole { status, headers, body } => {
+        Outcome::Whole { status, headers, body, .. } => {
             (Ending::Answered(*status), Some(Answer::of(*status, headers, Some(body.clone()))))
         }
         Outcome::Streamed { status, headers } => {
             (Ending::Answered(*status), Some(Answer::of(*status, headers, None)))
+        }
+        // What the upstream did counts, whatever packs made of its answer.
+        Outcome::Replaced { upstream, kept, .. } => {
+            (Ending::Answered(*upstream), Some(kept.clone()))
         }
         Outcome::Failed(UpstreamFailure::Unsent(_)) => (Ending::Unsent, None),
         Outcome::Failed(UpstreamFailure::Broken(_)) | Outcome::CutOff(_) => (Ending::Lost, None),
@@ -126,7 +189,7 @@ async fn settle(exchange: &Exchange, dispatch: &Dispatch, outcome: &Outcome) {
 /// Runs the subrequest to its end, whether or not the client is still there.
 async fn send(session: &mut Session, exchange: &mut Exchange, dispatch: &Arc<Dispatch>) -> Outcome {
     let body = dispatch.admitted.body.as_ref().map(|body| body.bytes().clone()).unwrap_or_default();
-    let Some((prepared, handle)) = prepare(session, dispatch, !body.is_empty()) else {
+    let Some((prepared, handle)) = prepare(session, dispatch, body.len()) else {
         return Outcome::Failed(UpstreamFailure::Unsent(ErrorCode::Internal));
     };
     let SubrequestHandle { tx, rx, subreq_wants_body, subreq_proxy_error: _ } = handle;
@@ -137,11 +200,10 @@ async fn send(session: &mut Session, exchange: &mut Exchange, dispatch: &Arc<Dis
         // Dropping the sender early would look like a client that went away.
         std::future::pending::<()>().await;
     };
-    let receive = receive(session, exchange, dispatch, rx);
     let total = dispatch.upstream.timeouts.total.0 + dispatch.upstream.timeouts.connect.0;
     let exchanged = timeout(total, async {
         tokio::select! {
-            answer = async { tokio::join!(prepared.run(), receive).1 } => answer,
+            outcome = run(prepared, receive(session, exchange, dispatch, rx)) => outcome,
             () = feed => Outcome::Failed(UpstreamFailure::Broken(ErrorCode::Internal)),
         }
     });
@@ -154,168 +216,37 @@ async fn send(session: &mut Session, exchange: &mut Exchange, dispatch: &Arc<Dis
     }
 }
 
-type Prepared = (pingora::proxy::PreparedSubrequest, SubrequestHandle);
+/// Both ends of a subrequest. What is left of an answer in whose place another one was put is not waited for.
+async fn run(prepared: PreparedSubrequest, receive: impl Future<Output = Outcome>) -> Outcome {
+    let (mut sent, mut received) = (pin!(prepared.run()), pin!(receive));
+    let outcome = tokio::select! {
+        outcome = &mut received => outcome,
+        () = &mut sent => return received.await,
+    };
+    if !matches!(outcome, Outcome::Replaced { .. }) {
+        sent.await;
+    }
+    outcome
+}
 
-/// The subrequest's head is that of the session: HTTP/1.1, origin form, as the upstream's pool speaks it.
-fn prepare(session: &mut Session, dispatch: &Arc<Dispatch>, has_body: bool) -> Option<Prepared> {
+type Prepared = (PreparedSubrequest, SubrequestHandle);
+
+fn prepare(session: &mut Session, dispatch: &Arc<Dispatch>, length: usize) -> Option<Prepared> {
     let spawner = session.subrequest_spawner.take()?;
-    let mode = if has_body { BodyMode::ExpectBody } else { BodyMode::NoBody };
+    let mode = if length > 0 { BodyMode::ExpectBody } else { BodyMode::NoBody };
     let context = Ctx::builder().body_mode(mode).user_ctx(Box::new(dispatch.clone())).build();
-    let request = session.req_header_mut();
-    let (version, uri) = (request.version, request.uri.clone());
-    request.set_version(http::Version::HTTP_11);
-    let origin = uri.path_and_query().and_then(|target| target.as_str().parse().ok());
-    if let Some(origin) = origin {
-        request.set_uri(origin);
-    }
-    let expect = request.remove_header(&header::EXPECT);
-    let made = spawner.create_subrequest(session.as_downstream(), context);
-    let request = session.req_header_mut();
-    request.set_version(version);
-    request.set_uri(uri);
-    if let Some(expect) = expect {
-        let _ = request.insert_header(header::EXPECT, expect);
-    }
-    Some(made)
+    Some(spawner.create_subrequest(session.as_downstream(), context))
 }
 
-/// Gathers the answer; from [`RESPONSE_BODY_MAX`] on it goes straight to the client.
-async fn receive(
-    session: &mut Session,
-    exchange: &mut Exchange,
-    dispatch: &Dispatch,
-    mut tasks: tokio::sync::mpsc::Receiver<HttpTask>,
-) -> Outcome {
-    let mut gathering = Gathering::default();
-    let bodiless = dispatch.head.method == Method::HEAD;
-    while let Some(task) = tasks.recv().await {
-        let end = task.is_end();
-        match task {
-            HttpTask::Header(head, _) if head.status.is_informational() => continue,
-            HttpTask::Header(head, _) => {
-                exchange.answered(dispatch, Some(head.status.as_u16()));
-                gathering.head = Some(head);
-            }
-            HttpTask::Body(Some(piece), _) => {
-                gathering.add(piece, session, exchange, dispatch).await;
-            }
-            HttpTask::Failed(_) => return gathering.failed(dispatch),
-            HttpTask::Body(None, _)
-            | HttpTask::UpgradedBody(..)
-            | HttpTask::Trailer(_)
-            | HttpTask::Done => {}
-        }
-        if end {
-            return gathering.finish(session, dispatch, bodiless).await;
-        }
+/// Makes the head of a subrequest, which came as the client sent it, fit the body that is sent: all there, and perhaps
+/// another one.
+pub(crate) fn reframe(request: &mut RequestHeader, dispatch: &Dispatch) {
+    request.remove_header(&header::EXPECT);
+    request.remove_header(&header::TRANSFER_ENCODING);
+    request.remove_header(&header::CONTENT_LENGTH);
+    let length = dispatch.admitted.body.as_ref().map_or(0, |body| body.bytes().len());
+    if length > 0 {
+        // pingora refuses no number.
+        request.insert_header(header::CONTENT_LENGTH, length).unwrap_or_default();
     }
-    gathering.failed(dispatch)
-}
-
-/// An answer on its way in.
-#[derive(Default)]
-struct Gathering {
-    head: Option<Box<ResponseHeader>>,
-    body: BytesMut,
-    streaming: bool,
-    client_gone: bool,
-}
-
-impl Gathering {
-    async fn add(
-        &mut self,
-        piece: Bytes,
-        session: &mut Session,
-        exchange: &Exchange,
-        dispatch: &Dispatch,
-    ) {
-        if !self.streaming && self.body.len() + piece.len() <= RESPONSE_BODY_MAX {
-            self.body.extend_from_slice(&piece);
-            return;
-        }
-        if !self.streaming {
-            self.streaming = true;
-            self.begin_streaming(session, exchange, dispatch).await;
-        }
-        self.write(session, piece, false).await;
-    }
-
-    async fn begin_streaming(
-        &mut self,
-        session: &mut Session,
-        exchange: &Exchange,
-        dispatch: &Dispatch,
-    ) {
-        let Some(head) = &self.head else { return };
-        let mut head = head.clone();
-        let added =
-            respond::added(&exchange.facts, &exchange.held, dispatch.admitted.claim.is_bypassed());
-        session::add_to_response(&mut head, &added);
-        self.client_gone = session.write_response_header(head, false).await.is_err();
-        let gathered = std::mem::take(&mut self.body).freeze();
-        self.write(session, gathered, false).await;
-    }
-
-    async fn write(&mut self, session: &mut Session, piece: Bytes, end: bool) {
-        if !self.client_gone {
-            // A client that doesn't read is as good as gone: the answer is worth more than its delivery.
-            let written =
-                timeout(CLIENT_STALL_MAX, session.write_response_body(Some(piece), end)).await;
-            self.client_gone = !matches!(written, Ok(Ok(())));
-        }
-    }
-
-    async fn finish(
-        mut self,
-        session: &mut Session,
-        dispatch: &Dispatch,
-        bodiless: bool,
-    ) -> Outcome {
-        let Some(head) = self.head.take() else { return self.failed(dispatch) };
-        if self.streaming {
-            self.write(session, Bytes::new(), true).await;
-            return Outcome::Streamed { status: head.status, headers: head.headers.clone() };
-        }
-        let announced =
-            head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-        let announced = announced.and_then(|text| text.parse::<usize>().ok());
-        if !bodiless
-            && announced.is_some_and(|length| length != self.body.len())
-            && !self.body.is_empty()
-        {
-            self.head = Some(head);
-            return self.failed(dispatch);
-        }
-        let headers = end_to_end(&head.headers);
-        Outcome::Whole { status: head.status, headers, body: self.body.freeze() }
-    }
-
-    fn failed(&self, dispatch: &Dispatch) -> Outcome {
-        let failure = dispatch.failure.get().copied();
-        let failure = failure.unwrap_or(UpstreamFailure::Broken(ErrorCode::UpstreamUnreachable));
-        if self.streaming { Outcome::CutOff(failure) } else { Outcome::Failed(failure) }
-    }
-}
-
-/// Without what belongs to the connection (RFC 9110 §7.6.1), is worked out anew, or only we may say.
-fn end_to_end(headers: &HeaderMap) -> HeaderMap {
-    let mut kept = headers.clone();
-    let nominated: Vec<String> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(|name| name.trim().to_ascii_lowercase())
-        .collect();
-    for name in nominated {
-        kept.remove(name.as_str());
-    }
-    for name in HOP_BY_HOP.iter().copied() {
-        kept.remove(name);
-    }
-    kept.remove(header::CONTENT_LENGTH);
-    for name in respond::OWNED {
-        kept.remove(name);
-    }
-    kept
 }

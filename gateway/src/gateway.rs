@@ -1,11 +1,12 @@
 //! The data plane's runtime state: what outlives revisions, and the cell that holds the one in force.
 
 use crate::body::Budget;
-use crate::compile::{self, KeySets, PackFiles, Sources};
+use crate::compile::{self, KeySets, PackFiles, PackFolders, Sources};
 use crate::ledger::AnyLedger;
 use crate::own::Lookups;
 use crate::record::{self, Recorder};
 use crate::report::{Metrics, RevisionState};
+use crate::rollout::Packs;
 use crate::snapshot::{Live, Snapshot};
 use jiff::Timestamp;
 use model::Clock;
@@ -34,8 +35,10 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Settings {
     /// The clock.
     pub clock: Clock,
-    /// Where pack files lie.
+    /// Where an operator lays pack files. What is fetched from the store is kept in its subfolder `cache`.
     pub packs: PathBuf,
+    /// Runs packs. A process has one.
+    pub host: Arc<pack_host::Host>,
     /// The store of idempotency records.
     pub ledger: AnyLedger,
     /// Keeps derived idempotency keys of this deployment apart from others'.
@@ -84,6 +87,8 @@ pub struct Gateway {
     pub budget: Budget,
     /// Decision records on their way to the store.
     pub recorder: Recorder,
+    /// What packs use, and how their versions fare.
+    pub packs: Arc<Packs>,
     /// Decision records, for callers.
     pub(crate) lookups: Lookups,
     sources: Sources,
@@ -117,9 +122,6 @@ impl Compiled {
 /// Why a gateway can't be made.
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
-    /// The host of packs didn't start.
-    #[error("the pack host did not start: {0}")]
-    Host(#[from] pack_host::HostError),
     /// Metrics collide.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -131,7 +133,6 @@ pub enum GatewayError {
 impl Gateway {
     /// A gateway without a revision: it answers 503 until one is published.
     pub fn new(settings: Settings) -> Result<Arc<Self>, GatewayError> {
-        let host = pack_host::Host::new(pack_host::HostSettings::default())?;
         let key_sets = KeySets::new(settings.runtime.clone())
             .map_err(|error| GatewayError::Client(error.to_string()))?;
         let (settlements, queue) = mpsc::channel(SETTLEMENTS_MAX);
@@ -143,6 +144,19 @@ impl Gateway {
             settings.clock.clone(),
             metrics.records().clone(),
             &settings.runtime,
+        );
+        let packs = Packs::new(
+            settings.store.clone(),
+            settings.clock.clone(),
+            metrics.rollouts().clone(),
+            &settings.runtime,
+        );
+        let folders = PackFolders { cache: settings.packs.join("cache"), laid: settings.packs };
+        let files = PackFiles::new(
+            folders,
+            settings.host,
+            settings.store.clone(),
+            settings.runtime.clone(),
         );
         let gateway = Arc::new(Self {
             started_at: settings.clock.now(),
@@ -160,8 +174,10 @@ impl Gateway {
             recorder,
             lookups: Lookups::new(settings.store.clone()),
             store: settings.store,
+            packs: packs.clone(),
             sources: Sources {
-                packs: PackFiles::new(settings.packs, host),
+                packs: files,
+                live: packs,
                 key_sets,
                 master_keys: settings.keys,
             },
@@ -176,7 +192,7 @@ impl Gateway {
 
     /// Compiles a document, or says everything that is in the way. Changes nothing. Blocks: packs are compiled here.
     pub fn compile(&self, config: Arc<Config>) -> Result<Compiled, Vec<ConfigError>> {
-        let snapshot = compile::compile(&config, &self.sources)?;
+        let snapshot = compile::compile(&config, &self.sources, &self.metrics)?;
         Ok(Compiled { snapshot, config })
     }
 
@@ -184,6 +200,7 @@ impl Gateway {
     /// their order.
     pub fn put_in_force(&self, compiled: Compiled, number: u64) {
         self.live.publish(Snapshot { revision: number, ..compiled.snapshot });
+        self.packs.in_force(compiled.config.document());
         self.metrics.revision(RevisionState::Active, number);
         self.standing.send_modify(|standing| standing.revision = number);
     }

@@ -19,6 +19,7 @@ mod publish;
 pub mod record;
 pub mod report;
 pub mod respond;
+pub mod rollout;
 pub mod route;
 pub mod server;
 mod session;

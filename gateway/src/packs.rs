@@ -1,126 +1,154 @@
-//! Stage 5: the packs attached to a route decide, in order. Each sees the head as those before it left it.
+//! Packs at work: what a revision attaches, and what becomes of one exchange at their hands.
+//!
+//! Invariants: which version of a pack acts on an exchange is settled once, so that no exchange sees two; what a version
+//! says that doesn't act changes nothing; a request looks at the attachments of its route and tenant, and at no others.
 
-use crate::facts::{Facts, PackFact, Witness};
-use http::StatusCode;
-use model::document::{Mode, OnFailure};
-use model::id::{AttachmentId, PackId, RouteId, TenantId, VersionName};
-use model::{Decision, Denial, Edits, ErrorCode, FailureReason, Head, Identity, Reject};
-use pack_host::{PolicyRequest, Prepared};
+mod ask;
+mod picks;
+mod respond;
+#[cfg(test)]
+mod tests;
+
+pub use picks::{Picks, Readers};
+pub use respond::{AnswerBody, Responded};
+
+use crate::report::Series;
+use crate::rollout::{AttachmentUse, DataSource, TenantUse, VersionHealth, Watch};
+use model::document::{Mode, OnFailure, PhaseName};
+use model::id::{AttachmentId, PackId, TenantId};
+use pack_host::{Caps, Prepared};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
 
-/// A pack with its settings, at work on a route.
+/// The most that packs may make of a request's cost, as a route may.
+pub const COST_MAX: u32 = 1_000_000;
+/// Attachments that decide about one exchange; a document with more is refused.
+pub const ATTACHMENTS_MAX: usize = 64;
+
+/// A pack with its settings, at work on some exchanges.
 pub struct Attachment {
     /// Its id.
     pub id: AttachmentId,
     /// The pack.
     pub pack: PackId,
-    /// The pack's version.
-    pub version: String,
-    /// The only tenant whose requests it decides; all of them when none.
-    pub tenant: Option<TenantId>,
+    /// For whom it decides.
+    pub ring: Ring,
+    /// When it speaks.
+    pub phases: Vec<PhaseName>,
     /// Whether its decisions act.
     pub mode: Mode,
     /// What happens when it can't decide.
     pub on_failure: OnFailure,
-    /// What runs.
+    /// The version that runs.
+    pub running: Version,
+    /// The one on its way into service.
+    pub candidate: Option<Candidate>,
+    /// What its decisions share on this node.
+    pub usage: Arc<AttachmentUse>,
+    /// The data that operators keep for the pack, where a version reads it.
+    pub data: Option<Arc<DataSource>>,
+}
+
+/// For whom an attachment decides. What decides for everybody has the last word on what the upstream gets, and is the first
+/// to see what it answers: no tenant's pack undoes what it enforces, or shows what it hides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ring {
+    /// For one tenant.
+    Tenants,
+    /// For everybody.
+    Everybodys,
+}
+
+/// One version of an attachment's pack.
+pub struct Version {
+    /// What runs; nothing while the attachment is halted.
+    pub work: Option<Work>,
+    /// Where it is counted when it acts, or would act if the attachment didn't observe.
+    pub acting: Arc<Series>,
+    /// Where it is counted when it is only compared.
+    pub aside: Arc<Series>,
+}
+
+/// What runs of a version, and how it fares.
+pub struct Work {
+    /// The pack with its settings.
     pub prepared: Arc<Prepared>,
+    /// Its faults on this node.
+    pub health: Arc<VersionHealth>,
+    /// Whether it reads the request's body.
+    pub reads_request: bool,
+    /// Whether it reads the answer's body.
+    pub reads_response: bool,
+    /// Whether it counts.
+    pub counts: bool,
 }
 
-/// The request as packs see it.
-pub struct Asked<'a> {
-    /// The head.
-    pub head: &'a Arc<Head>,
-    /// Who asks.
-    pub identity: &'a Arc<Identity>,
-    /// The route.
-    pub route: &'a RouteId,
+/// A version on its way into service.
+pub struct Candidate {
     /// The version.
-    pub version: &'a VersionName,
-    /// The request's id.
-    pub request_id: &'a str,
+    pub version: Version,
+    /// Whether it acts on its share.
+    pub acts: bool,
+    /// Its share, and what is seen of it.
+    pub watch: Arc<Watch>,
 }
 
-/// What all packs together decided, and what each of them said.
-pub struct Decided {
-    /// The changes to the request.
-    pub edits: Edits,
-    said: Vec<PackFact>,
-}
-
-impl Witness for Decided {
-    fn attest(&self, facts: &mut Facts) {
-        facts.packs.extend(self.said.iter().cloned());
+impl Attachment {
+    /// Whether it speaks in this phase.
+    pub fn speaks(&self, phase: PhaseName) -> bool {
+        self.phases.contains(&phase)
     }
 }
 
-/// A refusal by a pack, and what each pack said before.
-pub struct Undecided {
-    /// The answer.
-    pub reject: Reject,
-    /// What each pack said.
-    pub said: Vec<PackFact>,
+/// What packs may use for a tenant, as one revision says, and what they do use.
+pub struct TenantPacks {
+    /// The tenant.
+    pub id: TenantId,
+    /// The most of one call.
+    pub caps: Caps,
+    /// Its use on this node.
+    pub usage: Arc<TenantUse>,
 }
 
-/// Asks the attachments that apply to the caller's tenant.
-pub fn decide(attachments: &[Arc<Attachment>], asked: &Asked<'_>) -> Result<Decided, Undecided> {
-    let tenant = &asked.identity.tenant;
-    let mut decided = Decided { edits: Edits::default(), said: Vec::new() };
-    let applies = |attachment: &&Arc<Attachment>| {
-        attachment.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
-    };
-    let mut head = asked.head.clone();
-    for attachment in attachments.iter().filter(applies) {
-        let request = Arc::new(PolicyRequest {
-            head: head.clone(),
-            identity: asked.identity.clone(),
-            route: asked.route.clone(),
-            version: asked.version.clone(),
-            request_id: asked.request_id.into(),
-        });
-        let started = Instant::now();
-        let result = attachment.prepared.on_request(&request);
-        let fact = |decision: Result<&'static str, (FailureReason, String)>| PackFact {
-            attachment: attachment.id.clone(),
-            pack: attachment.pack.clone(),
-            version: attachment.version.clone(),
-            mode: attachment.mode,
-            decision,
-            took: started.elapsed(),
-        };
-        match result {
-            Ok(decision) => {
-                decided.said.push(fact(Ok(decision.as_str())));
-                match (attachment.mode, decision) {
-                    (Mode::Observe, _) | (Mode::Enforce, Decision::Continue) => {}
-                    (Mode::Enforce, Decision::Edit(edits)) => {
-                        edits.apply(&mut Arc::make_mut(&mut head).headers);
-                        decided.edits.extend(edits);
-                    }
-                    (Mode::Enforce, Decision::Deny(denial)) => {
-                        let reject = denied(&attachment.id, denial);
-                        return Err(Undecided { reject, said: decided.said });
-                    }
-                }
-            }
-            Err(failure) => {
-                decided.said.push(fact(Err((failure.reason, failure.detail.clone()))));
-                if attachment.mode == Mode::Enforce && attachment.on_failure == OnFailure::Closed {
-                    let reject = Reject::new(ErrorCode::PolicyFailed)
-                        .detail("policy", attachment.id.as_str())
-                        .because(format_args!("{}: {}", failure.reason.as_str(), failure.detail));
-                    return Err(Undecided { reject, said: decided.said });
-                }
+/// The attachments of a route in the order in which they decide about requests, by tenant.
+#[derive(Default)]
+pub struct Attached {
+    everybody: Vec<Arc<Attachment>>,
+    /// Of tenants with attachments of their own: those and everybody's.
+    tenants: HashMap<TenantId, Vec<Arc<Attachment>>>,
+}
+
+impl Attached {
+    /// Sorts these by tenant, whose order they keep. One without a tenant is everybody's.
+    pub fn new(all: &[(Option<&TenantId>, &Arc<Attachment>)]) -> Self {
+        let mut own: HashMap<&TenantId, Vec<usize>> = HashMap::new();
+        let mut everybodys = Vec::new();
+        for (place, (tenant, _)) in all.iter().enumerate() {
+            match tenant {
+                Some(tenant) => own.entry(tenant).or_default().push(place),
+                None => everybodys.push(place),
             }
         }
+        let at = |places: &[usize]| {
+            let found = places.iter().filter_map(|place| all.get(*place));
+            found.map(|(_, attachment)| (*attachment).clone()).collect()
+        };
+        let tenants = own.into_iter().map(|(tenant, mut places)| {
+            places.extend(&everybodys);
+            places.sort_unstable();
+            (tenant.clone(), at(&places))
+        });
+        Self { tenants: tenants.collect(), everybody: at(&everybodys) }
     }
-    Ok(decided)
-}
 
-fn denied(attachment: &AttachmentId, denial: Denial) -> Reject {
-    let mut reject = Reject::new(ErrorCode::PolicyDenied).message(denial.message);
-    reject.status =
-        if denial.status.is_client_error() { denial.status } else { StatusCode::FORBIDDEN };
-    reject.details = denial.details;
-    reject.detail("policy", attachment.as_str()).detail("reason", denial.reason)
+    /// One that decides about an exchange about which too many do.
+    pub fn beyond_max(&self) -> Option<&Attachment> {
+        let all = self.tenants.values().chain([&self.everybody]);
+        all.filter_map(|some| some.get(ATTACHMENTS_MAX)).map(|one| &**one).min_by_key(|one| &one.id)
+    }
+
+    /// Those that decide about this tenant's requests.
+    pub fn of(&self, tenant: &TenantId) -> &[Arc<Attachment>] {
+        self.tenants.get(tenant).unwrap_or(&self.everybody)
+    }
 }

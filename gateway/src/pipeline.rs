@@ -1,15 +1,18 @@
 //! Admission: the ordered stages, each asking for the proofs of those before it.
 
-use crate::body::{self, BODY_DEADLINE, Body, BodySource, Budget};
+mod decide;
+
+use crate::body::{self, BODY_DEADLINE, Body, BodySource, Budget, Share};
 use crate::facts::{Facts, Stage, Witness};
 use crate::gateway::Gateway;
-use crate::packs::{self, Asked, Decided};
+use crate::packs::Picks;
 use crate::record::Due;
 use crate::report::Store;
 use crate::respond::Reply;
 use crate::route::Matched;
 use crate::snapshot::Snapshot;
 use crate::trace::Trace;
+use decide::Decided;
 use jiff::Timestamp;
 use model::document::IdempotencyMode;
 use model::quota::Reading;
@@ -26,7 +29,7 @@ use std::sync::Arc;
 pub enum Halt {
     /// Refused.
     Reject(Reject),
-    /// Answered without the upstream: a stored answer.
+    /// Answered without the upstream: a stored answer, or a pack's.
     Reply(Box<Reply>),
 }
 
@@ -74,9 +77,19 @@ impl<'a, B: BodySource> Context<'a, B> {
 
     /// The body, read on first use. Whoever asks makes the exchange a buffered one.
     async fn body(&mut self, limit: usize, budget: &Budget) -> Result<&Body, Reject> {
+        self.body_with(Share::default(), limit, budget).await
+    }
+
+    /// The same for who has taken a share of the budget for it.
+    async fn body_with(
+        &mut self,
+        share: Share,
+        limit: usize,
+        budget: &Budget,
+    ) -> Result<&Body, Reject> {
         let read = match self.body.take() {
             Some(body) => body,
-            None => body::collect(&mut self.source, limit, budget).await?,
+            None => body::collect(&mut self.source, limit, budget, share).await?,
         };
         Ok(self.body.insert(read))
     }
@@ -90,11 +103,13 @@ pub struct Admitted {
     pub caller: Caller,
     /// The version that it gets.
     pub version: Resolved,
-    /// The changes that packs asked for.
+    /// The packs that decide about it, and will about its answer.
+    pub packs: Option<Picks>,
+    /// The changes of its head that packs asked for.
     pub edits: Edits,
     /// Whether a repeat of it will be recognised.
     pub claim: Claim,
-    /// The body, when a stage had to see it; otherwise it streams.
+    /// The body to send, when a stage had to see it or made another one; otherwise it streams.
     pub body: Option<Body>,
 }
 
@@ -124,11 +139,14 @@ pub async fn admit<B: BodySource>(
     let caller = authenticate(cx, facts, held, &matched).await?;
     let version = facts.stage(Stage::Version, resolve(cx, &matched, &caller)).await?;
     held.version = Some(version.clone());
-    let permit = charge(cx, facts, &matched, &caller, &version).await?;
+    let mut packs = decide::pick(cx, facts, &matched, &caller, &version);
+    let cost = decide::cost(cx, facts, &matched, packs.as_ref()).await?;
+    let permit = charge(cx, facts, &caller, &version, cost).await?;
     held.permit = Some(permit);
-    let edits = decide(cx, facts, &matched, &caller, &version).await?;
+    let Decided { edits, body } = decide::decide(cx, facts, &matched, packs.as_mut()).await?;
     let claim = facts.stage(Stage::Claim, claim(cx, &matched, &caller, &version)).await?;
-    Ok(Admitted { matched, caller, version, edits, claim, body: cx.body.take() })
+    let body = body.or_else(|| cx.body.take());
+    Ok(Admitted { matched, caller, version, packs, edits, claim, body })
 }
 
 /// Route: which it was is a fact as soon as it is found. Where the exchange must leave a record, its place is taken here,
@@ -189,16 +207,16 @@ async fn resolve<B: BodySource>(
 async fn charge<B: BodySource>(
     cx: &Context<'_, B>,
     facts: &mut Facts,
-    matched: &Matched,
     caller: &Caller,
     version: &Resolved,
+    cost: u32,
 ) -> Result<Permit, Halt> {
     let mut refused: Arc<[Reading]> = Arc::default();
     let work = async {
         let upstream = cx.snapshot.upstreams.get(&version.version().upstream);
         // The body may still have to come.
         let hold = upstream.map(|upstream| upstream.hold()).unwrap_or_default() + BODY_DEADLINE;
-        let (cost, permit) = (matched.route().cost, rand::rng().random());
+        let permit = rand::rng().random();
         let demand = throttle::demand(caller, cx.head.client, cost, permit, hold);
         throttle::throttle(&cx.gateway.counters, &demand, cx.now.as_microsecond()).await.map_err(
             |throttled| {
@@ -217,37 +235,6 @@ async fn charge<B: BodySource>(
         facts.readings = refused;
     }
     permit
-}
-
-/// Decide: what packs said is a fact whether they admit or refuse.
-async fn decide<B: BodySource>(
-    cx: &Context<'_, B>,
-    facts: &mut Facts,
-    matched: &Matched,
-    caller: &Caller,
-    version: &Resolved,
-) -> Result<Edits, Halt> {
-    let attachments = &matched.route().attachments;
-    if attachments.is_empty() {
-        return Ok(Edits::default());
-    }
-    let asked = Asked {
-        head: cx.head,
-        identity: caller.identity(),
-        route: &matched.route().id,
-        version: &version.version().name,
-        request_id: &cx.trace.request_id,
-    };
-    let mut said = Vec::new();
-    let work = async {
-        packs::decide(attachments, &asked).map_err(|undecided| {
-            said = undecided.said;
-            undecided.reject
-        })
-    };
-    let decided: Result<Decided, Halt> = facts.stage(Stage::Decide, work).await;
-    facts.packs.append(&mut said);
-    decided.map(|decided| decided.edits)
 }
 
 /// Claim, the last stage: taking the lease and marking the dispatch are one write.

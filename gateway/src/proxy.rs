@@ -6,6 +6,7 @@
 use crate::exchange::{Dispatch, Exchange, Role, UpstreamFailure};
 use crate::facts::{Facts, Stage};
 use crate::gateway::Gateway;
+use crate::packs::{AnswerBody, Responded};
 use crate::pipeline::{self, Admitted, Context, Halt};
 use crate::respond::{self, Reply};
 use crate::session::{self, Downstream};
@@ -40,6 +41,32 @@ impl Edge {
     /// The edge of this gateway.
     pub fn new(gateway: Arc<Gateway>) -> Self {
         Self { gateway }
+    }
+
+    /// Packs see the head of an answer whose body nobody reads; it streams on, changed, or another one takes its place.
+    fn respond(
+        &self,
+        exchange: &mut Exchange,
+        dispatch: &Dispatch,
+        response: &mut ResponseHeader,
+    ) -> Result<()> {
+        let headers = || session::end_to_end(&response.headers);
+        let body = match forward::is_bodiless(dispatch, response.status) {
+            true => AnswerBody::None,
+            false => AnswerBody::Streaming,
+        };
+        let responded = exchange.respond(dispatch, response.status, headers, body);
+        exchange.instead = match responded {
+            None => return Ok(()),
+            Some(Ok(Responded::Edited(edits))) => {
+                session::edit_response(response, &edits);
+                return Ok(());
+            }
+            Some(Ok(Responded::Replaced(reply))) => Some(Halt::Reply(reply)),
+            Some(Err(reject)) => Some(Halt::Reject(reject)),
+        };
+        // Nothing was written yet: `fail_to_proxy` does.
+        Error::e_explain(InternalError, "a pack put another answer in its place")
     }
 
     /// From the raw head to an answer of ours, or to what streams to the upstream.
@@ -129,6 +156,17 @@ fn dispatch(
     })
 }
 
+/// Answers a failed exchange, unless an answer has begun.
+async fn fail_with(session: &mut Session, exchange: &Exchange, reply: Reply) -> FailToProxy {
+    let status = reply.status.as_u16();
+    if session.response_written().is_none() {
+        // pingora ends the connection after a failed exchange, so the answer has to say so.
+        session.set_keepalive(None);
+        session::answer(session, exchange, reply).await;
+    }
+    FailToProxy { error_code: status, can_reuse_downstream: false }
+}
+
 fn outer(role: &mut Role) -> Option<&mut Exchange> {
     match role {
         Role::Outer(exchange) => Some(exchange),
@@ -160,6 +198,7 @@ impl ProxyHttp for Edge {
 
     async fn request_filter(&self, session: &mut Session, role: &mut Role) -> Result<bool> {
         if let Some(dispatch) = forward::dispatch_of(session) {
+            forward::reframe(session.req_header_mut(), &dispatch);
             *role = Role::Inner(dispatch);
             return Ok(false);
         }
@@ -173,16 +212,7 @@ impl ProxyHttp for Edge {
         let Some(exchange) = outer(role) else { return Ok(false) };
         match self.admit(session, exchange).await? {
             Admission::Answer(halt) => {
-                let reply = match halt {
-                    Halt::Reply(reply) => {
-                        exchange.outcome = Outcome::Replayed;
-                        *reply
-                    }
-                    Halt::Reject(reject) => {
-                        exchange.outcome = Outcome::RefusedLater;
-                        Reply::refusal(&reject, &exchange.facts.trace)
-                    }
-                };
+                let reply = exchange.reply_of(halt);
                 session::answer(session, exchange, reply).await;
                 Ok(true)
             }
@@ -256,6 +286,7 @@ impl ProxyHttp for Edge {
         }
         exchange.answered(&dispatch, Some(response.status.as_u16()));
         exchange.outcome = Outcome::of_status(response.status);
+        self.respond(exchange, &dispatch, response)?;
         let added =
             respond::added(&exchange.facts, &exchange.held, dispatch.admitted.claim.is_bypassed());
         session::add_to_response(response, &added);
@@ -304,7 +335,9 @@ impl ProxyHttp for Edge {
     ) -> Box<Error> {
         let mut error = error.more_context(format!("Peer: {peer}"));
         // What may have been sent is not sent again: never under a key, else only where a repeat does no harm.
-        let repeatable = !matches!(role, Role::Inner(_))
+        let is_keyed =
+            |dispatch: &Arc<Dispatch>| dispatch.admitted.claim.for_upstream().is_some();
+        let repeatable = !dispatched(role).is_some_and(is_keyed)
             && session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated();
         if repeatable {
@@ -335,6 +368,10 @@ impl ProxyHttp for Edge {
         let Some(exchange) = outer(role) else {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
+        if let Some(halt) = exchange.instead.take() {
+            let reply = exchange.reply_of(halt);
+            return fail_with(session, exchange, reply).await;
+        }
         if let Some(dispatch) = exchange.dispatch.clone()
             && exchange.facts.upstream.is_none()
         {
@@ -353,13 +390,7 @@ impl ProxyHttp for Edge {
         }
         exchange.facts.refused(&reject);
         let reply = Reply::refusal(&reject, &exchange.facts.trace);
-        let status = reply.status.as_u16();
-        if session.response_written().is_none() {
-            // pingora ends the connection after a failed exchange, so the answer has to say so.
-            session.set_keepalive(None);
-            session::answer(session, exchange, reply).await;
-        }
-        FailToProxy { error_code: status, can_reuse_downstream: false }
+        fail_with(session, exchange, reply).await
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, role: &mut Role) {

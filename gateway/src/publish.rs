@@ -157,6 +157,14 @@ impl Publisher {
 }
 
 async fn judge(gateway: Arc<Gateway>, text: Arc<str>) -> Judged {
+    let judged = compile(gateway.clone(), text).await;
+    if judged.outcome.is_ok() {
+        gateway.packs.read_missing_data(&gateway.store).await;
+    }
+    judged
+}
+
+async fn compile(gateway: Arc<Gateway>, text: Arc<str>) -> Judged {
     let judged = tokio::task::spawn_blocking(move || {
         let config = match config::read(&text) {
             Ok(config) => Arc::new(config),

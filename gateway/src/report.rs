@@ -2,18 +2,25 @@
 //! counts, logs or records requests.
 
 mod line;
+mod packs;
+mod rollouts;
+
+pub use packs::{Part, Series};
+pub use rollouts::RolloutMetrics;
 
 use crate::facts::{Facts, Stage};
 use crate::gateway::Gateway;
 use crate::record::Due;
+use model::id::PackId;
 use model::quota::Reading;
+use packs::PackMetrics;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use std::collections::HashSet;
-use std::sync::RwLock;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 /// Tenants that have time series of their own; the rest is summed under [`OTHER`].
@@ -61,9 +68,8 @@ pub struct Metrics {
     in_flight: IntGauge,
     limits: IntCounterVec,
     idempotency: IntCounterVec,
-    pack_decisions: IntCounterVec,
-    pack_duration: Histogram,
-    pack_failures: IntCounterVec,
+    packs: PackMetrics,
+    rollouts: RolloutMetrics,
     config_revision: IntGaugeVec,
     degraded: [IntGauge; Store::ALL.len()],
     records: RecordMetrics,
@@ -198,9 +204,7 @@ impl Metrics {
             &["stage"],
         )?;
         let labels = ["route", "tenant", "version", "status_class", "error"];
-        let decided = ["pack", "version", "mode", "decision"];
         let whole = "Time of whole exchanges.";
-        let decision = "Time of each decision of a pack.";
         let answer = "From the first byte sent to the head of the answer.";
         let revision = "The revision in force, and the last that was refused.";
         let degraded =
@@ -225,21 +229,8 @@ impl Metrics {
                 "Keyed requests.",
                 &["outcome"],
             )?,
-            pack_decisions: made.counters(
-                "tollgate_pack_decisions_total",
-                "Decisions of packs.",
-                &decided,
-            )?,
-            pack_duration: made.histogram(
-                "tollgate_pack_duration_seconds",
-                decision,
-                FINE_SECONDS,
-            )?,
-            pack_failures: made.counters(
-                "tollgate_pack_failures_total",
-                "Packs that could not decide.",
-                &["pack", "reason"],
-            )?,
+            packs: PackMetrics::new(&made)?,
+            rollouts: RolloutMetrics::new(&made)?,
             in_flight: made.gauge("tollgate_in_flight", "Exchanges in progress.")?,
             config_revision: made.gauges("tollgate_config_revision", revision, &["state"])?,
             degraded: Store::ALL.map(|store| degraded.with_label_values(&[store.as_str()])),
@@ -304,6 +295,16 @@ impl Metrics {
         &self.records
     }
 
+    /// The counters of a version of a pack in this part.
+    pub fn pack(&self, pack: &PackId, version: &Arc<str>, part: Part) -> Arc<Series> {
+        self.packs.series(pack, version, part)
+    }
+
+    /// The metrics of rollouts.
+    pub fn rollouts(&self) -> &RolloutMetrics {
+        &self.rollouts
+    }
+
     /// Observes an exchange that ended; gives the counter that it belongs to.
     fn observe(&self, facts: &Facts, took: Duration) -> IntCounter {
         self.duration.observe(took.as_secs_f64());
@@ -329,7 +330,7 @@ impl Metrics {
             self.idempotency.with_label_values(&[outcome]).inc();
         }
         self.report_limits(&facts.readings);
-        self.report_packs(facts);
+        facts.packs.iter().for_each(|pack| self.packs.observe(pack));
         let tenant = facts.tenant.as_ref().map_or("", |tenant| tenant.as_str());
         self.requests.with_label_values(&[
             facts.route.as_ref().map_or("", |route| route.as_str()),
@@ -349,29 +350,6 @@ impl Metrics {
                 (None, false) => "admitted",
             };
             self.limits.with_label_values(&[reading.id.as_str(), decision, "enforce"]).inc();
-        }
-    }
-
-    fn report_packs(&self, facts: &Facts) {
-        for pack in &facts.packs {
-            self.pack_duration.observe(pack.took.as_secs_f64());
-            let decision = match &pack.decision {
-                Ok(decision) => *decision,
-                Err((reason, _)) => {
-                    self.pack_failures
-                        .with_label_values(&[pack.pack.as_str(), reason.as_str()])
-                        .inc();
-                    "failed"
-                }
-            };
-            self.pack_decisions
-                .with_label_values(&[
-                    pack.pack.as_str(),
-                    &pack.version,
-                    pack.mode.as_str(),
-                    decision,
-                ])
-                .inc();
         }
     }
 

@@ -6,8 +6,8 @@ use crate::trace::{Trace, X_REQUEST_ID};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use model::idempotency::StoredResponse;
-use model::quota::{Reading, fields};
-use model::{ErrorCode, Problem, Reject};
+use model::quota::{Outcome, Reading, fields};
+use model::{ErrorCode, PackAnswer, Problem, Reject};
 use stages::version::API_VERSION;
 
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -29,6 +29,8 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+    /// What it means for what was charged.
+    pub charged: Outcome,
     outcome: Option<&'static str>,
 }
 
@@ -41,14 +43,25 @@ impl Reply {
             headers.append(name, value);
         }
         headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
-        Self { status, headers, body, outcome: Some("replayed") }
+        Self { status, headers, body, charged: Outcome::Replayed, outcome: Some("replayed") }
+    }
+
+    /// A pack's answer, charged as the upstream's would be.
+    pub fn by_pack(answer: PackAnswer) -> Self {
+        let PackAnswer { status, headers: lines, body } = answer;
+        let mut headers = HeaderMap::with_capacity(lines.len());
+        for (name, value) in lines {
+            headers.append(name, value);
+        }
+        Self { status, headers, body, charged: Outcome::of_status(status), outcome: None }
     }
 
     /// JSON of our own endpoints.
     pub fn json(status: StatusCode, value: &serde_json::Value) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Self { status, headers, body: value.to_string().into(), outcome: None }
+        let body = value.to_string().into();
+        Self { status, headers, body, charged: Outcome::Replayed, outcome: None }
     }
 
     /// The error body of a refusal.
@@ -67,7 +80,8 @@ impl Reply {
             headers.insert(PROXY_STATUS, HeaderValue::from_static(status));
         }
         let body = reject.problem(&trace.trace_id, &trace.request_id).to_bytes();
-        Self { status: reject.status, headers, body, outcome: None }
+        let charged = Outcome::RefusedLater;
+        Self { status: reject.status, headers, body, charged, outcome: None }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which route a request is for. The version in the path is any first segment here; it is judged later.
 
-use crate::packs::Attachment;
+use crate::packs::Attached;
 use http::{HeaderValue, Method, header};
 use matchit::Router;
 use model::document::Idempotency;
@@ -30,8 +30,8 @@ pub struct Route {
     pub forward_credentials: bool,
     /// Which of its exchanges leave a decision record.
     pub record: RecordMode,
-    /// The packs that decide, in order.
-    pub attachments: Vec<Arc<Attachment>>,
+    /// The packs that decide.
+    pub attached: Arc<Attached>,
 }
 
 /// The route of one request.

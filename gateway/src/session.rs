@@ -6,7 +6,7 @@ use crate::respond::{self, Reply};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, header};
 use model::exchange::HOP_BY_HOP;
-use model::{ErrorCode, Reject};
+use model::{Edits, ErrorCode, HeaderEdit, Reject};
 use pingora::http::ResponseHeader;
 use pingora::prelude::*;
 use pingora::proxy::Session;
@@ -78,7 +78,10 @@ pub(crate) async fn write(
     let bodiless = session.req_header().method == Method::HEAD
         || status == http::StatusCode::NO_CONTENT
         || status == http::StatusCode::NOT_MODIFIED;
+    // What the answer to HEAD says of the length is what GET would; of a body that isn't here nothing is known.
+    let is_known = !bodiless || !body.is_empty();
     if status != http::StatusCode::NO_CONTENT
+        && is_known
         && !response.headers.contains_key(header::CONTENT_LENGTH)
     {
         response.insert_header(header::CONTENT_LENGTH, body.len())?;
@@ -119,12 +122,7 @@ async fn drain(session: &mut Session) {
 
 /// Puts our headers on an upstream's answer; those that only we may set replace the upstream's.
 pub(crate) fn add_to_response(response: &mut ResponseHeader, added: &HeaderMap) {
-    let connection = response.headers.get_all(header::CONNECTION).iter();
-    let nominated: Vec<String> = connection
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(|name| name.trim().to_ascii_lowercase())
-        .collect();
+    let nominated = nominated(&response.headers);
     // Framing is pingora's own (RFC 9110 §7.6.1).
     let framing = [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
     let removed = |name: &&HeaderName| {
@@ -140,6 +138,48 @@ pub(crate) fn add_to_response(response: &mut ResponseHeader, added: &HeaderMap) 
     for (name, value) in added {
         let _ = response.append_header(name.clone(), value);
     }
+}
+
+/// Changes the headers of an upstream's answer as packs ask for. Its framing is none of theirs.
+pub(crate) fn edit_response(response: &mut ResponseHeader, edits: &Edits) {
+    for edit in &edits.headers {
+        // pingora refuses nothing that has the types of a name and a value.
+        match edit {
+            HeaderEdit::Set(name, value) => {
+                response.insert_header(name.clone(), value).unwrap_or_default();
+            }
+            HeaderEdit::Append(name, value) => {
+                response.append_header(name.clone(), value).unwrap_or_default();
+            }
+            HeaderEdit::Remove(name) => drop(response.remove_header(name)),
+        }
+    }
+}
+
+/// Without what belongs to the connection (RFC 9110 §7.6.1), is worked out anew, or only we may say.
+pub(crate) fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = headers.clone();
+    for name in nominated(headers) {
+        kept.remove(name.as_str());
+    }
+    for name in HOP_BY_HOP.iter().copied() {
+        kept.remove(name);
+    }
+    kept.remove(header::CONTENT_LENGTH);
+    for name in respond::OWNED {
+        kept.remove(name);
+    }
+    kept
+}
+
+/// The names in `Connection`, in lower case.
+fn nominated(headers: &HeaderMap) -> Vec<String> {
+    let connection = headers.get_all(header::CONNECTION).iter();
+    connection
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(|name| name.trim().to_ascii_lowercase())
+        .collect()
 }
 
 /// The public code of a failed exchange; none when the client is gone.

@@ -4,12 +4,13 @@
 //! whole and resets no runtime state, which lives beside it and is keyed by id. What a snapshot uses, it owns: packs and
 //! key sets that no snapshot uses are gone.
 
-use crate::compile::Fetched;
+use crate::compile::{Fetched, Loaded};
+use crate::packs::TenantPacks;
+use crate::rollout::Watch;
 use crate::route::RouteTable;
 use crate::upstream::Upstream;
 use arc_swap::ArcSwapOption;
-use model::id::{IssuerId, UpstreamId};
-use pack_host::Pack;
+use model::id::{IssuerId, TenantId, UpstreamId};
 use stages::authenticate::Directory;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,8 +29,12 @@ pub struct Snapshot {
     pub services: Vec<Arc<stages::version::Service>>,
     /// The key sets that are fetched for it.
     pub key_sets: Vec<(IssuerId, Arc<Fetched>)>,
-    /// Its packs, attached or not.
-    pub packs: Vec<Arc<Pack>>,
+    /// What packs may use for each tenant; nothing where nothing is attached.
+    pub tenants: HashMap<TenantId, Arc<TenantPacks>>,
+    /// The candidates that are on their way into service.
+    pub rollouts: Vec<Arc<Watch>>,
+    /// What is used of pack files.
+    pub packs: Vec<Arc<Loaded>>,
 }
 
 /// The cell that holds the snapshot in force; empty until the first revision.

@@ -1,5 +1,7 @@
 //! Gateways without an edge, each on a store of its own or a shared one, for this crate's tests.
 
+pub(crate) mod pack;
+
 use crate::gateway::{Gateway, Settings};
 use crate::ledger::AnyLedger;
 use crate::record;
@@ -9,8 +11,10 @@ use model::id::NodeName;
 use model::idempotency::Salt;
 use model::revision::{Change, Staged};
 use model::role::Actor;
+use pack_host::worker::Worker;
+use pack_host::{Host, HostSettings};
 use std::path::Path;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, LazyLock, Once};
 use std::time::Duration;
 use store::Store;
 use store::seal::MasterKeys;
@@ -46,22 +50,34 @@ pub(crate) fn gateway_with(
     folder: &Path,
     keys: MasterKeys,
 ) -> Arc<Gateway> {
+    Gateway::new(Settings { keys, ..settings(store, name, folder) }).unwrap()
+}
+
+/// What a gateway of this name is made with, unless a test says otherwise.
+pub(crate) fn settings(store: &Store, name: &str, folder: &Path) -> Settings {
     install_crypto();
     let packs = folder.join("packs");
     std::fs::create_dir_all(&packs).unwrap();
-    let settings = Settings {
+    Settings {
         clock: Clock::system(),
         packs,
+        host: host(),
         ledger: AnyLedger::in_process(),
         salt: Salt([0; 32]),
         node: name.into(),
         runtime: tokio::runtime::Handle::current(),
         version: "test",
         store: store.clone(),
-        keys,
+        keys: MasterKeys::default(),
         records: record::Settings::default(),
-    };
-    Gateway::new(settings).unwrap()
+    }
+}
+
+/// What runs packs in this process.
+fn host() -> Arc<Host> {
+    static HOST: LazyLock<Arc<Host>> =
+        LazyLock::new(|| Host::new(HostSettings::small(Worker::Here)).unwrap());
+    HOST.clone()
 }
 
 /// A document that can be put in force; different for every mark.
@@ -90,10 +106,14 @@ tenants:
 
 /// The same with a pack attached.
 pub(crate) fn with_pack(mark: u32) -> String {
-    let attached = r#"
-packs: [{ id: header-hygiene, version: "1.0.0" }]
-attachments: [{ id: h, pack: header-hygiene@1.0.0, phases: [request], mode: enforce, on_failure: closed, settings: { set: { x-mark: a } } }]
-"#;
+    let key = pack::key(&["*"]);
+    let attached = format!(
+        r#"
+pack_keys: [{key}]
+packs: [{{ id: quiet, version: "1.0.0" }}]
+attachments: [{{ id: h, pack: quiet@1.0.0, phases: [request], mode: enforce, on_failure: closed, settings: {{}} }}]
+"#
+    );
     format!("{}{attached}", document(mark))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariant: what names the caller to the upstream comes from us alone; every inbound variant of it is removed first.
 
+use crate::packs::Picks;
 use crate::pipeline::Admitted;
 use crate::trace::{TRACEPARENT, TRACESTATE, Trace, X_REQUEST_ID};
 use http::{HeaderName, HeaderValue, header};
@@ -109,6 +110,12 @@ pub fn rewrite(request: &mut RequestHeader, head: &Head, admitted: &Admitted, tr
             }
             HeaderEdit::Remove(name) => drop(request.remove_header(name)),
         }
+    }
+    if admitted.packs.as_ref().is_some_and(Picks::holds_response) {
+        // Packs see the body as it comes: whole, and as it is meant.
+        put(request, header::ACCEPT_ENCODING, Ok(HeaderValue::from_static("identity")));
+        request.remove_header(&header::RANGE);
+        request.remove_header(&header::IF_RANGE);
     }
     identify(request, admitted);
     put(request, X_REQUEST_ID, HeaderValue::try_from(&trace.request_id));

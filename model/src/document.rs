@@ -453,11 +453,18 @@ pub struct Plan {
 pub struct PackCaps {
     /// CPU time in each second, all its packs together: 1ms to 60s; 200ms when absent.
     pub cpu_per_second: Duration,
-    /// Fuel of one call, whatever the attachment says; 100,000,000 when absent.
+    /// Fuel of one call, whatever the attachment says; 50,000,000 when absent.
     #[schemars(range(min = 1_000, max = 100_000_000))]
     pub fuel: u64,
+    /// Wall time of one call, whatever the attachment says: 100ms to 10s; 1s when absent.
+    pub deadline: Duration,
     /// Memory of one call, whatever the attachment says: 64KiB to 64MiB; 64MiB when absent.
     pub memory: Size,
+    /// What one call may hand to the host, whatever the attachment says: 1KiB to 16MiB; 2MiB when absent.
+    pub output: Size,
+    /// Calls of the host in one call, whatever the attachment says; 10,000 when absent.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub host_calls: u32,
     /// Decisions at one time, all its packs together; 128 when absent.
     #[schemars(range(min = 1, max = 1_024))]
     pub instances: u32,
@@ -467,8 +474,11 @@ impl Default for PackCaps {
     fn default() -> Self {
         Self {
             cpu_per_second: Duration(std::time::Duration::from_millis(200)),
-            fuel: 100_000_000,
+            fuel: 50_000_000,
+            deadline: Duration(std::time::Duration::from_secs(1)),
             memory: Size(64 << 20),
+            output: Size(2 << 20),
+            host_calls: 10_000,
             instances: 128,
         }
     }

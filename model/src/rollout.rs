@@ -7,12 +7,14 @@
 mod before;
 mod difference;
 mod edit;
+mod lasting;
 mod samples;
 mod shift;
 
 pub use before::Before;
 pub use difference::{Outcome, difference, summary};
 pub use edit::{Fallen, Unchanged, promote, quarantine, roll_back, roll_back_to};
+pub use lasting::keep_quarantines;
 pub use samples::{Durations, Samples, Verdict, judge};
 pub use shift::{Became, Shift, events, shifts};
 

@@ -38,7 +38,7 @@ impl Revisions for Follower {
     }
 
     async fn publish(&self, change: Change) -> Result<Published, PublishError> {
-        let Change { text, base, nodes, staged, audit, answer, events: _ } = change;
+        let Change { text, base, nodes, staged, audit, answer, events } = change;
         let mut candidate = Candidate::new(base.saturating_add(1), text.into());
         candidate.nodes.clone_from(&nodes);
         let judged = self.publisher.judge(candidate.text.clone()).await;
@@ -48,6 +48,7 @@ impl Revisions for Follower {
             base,
             nodes,
             replaces_staged: staged == Staged::Replace,
+            events,
         };
         let written = self.store().write(Write { effect, audit, answer }).await.map_err(refused)?;
         candidate.number = written.revision.unwrap_or(candidate.number);
@@ -121,7 +122,10 @@ fn refused(error: WriteError) -> PublishError {
         WriteError::Repeat => PublishError::Repeat,
         WriteError::Store(error) => PublishError::Store(error),
         // No revision is refused so.
-        error @ (WriteError::LastToken | WriteError::TooMany(_)) => {
+        error @ (WriteError::LastToken
+        | WriteError::TooMany(_)
+        | WriteError::TooLarge { .. }
+        | WriteError::OtherPack) => {
             PublishError::Store(StoreError::Unreadable(error.to_string()))
         }
     }

@@ -1,12 +1,17 @@
 //! What every node has with the store, wherever its document is: what is revoked, and what it says of itself.
 //!
-//! Invariant: what is revoked is known here a second later at the latest, and stays known while the store is away.
+//! Invariant: what is revoked is known here a second later at the latest, and stays known while the store is away, also
+//! over a start: it is kept in a file.
 
+use super::last_good::LastGood;
 use super::{LOOK_PAUSE, START_PATIENCE};
 use crate::gateway::{Gateway, Standing};
+use crate::publish::Candidate;
 use model::node::NodeReport;
 use model::port::StoreError;
-use std::sync::Arc;
+use model::revocation::Revocation;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use store::Store;
 use tokio::time::Instant;
@@ -16,57 +21,108 @@ const REPORT_PAUSE: Duration = Duration::from_secs(5);
 /// After how long revocations are read again though none was made: some need not be remembered any more.
 const FORGET_PAUSE: Duration = Duration::from_secs(60);
 
-/// Keeps up with revocations and reports this node, for as long as the process runs. `roles`: what the process is.
-pub async fn heed_store(gateway: Arc<Gateway>, roles: Vec<String>) {
-    tokio::join!(heed_revocations(&gateway), report(&gateway, roles));
+/// What keeps up with the store beside the document.
+pub struct Heed {
+    gateway: Arc<Gateway>,
+    file: LastGood,
+    /// The digest of what the file holds.
+    kept: Mutex<String>,
 }
 
-/// Reads what is revoked. To be awaited once before requests are served, so that nothing revoked is let in at the start;
-/// waits 5 s at most.
-pub async fn load_revocations(gateway: &Gateway) -> Result<(), StoreError> {
-    let now = gateway.clock.now();
-    let revocations = tokio::time::timeout(START_PATIENCE, gateway.store.revocations(now)).await;
-    let revocations = revocations.unwrap_or(Err(StoreError::TimedOut(START_PATIENCE)))?;
-    gateway.memory.revocations.replace(revocations, now);
-    Ok(())
-}
+impl Heed {
+    /// Nothing is known yet. What is revoked is kept in this file.
+    pub fn new(gateway: Arc<Gateway>, revoked: PathBuf) -> Arc<Self> {
+        Arc::new(Self { gateway, file: LastGood::new(revoked), kept: Mutex::default() })
+    }
 
-async fn heed_revocations(gateway: &Gateway) {
-    // A clone of its own remembers what this loop has noticed.
-    let store = gateway.store.clone();
-    let mut seen = None;
-    let mut loaded = Instant::now();
-    let mut is_away = false;
-    loop {
-        if loaded.elapsed() >= FORGET_PAUSE {
-            seen = None;
+    /// Takes up what is revoked. To be awaited once before requests are served, so that nothing revoked is let in at the
+    /// start. Where the store does not answer within 5 s: what was revoked when it last did.
+    pub async fn start(&self) {
+        let Err(error) = self.load().await else { return };
+        match self.from_file().await {
+            Some(revocations) => tracing::error!(
+                %error,
+                revocations,
+                "the store can't say what is revoked; what was known before is refused"
+            ),
+            None => tracing::error!(%error, "revocations are not known yet"),
         }
-        match reload(gateway, &store, seen).await {
-            Ok(version) => {
-                if seen.replace(version) != Some(version) {
-                    loaded = Instant::now();
-                }
-                is_away = false;
-                store.changed(LOOK_PAUSE).await;
+    }
+
+    /// Keeps up with revocations and reports this node, for as long as the process runs. `roles`: what the process is.
+    pub async fn run(self: Arc<Self>, roles: Vec<String>) {
+        tokio::join!(self.follow(), report(&self.gateway, roles));
+    }
+
+    async fn follow(&self) {
+        // A clone of its own remembers what this loop has noticed.
+        let store = self.gateway.store.clone();
+        let mut seen = None;
+        let mut loaded = Instant::now();
+        let mut is_away = false;
+        loop {
+            if loaded.elapsed() >= FORGET_PAUSE {
+                seen = None;
             }
+            match self.look(&store, seen).await {
+                Ok(version) => {
+                    if seen.replace(version) != Some(version) {
+                        loaded = Instant::now();
+                    }
+                    is_away = false;
+                    store.changed(LOOK_PAUSE).await;
+                }
+                Err(error) => {
+                    if !is_away {
+                        tracing::error!(%error, "revocations can't be read; those that are known stay");
+                    }
+                    is_away = true;
+                    tokio::time::sleep(LOOK_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Reads what is revoked if the feed has another version; yields the version from before.
+    async fn look(&self, store: &Store, seen: Option<u64>) -> Result<u64, StoreError> {
+        let version = store.feed().await?;
+        if seen != Some(version) {
+            self.load().await?;
+        }
+        Ok(version)
+    }
+
+    /// Reads what is revoked out of the store, and keeps it.
+    async fn load(&self) -> Result<(), StoreError> {
+        let now = self.gateway.clock.now();
+        let read = tokio::time::timeout(START_PATIENCE, self.gateway.store.revocations(now)).await;
+        let revocations = read.unwrap_or(Err(StoreError::TimedOut(START_PATIENCE)))?;
+        let text = serde_json::to_string(&revocations);
+        self.gateway.memory.revocations.replace(revocations, now);
+        let text = text.map_err(|error| StoreError::Unreadable(error.to_string()))?;
+        let fresh = Candidate::new(0, text.into());
+        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if *kept() != fresh.digest {
+            kept().clone_from(&fresh.digest);
+            self.file.keep(fresh).await;
+        }
+        Ok(())
+    }
+
+    /// Takes up what was kept; says how many revocations. None where there is no file, or it is refused.
+    async fn from_file(&self) -> Option<usize> {
+        let kept = match self.file.read().await {
+            Ok(kept) => kept?,
             Err(error) => {
-                if !is_away {
-                    tracing::error!(%error, "revocations can't be read; those that are known stay");
-                }
-                is_away = true;
-                tokio::time::sleep(LOOK_PAUSE).await;
+                tracing::error!(%error, "the revocations that were kept are refused");
+                return None;
             }
-        }
+        };
+        let revocations: Vec<Revocation> = serde_json::from_str(&kept.text).ok()?;
+        let count = revocations.len();
+        self.gateway.memory.revocations.replace(revocations, self.gateway.clock.now());
+        Some(count)
     }
-}
-
-/// Reads what is revoked if the feed has another version; yields the version from before.
-async fn reload(gateway: &Gateway, store: &Store, seen: Option<u64>) -> Result<u64, StoreError> {
-    let version = store.feed().await?;
-    if seen != Some(version) {
-        load_revocations(gateway).await?;
-    }
-    Ok(version)
 }
 
 async fn report(gateway: &Gateway, roles: Vec<String>) {

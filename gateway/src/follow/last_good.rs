@@ -1,4 +1,4 @@
-//! The last good revision, in a file: what a node starts with while the store is away.
+//! The last good revision, or what was revoked last, in a file: what a node starts with while the store is away.
 //!
 //! Invariant: the file is replaced whole, and read whole or not at all: one whose number and text have not the digest
 //! beside them was torn or altered, and is refused.
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The largest file that is read, in bytes: no document is larger, even with every character escaped as `\n` is.
 const FILE_BYTES_MAX: u64 = 2 * DOCUMENT_BYTES_MAX as u64 + 1024;
 
-/// Where the last good revision is kept. One writes at a time, in the order in which they came into force: also those that
+/// Where a text that was good is kept, with its number. One writes at a time, in the order in which they came into force: also those that
 /// nobody waits for any more.
 pub(super) struct LastGood(Arc<Mutex<PathBuf>>);
 
@@ -48,15 +48,17 @@ impl LastGood {
         Self(Arc::new(Mutex::new(path)))
     }
 
-    /// Keeps a revision that is in force. When that fails, the one before stays, and the log says so.
+    /// Keeps what is in force now. When that fails, what was kept before stays, and the log says so.
     pub(super) async fn keep(&self, revision: Candidate) {
         let (path, number) = (self.0.clone(), revision.number);
         let kept = tokio::task::spawn_blocking(move || {
-            write(&path.lock().unwrap_or_else(PoisonError::into_inner), revision)
+            let path = path.lock().unwrap_or_else(PoisonError::into_inner);
+            write(&path, revision).map_err(|error| (path.display().to_string(), error))
         })
         .await;
-        if let Err(error) = kept.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
-            tracing::error!(revision = number, %error, "the last good revision can't be kept");
+        let broken = |error| Err((String::new(), std::io::Error::other(error)));
+        if let Err((file, error)) = kept.unwrap_or_else(broken) {
+            tracing::error!(number, file, %error, "what a start without the store needs can't be kept");
         }
     }
 
@@ -65,7 +67,7 @@ impl LastGood {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).exists()
     }
 
-    /// The revision that was kept last.
+    /// What was kept last.
     pub(super) async fn read(&self) -> Result<Option<Candidate>, LastGoodError> {
         let path = self.0.clone();
         let read = tokio::task::spawn_blocking(move || {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::tests::pack::{lay, quiet};
 use crate::tests::{change, document, entry, eventually, gateway, gateway_with, store, with_pack};
 use model::config::ConfigError;
 use model::id::NodeName;
@@ -49,14 +50,16 @@ impl Node {
         rejected().unwrap().errors
     }
 
+    fn heed(&self) -> Arc<Heed> {
+        Heed::new(self.gateway.clone(), self.folder.path().join("revoked.json"))
+    }
+
     fn last_good(&self) -> PathBuf {
         self.folder.path().join("last-good.json")
     }
 
     fn add_pack(&self) {
-        let pack = demo::PACKS.iter().find(|pack| pack.name == "header-hygiene").unwrap();
-        let file = self.folder.path().join("packs/header-hygiene-1.0.0.wasm");
-        crate::watch::replace(&file, pack.wasm, crate::watch::Readers::Everybody).unwrap();
+        lay(self.folder.path(), &quiet("1.0.0", &[]));
     }
 }
 
@@ -66,7 +69,13 @@ fn follower(gateway: &Arc<Gateway>, folder: &Path) -> Arc<Follower> {
 
 /// Writes a revision as an admin elsewhere does, which this node has no say in.
 async fn written(store: &Store, text: &str, base: u64) -> u64 {
-    let effect = Effect::Publish { text: text.into(), base, nodes: None, replaces_staged: false };
+    let effect = Effect::Publish {
+        text: text.into(),
+        base,
+        nodes: None,
+        replaces_staged: false,
+        events: Vec::new(),
+    };
     let write = Write { effect, audit: entry("document.put"), answer: None };
     store.write(write).await.unwrap().revision.unwrap()
 }
@@ -206,12 +215,12 @@ async fn a_pack_that_comes_later_brings_its_revision_into_force() {
     // The file is replaced after the revision is in force.
     eventually("the last good revision is kept", async || {
         let kept = std::fs::read_to_string(node.last_good()).unwrap();
-        kept.contains("header-hygiene")
+        kept.contains("quiet")
     })
     .await;
     // Replaced by something that is no pack, and put back.
     let before = node.gateway.live.pin().unwrap();
-    let file = node.folder.path().join("packs/header-hygiene-1.0.0.wasm");
+    let file = node.folder.path().join("packs/quiet-1.0.0.tgpack");
     crate::watch::replace(&file, b"no pack", crate::watch::Readers::Everybody).unwrap();
     let errors = node.has_rejected(number).await;
     assert_eq!(errors[0].pointer, "/packs/0");
@@ -236,10 +245,9 @@ async fn packs_of_the_revision_in_force_are_followed_while_another_one_is_no_doc
     let number = written(&store, "{", 1).await;
     node.has_rejected(number).await;
     let before = node.gateway.live.pin().unwrap();
-    let file = node.folder.path().join("packs/header-hygiene-1.0.0.wasm");
-    // The same pack with an empty custom section behind it (WebAssembly 2.0 §5.5.3): another file.
-    let other = [&std::fs::read(&file).unwrap()[..], &[0, 2, 1, b'x']].concat();
-    crate::watch::replace(&file, &other, crate::watch::Readers::Everybody).unwrap();
+    // The same pack with a vector beside it: another file.
+    let vector = serde_json::json!({ "expect": { "decision": "continue" } });
+    lay(node.folder.path(), &quiet("1.0.0", &[("any", vector)]));
     eventually("the other file is in force", async || {
         !Arc::ptr_eq(&before, &node.gateway.live.pin().unwrap())
     })
@@ -460,7 +468,7 @@ async fn revocations_are_known_everywhere_soon_and_stay_while_the_store_is_away(
     nodes[0].publish(document(1), 0).await.unwrap();
     nodes[1].has_in_force(1).await;
     for node in &nodes {
-        tokio::spawn(heed_store(node.gateway.clone(), vec!["gateway".to_owned()]));
+        tokio::spawn(node.heed().run(vec!["gateway".to_owned()]));
     }
     let what = Revoked::Credential {
         tenant: "acme".into(),
@@ -483,11 +491,39 @@ async fn revocations_are_known_everywhere_soon_and_stay_while_the_store_is_away(
 }
 
 #[tokio::test]
+async fn what_was_revoked_stays_so_over_a_start_without_the_store() {
+    let (store, _keep) = store().await;
+    let node = Node::running(&store, "a").await;
+    let file = node.folder.path().join("revoked.json");
+    let what = Revoked::Issuer { issuer: "idp".into() };
+    let at = node.gateway.clock.now();
+    let revoke = Effect::Revoke(Revocation { id: "r1".to_owned(), at, until: None, what });
+    let write = Write { effect: revoke, audit: entry("revocations"), answer: None };
+    store.write(write).await.unwrap();
+    node.heed().start().await;
+    assert!(!node.gateway.memory.revocations.is_empty());
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    store.close().await;
+    let kept = std::fs::read_to_string(&file).unwrap();
+    for (text, is_known) in [(kept.clone(), true), (kept.replace("idp", "odp"), false)] {
+        std::fs::write(&file, text).unwrap();
+        let again = gateway(&store, "a", node.folder.path());
+        Heed::new(again.clone(), file.clone()).start().await;
+        assert_eq!(!again.memory.revocations.is_empty(), is_known);
+    }
+    // A node that never knew any starts all the same.
+    let fresh = Node::new(&store, "b");
+    fresh.heed().start().await;
+    assert!(fresh.gateway.memory.revocations.is_empty());
+}
+
+#[tokio::test]
 async fn a_lifted_revocation_is_forgotten_everywhere_soon() {
     let (store, _keep) = store().await;
     let nodes = [Node::running(&store, "a").await, Node::running(&store, "b").await];
     for node in &nodes {
-        tokio::spawn(heed_store(node.gateway.clone(), vec!["gateway".to_owned()]));
+        tokio::spawn(node.heed().run(vec!["gateway".to_owned()]));
     }
     let at = nodes[0].gateway.clock.now();
     let what = Revoked::Issuer { issuer: "idp".into() };
@@ -508,7 +544,7 @@ async fn a_lifted_revocation_is_forgotten_everywhere_soon() {
 async fn a_node_reports_what_is_in_force_and_what_it_rejects() {
     let (store, _keep) = store().await;
     let node = Node::running(&store, "a").await;
-    tokio::spawn(heed_store(node.gateway.clone(), vec!["gateway".to_owned()]));
+    tokio::spawn(node.heed().run(vec!["gateway".to_owned()]));
     let began = node.gateway.started_at;
     let reported = async || store.nodes(began).await.unwrap().pop();
     eventually("it reports itself", async || reported().await.is_some()).await;

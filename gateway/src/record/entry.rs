@@ -1,7 +1,7 @@
 //! What the buffer holds of an exchange: what its facts held, moved or shared, without its head. Small and bounded, as
 //! many wait while the store is down.
 
-use crate::facts::{Facts, PackFact, StageFact, UpstreamFact};
+use crate::facts::{Facts, PackFact, Said, StageFact, UpstreamFact};
 use crate::trace::fresh_id;
 use http::Method;
 use jiff::Timestamp;
@@ -50,7 +50,7 @@ impl Entry {
         let end = head.path.floor_char_boundary(PATH_MAX);
         let mut packs = std::mem::take(&mut facts.packs);
         for pack in &mut packs {
-            if let Err((_, detail)) = &mut pack.decision {
+            if let Err((_, detail)) = &mut pack.said {
                 cut(detail);
             }
         }
@@ -126,21 +126,27 @@ fn limit(reading: &Reading) -> LimitRecord {
 }
 
 fn pack(fact: &PackFact) -> PackRecord {
-    let (decision, failure) = match &fact.decision {
-        Ok(decision) => (*decision, None),
-        Err((reason, detail)) => {
-            ("failed", Some(storable(&format!("{}: {detail}", reason.as_str()))))
-        }
-    };
-    PackRecord {
+    let mut record = PackRecord {
         attachment: fact.attachment.clone(),
-        pack: fact.pack.clone(),
-        version: fact.version.clone(),
-        mode: fact.mode.as_str().to_owned(),
-        decision: decision.to_owned(),
-        failure,
+        pack: fact.series.pack.clone(),
+        version: fact.series.version.as_ref().to_owned(),
+        phase: fact.phase.as_str().to_owned(),
+        mode: fact.series.part.as_str().to_owned(),
+        decision: fact.said.as_ref().map_or("failed", Said::as_str).to_owned(),
+        cost: None,
+        reason: None,
+        failure: None,
         took_us: micros(fact.took),
+    };
+    match &fact.said {
+        Ok(Said::Cost(units)) => record.cost = Some(*units),
+        Ok(Said::Deny(reason)) => record.reason = Some(reason.clone()),
+        Ok(Said::Continue | Said::Edit | Said::Answer) => {}
+        Err((reason, detail)) => {
+            record.failure = Some(storable(&format!("{}: {detail}", reason.as_str())));
+        }
     }
+    record
 }
 
 fn upstream(fact: &UpstreamFact) -> UpstreamRecord {

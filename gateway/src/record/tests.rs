@@ -3,11 +3,11 @@ use crate::exchange::Exchange;
 use crate::facts::{PackFact, Stage, UpstreamFact};
 use crate::gateway::Gateway;
 use crate::pipeline::{Context, Halt, admit};
-use crate::report::Metrics;
+use crate::report::{Metrics, Part};
 use crate::trace::Trace;
 use http::{HeaderMap, Method};
 use jiff::Timestamp;
-use model::document::Mode;
+use model::document::PhaseName;
 use model::quota::{Kind, Quota, Reading, Wait};
 use model::record::{Record, Share, Verdict};
 use model::{FailureReason, Head};
@@ -101,10 +101,9 @@ async fn a_record_tells_what_was_known_and_nothing_secret() {
     }]);
     facts.packs.push(PackFact {
         attachment: "a".into(),
-        pack: "p".into(),
-        version: "1.0.0".to_owned(),
-        mode: Mode::Enforce,
-        decision: Err((FailureReason::Fuel, "spent".to_owned())),
+        series: bench.metrics.pack(&"p".into(), &"1.0.0".into(), Part::Enforce),
+        phase: PhaseName::Request,
+        said: Err((FailureReason::Fuel, "spent".to_owned())),
         took: Duration::from_micros(40),
     });
     facts.upstream =
@@ -134,8 +133,9 @@ async fn a_record_tells_what_was_known_and_nothing_secret() {
                 { "stage": "decide", "verdict": "refused", "took_us": 0 },
             ],
             "limits": [{ "id": "daily", "limit": 10, "remaining": 0, "refused": true }],
-            "packs": [{ "attachment": "a", "pack": "p", "version": "1.0.0", "mode": "enforce",
-                        "decision": "failed", "failure": "fuel: spent", "took_us": 40 }],
+            "packs": [{ "attachment": "a", "pack": "p", "version": "1.0.0", "phase": "request",
+                        "mode": "enforce", "decision": "failed", "failure": "fuel: spent",
+                        "took_us": 40 }],
             "upstream": { "id": "crm", "took_us": 900 },
         })
     );

@@ -1,6 +1,7 @@
 //! The one log line of an exchange. No secret and no body.
 
-use crate::facts::Facts;
+use super::Series;
+use crate::facts::{Facts, PackFact, Said};
 use model::quota::{Kind, Reading};
 use std::time::Duration;
 
@@ -13,12 +14,7 @@ pub(super) fn log(facts: &Facts, took: Duration) {
     let packs: Vec<String> = facts
         .packs
         .iter()
-        .map(|pack| match &pack.decision {
-            Ok(decision) => format!("{}={decision}", pack.attachment),
-            Err((reason, detail)) => {
-                format!("{}=failed:{}:{detail}", pack.attachment, reason.as_str())
-            }
-        })
+        .map(told)
         .collect();
     let limits: Vec<String> = facts.readings.iter().map(left).collect();
     tracing::info!(
@@ -41,6 +37,18 @@ pub(super) fn log(facts: &Facts, took: Duration) {
         upstream_status = facts.upstream.as_ref().and_then(|upstream| upstream.status).unwrap_or(0),
         took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
     );
+}
+
+/// `acme-pages:request@1.0.0=deny`; with the part of a version whose decision did not act.
+fn told(pack: &PackFact) -> String {
+    let Series { version, part, .. } = &*pack.series;
+    let part = if part.acts() { String::new() } else { format!("({})", part.as_str()) };
+    let what = match &pack.said {
+        Ok(Said::Cost(units)) => format!("cost:{units}"),
+        Ok(said) => said.as_str().to_owned(),
+        Err((reason, detail)) => format!("failed:{}:{detail}", reason.as_str()),
+    };
+    format!("{}:{}@{version}{part}={what}", pack.attachment, pack.phase.as_str())
 }
 
 fn left(reading: &Reading) -> String {

@@ -15,7 +15,7 @@ fn route(id: &str, select: &[Select]) -> Arc<Route> {
         cost: 1,
         forward_credentials: false,
         record: RecordMode::Off,
-        attachments: Vec::new(),
+        attached: Arc::default(),
     })
 }
 

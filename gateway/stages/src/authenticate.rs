@@ -13,7 +13,7 @@ use http::{HeaderName, HeaderValue, header};
 use jiff::Timestamp;
 use jwt::{Issuer, TokenCache};
 use model::document::{CredentialKind, TenantState};
-use model::id::{ConsumerId, TenantId};
+use model::id::{ConsumerId, PlanId, TenantId};
 use model::quota::Limit;
 use model::{ErrorCode, Head, HeaderFault, Identity, Reject};
 use revocations::Revocations;
@@ -76,6 +76,8 @@ pub struct Tenant {
     pub id: TenantId,
     /// Whether it is served.
     pub state: TenantState,
+    /// Its plan.
+    pub plan: PlanId,
     /// Its plan's limits, in its time zone.
     pub limits: Arc<[Arc<Limit>]>,
     /// `RateLimit-Policy` of those limits; none when nothing is limited.

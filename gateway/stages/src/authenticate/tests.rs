@@ -32,6 +32,7 @@ fn tenant(id: &str, state: TenantState, consumers: &[(&str, &[&str])]) -> Arc<Te
     Arc::new(Tenant {
         id: id.into(),
         state,
+        plan: "gold".into(),
         limits: Arc::new([]),
         policy: None,
         timezone: jiff::tz::TimeZone::UTC,

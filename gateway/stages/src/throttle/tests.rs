@@ -27,6 +27,7 @@ async fn caller(limits: Vec<Arc<Limit>>) -> Caller {
     let tenant = Arc::new(Tenant {
         id: "acme".into(),
         state: TenantState::Active,
+        plan: "gold".into(),
         limits: limits.into(),
         policy: None,
         timezone: jiff::tz::TimeZone::UTC,

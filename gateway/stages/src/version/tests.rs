@@ -35,6 +35,7 @@ fn tenant(pin: Option<&str>) -> Tenant {
     Tenant {
         id: "acme".into(),
         state: TenantState::Active,
+        plan: "gold".into(),
         limits: Arc::new([]),
         policy: None,
         timezone: jiff::tz::TimeZone::UTC,

@@ -34,7 +34,9 @@ const fn seconds(seconds: u64) -> Duration {
 
 pub(super) fn check_caps(at: &str, caps: &PackCaps, errors: &mut Errors<'_>) {
     errors.range(at, "cpu_per_second", Some(caps.cpu_per_second), &CPU_PER_SECOND);
+    errors.range(at, "deadline", Some(caps.deadline), &DEADLINE);
     errors.range(at, "memory", Some(caps.memory), &MEMORY);
+    errors.range(at, "output", Some(caps.output), &OUTPUT);
 }
 
 pub(super) fn check(
