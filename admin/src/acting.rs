@@ -7,6 +7,7 @@ use crate::problem::{Hides, Refused};
 use crate::request::Ids;
 use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request};
 use axum::response::Response;
+use http::Extensions;
 use http::request::Parts;
 use model::audit::Entry;
 use model::id::{TenantId, TokenId};
@@ -94,6 +95,11 @@ impl Acting {
             request_id: ids.map_or_else(|| "".into(), |ids| ids.request.clone()),
             seal,
         }))
+    }
+
+    /// Who sent a request that is on its way. Every route lies behind `token::check`.
+    pub(crate) fn of_request(extensions: &Extensions) -> Result<Self, Refused> {
+        extensions.get::<Self>().cloned().ok_or(ErrorCode::CredentialMissing.into())
     }
 
     /// Refuses what the token's role may not do.
@@ -194,8 +200,7 @@ impl<S: Sync> FromRequestParts<S> for Acting {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
-        // Every route lies behind `token::check`.
-        parts.extensions.get::<Self>().cloned().ok_or(ErrorCode::CredentialMissing.into())
+        Self::of_request(&parts.extensions)
     }
 }
 

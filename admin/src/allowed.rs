@@ -31,6 +31,8 @@ allowed! {
     Operator: Permission::Operate;
     /// Whoever may handle tokens and erase records.
     Administrator: Permission::Administer;
+    /// Whoever may change what packs do: where they are attached, what they read.
+    Attacher: Permission::Change(Section::Attachments);
     /// Whoever may change tenants, their consumers and credentials.
     Keeper: Permission::Change(Section::Tenants);
 }

@@ -29,27 +29,28 @@ pub(crate) const DOCUMENT: &[&str] =
     &["application/json", "application/yaml", "application/x-yaml", "text/yaml", "text/plain"];
 
 /// Reads a body of one of these media types, of at most so many bytes. Without a type it is taken for what is wanted.
-pub(crate) async fn read(
-    mut request: Request,
-    kinds: &[&str],
-    max: usize,
-) -> Result<Bytes, Refused> {
+pub(crate) async fn read(request: Request, kinds: &[&str], max: usize) -> Result<Bytes, Refused> {
     let headers = request.headers().clone();
+    let bytes = bytes(request, max).await?;
+    if !bytes.is_empty() {
+        check_type(&headers, kinds)?;
+    }
+    Ok(bytes)
+}
+
+/// Reads a body of at most so many bytes, of whatever media type.
+pub(crate) async fn bytes(mut request: Request, max: usize) -> Result<Bytes, Refused> {
     DefaultBodyLimit::max(max).apply(&mut request);
     let read = tokio::time::timeout(BODY_TIME_MAX, Bytes::from_request(request, &())).await;
     let read = read.map_err(|_| Refused::from(ErrorCode::RequestTimeout))?;
-    let bytes = read.map_err(|error| match error.status() {
+    read.map_err(|error| match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => Refused::from(
             Reject::new(ErrorCode::BodyTooLarge)
                 .message("The request's body is too large.")
                 .detail("limit", max),
         ),
         _ => Refused::malformed(error.body_text()),
-    })?;
-    if !bytes.is_empty() {
-        check_type(&headers, kinds)?;
-    }
-    Ok(bytes)
+    })
 }
 
 fn check_type(headers: &HeaderMap, kinds: &[&str]) -> Result<(), Refused> {

@@ -9,7 +9,7 @@ use crate::Shared;
 use crate::allowed::{Keeper, Reader};
 use crate::answer::Answer;
 use crate::body::{Path, Query, verb};
-use crate::once::{Begun, Once, Posted};
+use crate::once::Posted;
 use crate::page::Page;
 use crate::place::Place;
 use crate::precondition::{is_known, tag};
@@ -173,18 +173,14 @@ async fn create(
     Keeper(acting): Keeper,
     Path(consumer): Path<String>,
     Query(query): Query<TenantChangeQuery>,
-    posted: Posted<NewCredential>,
+    Posted { body, once }: Posted<NewCredential>,
 ) -> Result<Response, Refused> {
     let (tenant, query) = query.split();
     let how = How::of(&shared, &acting, &query).await?;
-    let once = match Once::begin(&shared, &acting, &posted).await? {
-        Begun::First(once) => once,
-        Begun::Repeat(response) => return Ok(response),
-    };
     let writing = Writing { shared: &shared, acting: &acting, how: &how, once: &once };
-    let NewCredential { id, expires } = posted.body;
+    let NewCredential { id, expires } = body;
     let minted = Minted::new(id, expires);
-    let result = async {
+    let work = async {
         fits(past(expires, shared.clock.now()))?;
         let newest = shared.newest().await?;
         let owner = Owner::find(&acting, &newest.document, &consumer, tenant.as_deref())?;
@@ -193,7 +189,7 @@ async fn create(
             .change(adding(&owner, &minted), |made| shown_once(made, &owner, &minted, None))
             .await
     };
-    once.finish(&shared, result.await).await
+    once.done(&shared, work).await
 }
 
 /// Adds a credential to a consumer.
@@ -231,19 +227,15 @@ async fn rotate(
     Keeper(acting): Keeper,
     Path((consumer, segment)): Path<(String, String)>,
     Query(query): Query<TenantChangeQuery>,
-    posted: Posted<Rotation>,
+    Posted { body, once }: Posted<Rotation>,
 ) -> Result<Response, Refused> {
     let (old, _) = verb(&segment);
     let (tenant, query) = query.split();
     let how = How::of(&shared, &acting, &query).await?;
-    let once = match Once::begin(&shared, &acting, &posted).await? {
-        Begun::First(once) => once,
-        Begun::Repeat(response) => return Ok(response),
-    };
     let writing = Writing { shared: &shared, acting: &acting, how: &how, once: &once };
-    let Rotation { grace, id, expires } = posted.body;
+    let Rotation { grace, id, expires } = body;
     let minted = Minted::new(id, expires);
-    let result = async {
+    let work = async {
         let (now, grace) = (shared.clock.now(), grace.map_or(GRACE, |wanted| wanted.0));
         fits(past(expires, now).into_iter().chain(too_long(grace)))?;
         let newest = shared.newest().await?;
@@ -253,7 +245,7 @@ async fn rotate(
         let edit = rotating(old.clone(), &owner, &minted, now + grace);
         writing.change(edit, |made| shown_once(made, &owner, &minted, Some(&old))).await
     };
-    once.finish(&shared, result.await).await
+    once.done(&shared, work).await
 }
 
 /// Refuses what was sent for these errors, if there are any.

@@ -6,7 +6,7 @@ use crate::answer::{Answer, DryRun};
 use crate::body::{self, DOCUMENT_BYTES_MAX, Query};
 use crate::newest::blocking;
 use crate::once::Once;
-use crate::precondition::{Conditions, is_known};
+use crate::precondition::{Conditions, is_known, tag_of};
 use crate::problem::{Refused, located};
 use crate::write::{ChangeQuery, Edit, How, Made, Proposal, Run, Writing};
 use axum::extract::{Request, State};
@@ -16,8 +16,6 @@ use model::config;
 use model::role::{Permission, Section};
 use model::{ErrorCode, Reject};
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::SemaphorePermit;
@@ -80,7 +78,7 @@ pub(crate) async fn put(
         }
         Err(errors) => return Err(Refused::invalid(&errors, None)),
     };
-    let etag = etag(&text);
+    let etag = tag_of(text.as_bytes());
     let guard = how.guard();
     let edit: Edit = Arc::new(move |newest| {
         conditions.permit(newest.etag.as_deref(), guard)?;
@@ -102,12 +100,4 @@ pub(crate) async fn place(shared: &Shared) -> Result<SemaphorePermit<'_>, Refuse
             Err(busy.retry_after(1).into())
         }
     }
-}
-
-/// The tag of a whole document, as whoever publishes it makes it: of its text.
-fn etag(text: &str) -> String {
-    Sha256::digest(text).iter().take(16).fold(String::new(), |mut tag, byte| {
-        let _ = write!(tag, "{byte:02x}");
-        tag
-    })
 }

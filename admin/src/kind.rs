@@ -78,6 +78,13 @@ pub(crate) const KINDS: &[Kind] = &[
         steps: &[("tenants", ID), ("consumers", ID)],
     },
     Kind {
+        name: "pack_keys",
+        list: "/v1/pack_keys",
+        one: "/v1/pack_keys/{id}",
+        section: Section::PackKeys,
+        steps: &[("pack_keys", ID)],
+    },
+    Kind {
         name: "packs",
         list: "/v1/packs",
         one: "/v1/packs/{id}/versions/{version}",

@@ -18,6 +18,7 @@ mod nodes;
 mod once;
 mod openapi;
 mod ownership;
+mod packs;
 mod page;
 mod place;
 mod precondition;
@@ -57,6 +58,8 @@ pub struct Settings {
     pub revisions: Arc<dyn Revisions>,
     /// Whoever holds the counters.
     pub usage: Arc<dyn UsageOf>,
+    /// What packs are tried on.
+    pub packs: Arc<pack_host::Host>,
     /// Tokens, audit, revocations, records, kept answers.
     pub store: Store,
     /// What secrets are sealed with.
@@ -71,6 +74,7 @@ pub struct Settings {
 pub(crate) struct Shared {
     pub(crate) revisions: Arc<dyn Revisions>,
     pub(crate) usage: Arc<dyn UsageOf>,
+    pub(crate) host: Arc<pack_host::Host>,
     pub(crate) store: Store,
     pub(crate) keys: MasterKeys,
     pub(crate) clock: Clock,
@@ -82,6 +86,8 @@ pub(crate) struct Shared {
     turn: tokio::sync::Mutex<()>,
     /// Whole documents on their way in.
     documents: Semaphore,
+    /// Pack files on their way in.
+    pushes: Arc<Semaphore>,
     /// Requests being served.
     places: Arc<Semaphore>,
     /// Exports of the audit being written.
@@ -92,10 +98,11 @@ pub(crate) struct Shared {
 
 impl Shared {
     fn new(settings: Settings) -> Self {
-        let Settings { revisions, usage, store, keys, clock, node: _ } = settings;
+        let Settings { revisions, usage, packs: host, store, keys, clock, node: _ } = settings;
         Self {
             revisions,
             usage,
+            host,
             store,
             keys,
             clock,
@@ -103,6 +110,7 @@ impl Shared {
             read: newest::Read::default(),
             turn: tokio::sync::Mutex::default(),
             documents: Semaphore::new(document::DOCUMENTS_MAX),
+            pushes: Arc::new(Semaphore::new(packs::PUSHES_MAX)),
             places: Arc::new(Semaphore::new(request::REQUESTS_MAX)),
             exports: Arc::new(Semaphore::new(audit::EXPORTS_MAX)),
             refusals: acting::Refusals::default(),
@@ -125,6 +133,7 @@ pub fn router(settings: Settings, status: Router) -> Router {
     let v1 = Router::new()
         .route("/v1/document", get(document::get).put(document::put))
         .merge(resource::routes())
+        .merge(packs::routes())
         .merge(revisions::routes())
         .merge(audit::routes())
         .merge(tokens::routes())

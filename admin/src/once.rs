@@ -10,14 +10,15 @@ use crate::body::{self, BODY_BYTES_MAX};
 use crate::problem::Refused;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use axum::extract::{FromRequest, Request};
-use axum::response::{IntoResponse as _, Response};
-use http::{HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue, Method, Uri};
 use model::idempotency::Key;
 use model::revision::KeptAnswer;
 use model::{ErrorCode, Reject};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long an answer is kept.
@@ -25,30 +26,84 @@ const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// The body of a POST of this shape, at most 1 MiB of JSON, and what makes the request the same as another.
+/// The body of a POST of this shape, at most 1 MiB of JSON. An extractor: a repeat gets its answer, and the handler is not
+/// asked. It stands behind whatever asks the token's role.
 pub(crate) struct Posted<T> {
     /// What was sent.
     pub(crate) body: T,
-    key: Option<Key>,
-    fingerprint: [u8; 32],
+    /// Under which name.
+    pub(crate) once: Once,
 }
 
-impl<T: DeserializeOwned + JsonSchema, S: Sync> FromRequest<S> for Posted<T> {
-    type Rejection = Refused;
+impl<T: DeserializeOwned + JsonSchema + Send> FromRequest<Arc<Shared>> for Posted<T> {
+    type Rejection = Undone;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Refused> {
+    async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Undone> {
+        let named = Named::of(&request)?;
+        let bytes = body::read(request, body::JSON, BODY_BYTES_MAX).await?;
+        let body = body::typed(&bytes)?;
+        Ok(Self { body, once: named.once(shared, &bytes).await? })
+    }
+}
+
+/// Why a POST is not done now.
+pub(crate) enum Undone {
+    /// It is refused.
+    Refused(Refused),
+    /// It was done before: this is its answer.
+    Before(Box<Response>),
+}
+
+impl<R: Into<Refused>> From<R> for Undone {
+    fn from(refused: R) -> Self {
+        Self::Refused(refused.into())
+    }
+}
+
+impl IntoResponse for Undone {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Refused(refused) => refused.into_response(),
+            Self::Before(response) => *response,
+        }
+    }
+}
+
+/// A POST before its body is read: who sends what where, under which name.
+pub(crate) struct Named {
+    acting: Acting,
+    key: Option<Key>,
+    method: Method,
+    uri: Uri,
+}
+
+impl Named {
+    /// Reads the head.
+    pub(crate) fn of(request: &Request) -> Result<Self, Refused> {
         let key = Key::of(request.headers()).map_err(|error| {
             Reject::new(ErrorCode::IdempotencyKeyInvalid).message(error.to_string())
         })?;
-        let uri = request.uri().clone();
-        let method = request.method().clone();
-        let bytes = body::read(request, body::JSON, BODY_BYTES_MAX).await?;
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        Ok(Self { acting: Acting::of_request(request.extensions())?, key, method, uri })
+    }
+
+    /// Looks for the answer to a repeat. To be asked after the token's role and before anything is done.
+    pub(crate) async fn once(self, shared: &Shared, body: &[u8]) -> Result<Once, Undone> {
+        let Self { acting, key, method, uri } = self;
+        let Some(key) = key else { return Ok(Once(None)) };
         let query = uri.query().unwrap_or_default();
-        let fingerprint = hash(
-            b"tollgate/admin/fingerprint/1",
-            &[method.as_str().as_bytes(), uri.path().as_bytes(), query.as_bytes(), &bytes],
-        );
-        Ok(Self { body: body::typed(&bytes)?, key, fingerprint })
+        let asked = [method.as_str().as_bytes(), uri.path().as_bytes(), query.as_bytes(), body];
+        let parts: [&[u8]; 2] = [&acting.seal, key.as_str().as_bytes()];
+        let kept = Kept {
+            digest: hash(b"tollgate/admin/answer/digest/1", &parts),
+            fingerprint: hash(b"tollgate/admin/fingerprint/1", &asked),
+            sealing: hash(b"tollgate/admin/answer/key/1", &parts),
+            until: shared.clock.now() + KEPT,
+        };
+        match kept.replay(shared).await? {
+            Some(response) => Err(Undone::Before(Box::new(response))),
+            None => Ok(Once(Some(kept))),
+        }
     }
 }
 
@@ -62,50 +117,22 @@ struct Kept {
     until: jiff::Timestamp,
 }
 
-/// What is to be done about a POST.
-pub(crate) enum Begun {
-    /// It is new: do it.
-    First(Once),
-    /// It was done: this is the answer.
-    Repeat(Response),
-}
-
 impl Once {
     /// Of requests that are no POST: nothing is kept.
     pub(crate) const NEVER: Self = Self(None);
-
-    /// Looks for the answer to a repeat. To be asked after the token's role and before anything is done.
-    pub(crate) async fn begin<T>(
-        shared: &Shared,
-        acting: &Acting,
-        posted: &Posted<T>,
-    ) -> Result<Begun, Refused> {
-        let Some(key) = &posted.key else { return Ok(Begun::First(Self(None))) };
-        let parts: [&[u8]; 2] = [&acting.seal, key.as_str().as_bytes()];
-        let kept = Kept {
-            digest: hash(b"tollgate/admin/answer/digest/1", &parts),
-            fingerprint: posted.fingerprint,
-            sealing: hash(b"tollgate/admin/answer/key/1", &parts),
-            until: shared.clock.now() + KEPT,
-        };
-        Ok(match kept.replay(shared).await? {
-            Some(response) => Begun::Repeat(response),
-            None => Begun::First(Self(Some(kept))),
-        })
-    }
 
     /// The answer as it is kept, for the write that it is the answer to; nothing without a key.
     pub(crate) fn keep(&self, answer: &Answer) -> Result<Option<KeptAnswer>, Refused> {
         self.0.as_ref().map(|kept| kept.seal(answer)).transpose()
     }
 
-    /// What the client gets: the answer; or the one that a request with the same key was given meanwhile.
-    pub(crate) async fn finish(
+    /// Does it. What the client gets: the answer; or the one that a request with the same key was given meanwhile.
+    pub(crate) async fn done(
         &self,
         shared: &Shared,
-        result: Result<Answer, Refused>,
+        work: impl Future<Output = Result<Answer, Refused>>,
     ) -> Result<Response, Refused> {
-        match (result, &self.0) {
+        match (work.await, &self.0) {
             (Ok(answer), _) => Ok(answer.into_response()),
             // What the first did may be why this one was refused.
             (Err(refused), Some(kept)) => match (kept.replay(shared).await, refused) {

@@ -9,6 +9,7 @@ mod control;
 mod credentials;
 mod example;
 mod operation;
+mod packs;
 mod parameter;
 mod refusal;
 mod resources;
@@ -17,7 +18,7 @@ mod schema;
 mod shown;
 mod traffic;
 
-pub(crate) use shown::{CredentialShown, Located, Shown};
+pub(crate) use shown::{CredentialShown, Located, Shown, TrialShown};
 
 use answer::HEADERS;
 use axum::body::Bytes;
@@ -35,7 +36,7 @@ use utoipa::openapi::{
 
 /// What the API is, as its description begins.
 const ABOUT: &str = "The control plane of Tollgate: the document and its revisions, tenants and their credentials, tokens, \
-    revocations, nodes, usage, the audit and decision records.\n\n\
+    revocations, policy packs, nodes, usage, the audit and decision records.\n\n\
     Changes of the document name what they replace (`If-Match`, or `If-None-Match: *` for what is new) and answer with the \
     revision that they made; 200 means in force on the node that answers, and within a second everywhere. `?dry_run=true` \
     says what a change would do. POSTs take an `Idempotency-Key`: a repeat gets the first answer again, for a day. Lists are \
@@ -53,7 +54,8 @@ const TAGS: &[(&str, &str)] = &[
     ("plans", "Sets of limits."),
     ("tenants", "Tenants and their consumers."),
     ("credentials", "API keys of consumers, made and rotated here and shown once."),
-    ("packs", "Policy packs that attachments may name."),
+    ("pack_keys", "Whose packs are taken, and for which tenants."),
+    ("packs", "Policy packs that attachments may name: files, rollouts, data."),
     ("attachments", "Where packs decide."),
     ("revisions", "What was published, compared, brought back, released."),
     ("audit", "Who did what, when, from where."),
@@ -71,6 +73,7 @@ pub fn openapi() -> Value {
     let operations = resources::operations()
         .into_iter()
         .chain(credentials::operations())
+        .chain(packs::operations())
         .chain(revisions::operations())
         .chain(control::operations())
         .chain(traffic::operations());

@@ -14,7 +14,12 @@ const TAG_BYTES: usize = 16;
 
 /// The strong tag of a resource, without quotes.
 pub(crate) fn tag(resource: &Value) -> String {
-    let hash = Sha256::digest(resource.to_string());
+    tag_of(resource.to_string().as_bytes())
+}
+
+/// The strong tag of bytes, without quotes. Of a document's text it is the one that whoever publishes it makes.
+pub(crate) fn tag_of(bytes: &[u8]) -> String {
+    let hash = Sha256::digest(bytes);
     hash.iter().take(TAG_BYTES).fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text

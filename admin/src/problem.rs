@@ -24,7 +24,7 @@ pub(crate) enum Refused {
     Rejected(Reject),
     /// It is refused because it is another tenant's, and doesn't say so. The audit does.
     Hidden(Reject),
-    /// An answer was kept meanwhile for its `Idempotency-Key`: [`Once::finish`](crate::once::Once::finish) gives it.
+    /// An answer was kept meanwhile for its `Idempotency-Key`: [`Once::done`](crate::once::Once::done) gives it.
     Repeat,
 }
 
@@ -140,8 +140,10 @@ impl From<WriteError> for Refused {
             WriteError::LastToken => Reject::new(ErrorCode::Conflict)
                 .message("It is the last live token of role `admin` that is bound to no tenant: make another one first.")
                 .into(),
-            WriteError::TooMany(what) => Reject::new(ErrorCode::Conflict)
-                .message(format!("There are too many {what}: revoke a subject or an issuer as a whole."))
+            error @ (WriteError::TooMany(_)
+            | WriteError::TooLarge { .. }
+            | WriteError::OtherPack) => Reject::new(ErrorCode::Conflict)
+                .message(format!("This can't be kept: {error}."))
                 .into(),
             WriteError::Store(error) => error.into(),
         }

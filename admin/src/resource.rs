@@ -7,11 +7,13 @@ use crate::body::{Merge, Query, Whole};
 use crate::newest::Newest;
 use crate::once::Once;
 use crate::ownership;
+use crate::packs;
 use crate::page::{Page, PageQuery};
 use crate::place::{Collection, KINDS, Place};
 use crate::precondition::{Conditions, is_known, tag};
 use crate::problem::Refused;
 use crate::secret;
+use crate::verbs;
 use crate::write::{ChangeQuery, Edit, How, Made, Proposal, Writing};
 use axum::Router;
 use axum::extract::State;
@@ -19,6 +21,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing;
 use http::{HeaderMap, StatusCode};
 use model::config::ConfigError;
+use model::role::Section;
 use model::{ErrorCode, Reject};
 use serde_json::Value;
 use std::sync::Arc;
@@ -27,6 +30,10 @@ use std::sync::Arc;
 pub(crate) fn routes() -> Router<Arc<Shared>> {
     KINDS.iter().fold(Router::new(), |router, kind| {
         let one = routing::get(get).put(put).patch(patch).delete(delete);
+        let one = match kind.section {
+            Section::Packs => verbs::split(Some(one), packs::verbs()),
+            _ => one,
+        };
         router.route(kind.list, routing::get(list)).route(kind.one, one)
     })
 }
@@ -43,7 +50,8 @@ async fn list(
     let entries = collection.entries(&newest.document).ok_or(ErrorCode::NotFound)?;
     let seen = |entry: &&Value| sees(&acting, &collection, entry);
     let keyed = entries.iter().filter(seen).map(|entry| (collection.key(entry), entry));
-    let listed = page.sorted(keyed).map(|(_, entry)| entry);
+    let mut listed = page.sorted(keyed).map(|(_, entry)| entry.clone());
+    show(&shared, collection.kind.section, &mut listed.items).await?;
     Ok(Answer::ok(&listed).of_revision(newest.number))
 }
 
@@ -53,7 +61,7 @@ fn sees(acting: &Acting, collection: &Collection, entry: &Value) -> bool {
     owns(acting, collection.kind.section, entry)
 }
 
-fn owns(acting: &Acting, section: model::role::Section, entry: &Value) -> bool {
+fn owns(acting: &Acting, section: Section, entry: &Value) -> bool {
     let own = acting.tenant().map(model::id::TenantId::as_str);
     own.is_none() || own == ownership::owner(section, entry)
 }
@@ -71,11 +79,22 @@ async fn get(
         Standing::Hidden => return Err(Refused::hidden()),
         Standing::Nothing => return Err(ErrorCode::NotFound.into()),
     };
-    let answer = Answer::ok(resource).tagged(tag(resource)).of_revision(newest.number);
+    let mut shown = [resource.clone()];
+    show(&shared, place.section, &mut shown).await?;
+    let [shown] = &shown;
+    let answer = Answer::ok(shown).tagged(tag(resource)).of_revision(newest.number);
     if is_known(&headers, &tag(resource)) {
         return Ok(answer.not_modified());
     }
     Ok(answer.into_response())
+}
+
+/// Shows entries with what is known of them beside the document. Their tags are of what the document says.
+async fn show(shared: &Shared, section: Section, entries: &mut [Value]) -> Result<(), Refused> {
+    match section {
+        Section::Packs => packs::with_files(shared, entries).await,
+        _ => Ok(()),
+    }
 }
 
 /// What stands at a place.
@@ -200,6 +219,9 @@ fn named(place: &Place, resource: Value) -> Result<Value, Refused> {
         let error = ConfigError::new("", "must be an object");
         return Err(Refused::unfit(&[error]));
     };
+    if place.section == Section::Packs {
+        fields.shift_remove(packs::FILE);
+    }
     for (index, (field, key)) in place.keys().iter().enumerate() {
         match fields.get(*field) {
             None => {

@@ -1,20 +1,22 @@
 //! `/v1/revisions`: what was published, how two of them differ, and bringing one back.
 //!
 //! Invariant: a rollback is a change like any other: role and tenant are asked for what it changes, and it is compiled
-//! before it is published. Only its text is another revision's, byte for byte.
+//! before it is published. Only its text is another revision's, byte for byte, unless versions of packs were quarantined
+//! meanwhile: these stay so.
 
 use crate::Shared;
+use crate::acting::Acting;
 use crate::allowed::{Operator, Reader};
 use crate::answer::Answer;
 use crate::body::{NoQuery, Path, Query, verb};
 use crate::difference;
 use crate::document;
 use crate::newest::blocking;
-use crate::once::{Begun, Once, Posted};
+use crate::once::{Once, Posted};
 use crate::page::{Page, PageQuery};
 use crate::problem::Refused;
 use crate::verbs;
-use crate::write::{Edit, How, Proposal, Run, Writing};
+use crate::write::{Edit, How, Proposal, TryQuery, Writing};
 use axum::Router;
 use axum::extract::State;
 use axum::response::Response;
@@ -22,6 +24,7 @@ use axum::routing;
 use jiff::Timestamp;
 use model::id::NodeName;
 use model::revision::{PublishError, RevisionInfo, Staged};
+use model::rollout;
 use model::{ErrorCode, Reject, config};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -88,14 +91,6 @@ pub(crate) struct Difference {
 #[serde(deny_unknown_fields)]
 pub(crate) struct DifferenceQuery {
     to: Option<u64>,
-}
-
-/// `?dry_run=`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RollbackQuery {
-    #[serde(default)]
-    dry_run: bool,
 }
 
 /// Of requests that say all by their path.
@@ -168,34 +163,35 @@ async fn rollback(
     State(shared): State<Arc<Shared>>,
     Operator(acting): Operator,
     Path(segment): Path<String>,
-    Query(query): Query<RollbackQuery>,
-    posted: Posted<Empty>,
+    Query(query): Query<TryQuery>,
+    Posted { body: Empty {}, once }: Posted<Empty>,
 ) -> Result<Response, Refused> {
     acting.unbound()?;
-    let once = match Once::begin(&shared, &acting, &posted).await? {
-        Begun::First(once) => once,
-        Begun::Repeat(response) => return Ok(response),
-    };
-    let number = number_of(verb(&segment).0)?;
+    let how = How { run: query.run(), nodes: None, staged: Staged::Replace };
+    let writing = Writing { shared: &shared, acting: &acting, how: &how, once: &once };
+    once.done(&shared, bring_back(&writing, verb(&segment).0)).await
+}
+
+async fn bring_back(writing: &Writing<'_>, number: &str) -> Result<Answer, Refused> {
+    let Writing { shared, how, .. } = *writing;
+    let number = number_of(number)?;
     if shared.revisions.is_read_only() {
         return Err(PublishError::ReadOnly.into());
     }
-    let _place = document::place(&shared).await?;
-    let Revision { info, text } = found(&shared, number).await?;
+    let _place = document::place(shared).await?;
+    let Revision { info, text } = found(shared, number).await?;
     if info.nodes.is_some() && shared.newest().await?.number == number {
         let message = format!("Revision {number} is on some nodes only: release it.");
         return Err(conflict(message));
     }
     let document = read(text.clone()).await?;
-    let run = if query.dry_run { Run::Dry } else { Run::Publish };
-    let how = How { run, nodes: None, staged: Staged::Replace };
-    let writing = Writing { shared: &shared, acting: &acting, how: &how, once: &once };
-    let edit: Edit = Arc::new(move |_| {
-        let text = Some(text.to_string());
-        Ok(Proposal { document: document.clone(), text, at: None })
+    let edit: Edit = Arc::new(move |newest| {
+        let mut document = document.clone();
+        let carried = rollout::keep_quarantines(&newest.document, &mut document);
+        let text = (!carried).then(|| text.to_string());
+        Ok(Proposal { document, text, at: None })
     });
-    let result = writing.change(edit, |made| made.changed(&how, None, None)).await;
-    once.finish(&shared, result).await
+    writing.change(edit, |made| made.changed(how, None, None)).await
 }
 
 /// `POST /v1/revisions/{revision}:release`
@@ -204,30 +200,34 @@ async fn release(
     Operator(acting): Operator,
     Path(segment): Path<String>,
     NoQuery: NoQuery,
-    posted: Posted<Empty>,
+    Posted { body: Empty {}, once }: Posted<Empty>,
 ) -> Result<Response, Refused> {
     acting.unbound()?;
-    let once = match Once::begin(&shared, &acting, &posted).await? {
-        Begun::First(once) => once,
-        Begun::Repeat(response) => return Ok(response),
-    };
-    let number = number_of(verb(&segment).0)?;
+    once.done(&shared, give_to_all(&shared, &acting, &once, verb(&segment).0)).await
+}
+
+async fn give_to_all(
+    shared: &Shared,
+    acting: &Acting,
+    once: &Once,
+    number: &str,
+) -> Result<Answer, Refused> {
+    let number = number_of(number)?;
     if shared.revisions.is_read_only() {
         return Err(PublishError::ReadOnly.into());
     }
-    let info = found(&shared, number).await?.info;
+    let info = found(shared, number).await?.info;
     let not_staged = || conflict(format!("Revision {number} does not wait to be released."));
     let Some(nodes) = &info.nodes else { return Err(not_staged()) };
-    let entry = acting.entry(&shared, json!({ "nodes": nodes }));
+    let entry = acting.entry(shared, json!({ "nodes": nodes }));
     let answer = Answer::ok(&RevisionItem { nodes: None, ..info.into() }).of_revision(number);
     let released = shared.revisions.release(number, entry, once.keep(&answer)?).await;
-    let result = match released {
+    match released {
         Ok(_) => Ok(answer),
         // It is there: something newer took its place.
         Err(PublishError::NotFound | PublishError::Stale) => Err(not_staged()),
         Err(error) => Err(error.into()),
-    };
-    once.finish(&shared, result).await
+    }
 }
 
 fn conflict(message: String) -> Refused {

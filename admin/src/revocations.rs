@@ -9,7 +9,7 @@ use crate::allowed::{Operator, Reader};
 use crate::answer::Answer;
 use crate::body::{NoQuery, Path, Query};
 use crate::newest::Newest;
-use crate::once::{Begun, Once, Posted};
+use crate::once::{Once, Posted};
 use crate::page::{Page, PageQuery};
 use crate::problem::Refused;
 use axum::Router;
@@ -17,16 +17,16 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing;
 use jiff::Timestamp;
-use model::ErrorCode;
 use model::audit::Entry;
 use model::config::ConfigError;
 use model::id::{ConsumerId, CredentialId, IssuerId, TenantId};
 use model::revocation::{Revocation, Revoked};
+use model::{ErrorCode, Reject};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use store::control::{Effect, Write};
+use store::control::{Effect, Write, WriteError};
 
 /// A revocation, made or to be made: what is refused, and until when that must be remembered; for good when `until` is absent.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -173,14 +173,9 @@ async fn create(
     State(shared): State<Arc<Shared>>,
     Operator(acting): Operator,
     NoQuery: NoQuery,
-    posted: Posted<NewRevocation>,
+    Posted { body, once }: Posted<NewRevocation>,
 ) -> Result<Response, Refused> {
-    let once = match Once::begin(&shared, &acting, &posted).await? {
-        Begun::First(once) => once,
-        Begun::Repeat(response) => return Ok(response),
-    };
-    let result = revoke(&shared, &acting, &once, posted.body).await;
-    once.finish(&shared, result).await
+    once.done(&shared, revoke(&shared, &acting, &once, body)).await
 }
 
 async fn revoke(
@@ -205,8 +200,14 @@ async fn revoke(
     let audit = audited(shared, acting, &newest, &revocation);
     let answer = Answer::created(format!("/v1/revocations/{}", revocation.id), &revocation);
     let effect = Effect::Revoke(revocation);
-    shared.store.write(Write { effect, audit, answer: once.keep(&answer)? }).await?;
-    Ok(answer)
+    let write = Write { effect, audit, answer: once.keep(&answer)? };
+    match shared.store.write(write).await {
+        Ok(_) => Ok(answer),
+        Err(WriteError::TooMany(_)) => Err(Reject::new(ErrorCode::Conflict)
+            .message("There are too many revocations in force: revoke a subject or an issuer as a whole.")
+            .into()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What of it is not there, as far as who asks sees.

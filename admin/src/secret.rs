@@ -5,7 +5,7 @@ use crate::allowed::Administrator;
 use crate::answer::Answer;
 use crate::body::NoQuery;
 use crate::difference::escape;
-use crate::once::{Begun, Once, Posted};
+use crate::once::Posted;
 use crate::problem::Refused;
 use crate::write::{Edit, How, Made, Proposal, Writing};
 use axum::extract::State;
@@ -87,13 +87,9 @@ pub(crate) async fn rekey(
     State(shared): State<Arc<Shared>>,
     Administrator(acting): Administrator,
     NoQuery: NoQuery,
-    posted: Posted<Rekeying>,
+    Posted { body: Rekeying {}, once }: Posted<Rekeying>,
 ) -> Result<Response, Refused> {
     acting.unbound()?;
-    let once = match Once::begin(&shared, &acting, &posted).await? {
-        Begun::First(once) => once,
-        Begun::Repeat(response) => return Ok(response),
-    };
     let keys = shared.keys.clone();
     let edit: Edit = Arc::new(move |newest| {
         let mut document = newest.document.clone();
@@ -113,8 +109,7 @@ pub(crate) async fn rekey(
         Answer::ok(&body).of_revision(made.revision)
     };
     let writing = Writing { shared: &shared, acting: &acting, how: &How::PLAIN, once: &once };
-    let result = writing.change(edit, answer).await;
-    once.finish(&shared, result).await
+    once.done(&shared, writing.change(edit, answer)).await
 }
 
 fn reseal(keys: &MasterKeys, secret: &mut Value, at: &str, errors: &mut Vec<ConfigError>) {

@@ -8,7 +8,7 @@ use crate::acting::Acting;
 use crate::allowed::Administrator;
 use crate::answer::Answer;
 use crate::body::{NoQuery, Path, Query};
-use crate::once::{Begun, Once, Posted};
+use crate::once::{Once, Posted};
 use crate::page::{Page, PageQuery};
 use crate::problem::Refused;
 use crate::token::{hash, new_token};
@@ -89,28 +89,33 @@ async fn create(
     State(shared): State<Arc<Shared>>,
     Administrator(acting): Administrator,
     NoQuery: NoQuery,
-    posted: Posted<NewToken>,
+    Posted { body, once }: Posted<NewToken>,
 ) -> Result<Response, Refused> {
-    let once = match Once::begin(&shared, &acting, &posted).await? {
-        Begun::First(once) => once,
-        Begun::Repeat(response) => return Ok(response),
-    };
-    let NewToken { name, role, tenant, expires_at } = posted.body;
+    once.done(&shared, make(&shared, &acting, &once, body)).await
+}
+
+async fn make(
+    shared: &Shared,
+    acting: &Acting,
+    once: &Once,
+    asked: NewToken,
+) -> Result<Answer, Refused> {
+    let NewToken { name, role, tenant, expires_at } = asked;
     if acting.tenant().is_some() && acting.tenant() != tenant.as_ref() {
         let message = "A token that is bound to a tenant makes tokens of that tenant only.";
         return Err(Refused::forbidden(message));
     }
-    check(&shared, &name, tenant.as_ref(), expires_at).await?;
+    check(shared, &name, tenant.as_ref(), expires_at).await?;
     let id = TokenId::from(shared.fresh_id().as_str());
     let created_at = shared.clock.now();
     let made = Token { id, name, role, tenant, created_at, expires_at, revoked_at: None };
     let token = new_token();
-    let audit = entry(&shared, &acting, &made);
+    let audit = entry(shared, acting, &made);
     let location = format!("/v1/tokens/{}", made.id);
     let answer = Answer::created(location, &MadeToken { of: made.clone(), token: token.clone() });
     let effect = Effect::CreateToken(made, hash(&token));
-    let written = shared.store.write(Write { effect, audit, answer: once.keep(&answer)? }).await;
-    once.finish(&shared, written.map(|_| answer).map_err(Refused::from)).await
+    shared.store.write(Write { effect, audit, answer: once.keep(&answer)? }).await?;
+    Ok(answer)
 }
 
 /// `DELETE /v1/tokens/{id}`

@@ -10,7 +10,7 @@ use crate::acting::Acting;
 use crate::allowed::{Operator, Reader};
 use crate::answer::Answer;
 use crate::body::{NoQuery, Path, Query, verb};
-use crate::once::{Begun, Once, Posted};
+use crate::once::{Once, Posted};
 use crate::problem::Refused;
 use crate::verbs;
 use axum::Router;
@@ -93,14 +93,10 @@ async fn reset(
     Operator(acting): Operator,
     Path(segment): Path<String>,
     NoQuery: NoQuery,
-    posted: Posted<Reset>,
+    Posted { body, once }: Posted<Reset>,
 ) -> Result<Response, Refused> {
     let (tenant, _) = verb(&segment);
     acting.sees(tenant)?;
-    let once = match Once::begin(&shared, &acting, &posted).await? {
-        Begun::First(once) => once,
-        Begun::Repeat(response) => return Ok(response),
-    };
     if !is_id(tenant) {
         return Err(ErrorCode::NotFound.into());
     }
@@ -108,10 +104,9 @@ async fn reset(
         shared: &shared,
         acting: &acting,
         tenant: TenantId::from(tenant),
-        limit: posted.body.limit,
+        limit: body.limit,
     };
-    let result = resetting.run(&once).await;
-    once.finish(&shared, result).await
+    once.done(&shared, resetting.run(&once)).await
 }
 
 /// A reset on its way.

@@ -12,7 +12,7 @@ use model::ErrorCode;
 use std::sync::Arc;
 use tower::ServiceExt as _;
 
-type Methods = MethodRouter<Arc<Shared>>;
+pub(crate) type Methods = MethodRouter<Arc<Shared>>;
 
 /// Routes of one path: the methods of the resource itself, if it is one, and those of each verb.
 pub(crate) fn split(one: Option<Methods>, verbs: Vec<(&'static str, Methods)>) -> Methods {

@@ -14,6 +14,7 @@ use crate::ownership;
 use crate::precondition::Guard;
 use crate::problem::{Refused, located};
 use model::audit::Entry;
+use model::event::Event;
 use model::id::{NodeName, TenantId, is_id};
 use model::revision::{Change, PublishError, Staged};
 use model::{ErrorCode, Reject};
@@ -39,6 +40,21 @@ pub(crate) struct ChangeQuery {
     pub(crate) dry_run: bool,
     #[serde(default)]
     pub(crate) nodes: Option<String>,
+}
+
+/// `?dry_run=`: of changes that go to all nodes at once.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TryQuery {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+impl TryQuery {
+    /// Whether the change is only tried.
+    pub(crate) fn run(&self) -> Run {
+        if self.dry_run { Run::Dry } else { Run::Publish }
+    }
 }
 
 /// How a change is made.
@@ -132,7 +148,7 @@ pub(crate) struct Made {
 
 impl Made {
     /// Whether there is anything to publish.
-    fn changes(&self) -> bool {
+    pub(crate) fn changes(&self) -> bool {
         self.revision != self.base.number
     }
 
@@ -155,6 +171,28 @@ impl Made {
     }
 }
 
+/// What is told of a change: to the client, and by the outbox.
+pub(crate) struct Told {
+    /// What the client gets.
+    pub(crate) answer: Answer,
+    /// What the outbox tells.
+    pub(crate) events: Vec<Event>,
+}
+
+impl From<Answer> for Told {
+    fn from(answer: Answer) -> Self {
+        Self { answer, events: Vec::new() }
+    }
+}
+
+/// A change that was published.
+pub(crate) struct Published {
+    /// What it was made of.
+    pub(crate) base: Arc<Newest>,
+    /// The document as it is now.
+    pub(crate) document: Value,
+}
+
 /// Who changes the document, how, and whether a repeat of the request is known.
 pub(crate) struct Writing<'a> {
     pub(crate) shared: &'a Shared,
@@ -164,13 +202,22 @@ pub(crate) struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    /// Changes the document. `answer` says what the client gets, before anything is written, so that it can be kept in the
+    /// Changes the document. `tell` says what the client gets, before anything is written, so that it can be kept in the
     /// transaction of the change.
-    pub(crate) async fn change(
+    pub(crate) async fn change<T: Into<Told>>(
         &self,
         edit: Edit,
-        answer: impl Fn(&Made) -> Answer + Send + Sync,
+        tell: impl Fn(&Made) -> T + Send + Sync,
     ) -> Result<Answer, Refused> {
+        self.publish(edit, tell).await.map(|(answer, _)| answer)
+    }
+
+    /// The same, with what was published, if anything was.
+    pub(crate) async fn publish<T: Into<Told>>(
+        &self,
+        edit: Edit,
+        tell: impl Fn(&Made) -> T + Send + Sync,
+    ) -> Result<(Answer, Option<Published>), Refused> {
         let Self { shared, acting, how, once } = *self;
         let _turn = tokio::time::timeout(TURN_WAIT_MAX, shared.turn.lock())
             .await
@@ -185,28 +232,29 @@ impl Writing<'_> {
                 let valid = errors.is_empty();
                 let errors = ownership::visible(acting, errors, made.at.as_deref());
                 let errors = located(&errors, made.at.as_deref());
-                return Ok(Answer::ok(&DryRun { valid, errors, difference: made.difference }));
+                let tried = DryRun { valid, errors, difference: made.difference };
+                return Ok((Answer::ok(&tried), None));
             }
-            let tenant = made.tenant.clone();
-            let answer = answer(&made);
+            let Told { answer, events } = tell(&made).into();
             if !made.changes() {
-                return Ok(answer);
+                return Ok((answer, None));
             }
+            let Made { base, document, tenant, difference, text, at, .. } = made;
             let change = Change {
-                base: made.base.number,
+                base: base.number,
                 nodes: how.nodes.clone(),
                 staged: how.staged,
-                audit: Entry { tenant, ..acting.entry(shared, made.difference) },
+                audit: Entry { tenant, ..acting.entry(shared, difference) },
                 answer: once.keep(&answer)?,
-                events: Vec::new(),
-                text: made.text,
+                events,
+                text,
             };
             match shared.revisions.publish(change).await {
-                Ok(_) => return Ok(answer),
+                Ok(_) => return Ok((answer, Some(Published { base, document }))),
                 Err(PublishError::Stale) => {}
                 Err(PublishError::Invalid(errors)) => {
-                    let errors = ownership::visible(acting, errors, made.at.as_deref());
-                    return Err(Refused::invalid(&errors, made.at.as_deref()));
+                    let errors = ownership::visible(acting, errors, at.as_deref());
+                    return Err(Refused::invalid(&errors, at.as_deref()));
                 }
                 Err(error) => return Err(error.into()),
             }

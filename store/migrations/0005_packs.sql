@@ -10,6 +10,10 @@ CREATE TABLE pack_files (
     key_id      TEXT   NOT NULL,
     size        BIGINT NOT NULL,
     manifest    TEXT   NOT NULL,
+    -- What its vectors came to: in short, and all of it as JSON.
+    reusable    BIGINT NOT NULL,
+    image       BIGINT NOT NULL,
+    vectors     BIGINT NOT NULL,
     trial       TEXT   NOT NULL,
     uploaded_at BIGINT NOT NULL,
     uploaded_by TEXT   NOT NULL,

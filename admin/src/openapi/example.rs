@@ -1,7 +1,9 @@
 //! Examples: one small document, of which each resource's is a part, and what answers hold beside.
 
 use crate::kind::Kind;
+use crate::packs::FILE;
 use model::config;
+use model::role::Section;
 use serde_json::{Value, json};
 use std::sync::LazyLock;
 
@@ -17,6 +19,9 @@ pub(super) const AT: &str = "2026-11-02T09:30:00Z";
 pub(super) const LATER: &str = "2099-01-01T00:00:00Z";
 /// A tag, as the header has it.
 pub(super) const ETAG: &str = "\"5f0c1d2e3a4b59687786957463524130\"";
+
+/// A digest.
+const DIGEST: &str = "sha256:66906971607dd8ab1a7a14895d4874ea0953943b949b734030509e5e6226ab8e";
 
 /// The document.
 pub(super) fn document() -> &'static Value {
@@ -34,6 +39,25 @@ pub(super) fn resource(kind: &Kind) -> (Value, Vec<String>) {
         keys.extend(fields.iter().filter_map(|field| Some(found.get(field)?.as_str()?.to_owned())));
     }
     (found.clone(), keys)
+}
+
+/// A resource of a kind as answers show it.
+pub(super) fn shown(kind: &Kind, resource: &Value) -> Value {
+    let mut shown = resource.clone();
+    if let (Section::Packs, Some(fields)) = (kind.section, shown.as_object_mut()) {
+        let file = json!({
+            "digest": DIGEST,
+            "size": 41_984,
+            "key": "test-only",
+            "uploaded_at": AT,
+            "by": "ci",
+            "reusable": true,
+            "image": true,
+            "vectors": 3,
+        });
+        fields.insert(FILE.to_owned(), file);
+    }
+    shown
 }
 
 /// The keys of a resource of this kind that none of the others needs: the last of several, or one that is not there.
@@ -75,7 +99,7 @@ pub(super) fn revision() -> Value {
         "at": AT,
         "author": "deploy",
         "action": "plans.put",
-        "digest": "sha256:66906971607dd8ab1a7a14895d4874ea0953943b949b734030509e5e6226ab8e",
+        "digest": DIGEST,
         "size": 4096,
         "nodes": null,
     })
@@ -135,4 +159,72 @@ pub(super) fn record() -> Value {
 /// A credential, as it is shown.
 pub(super) fn credential(id: &str) -> Value {
     json!({ "id": id, "api_key": { "prefix": "tg_live_k3JmQx7b" }, "tenant": "acme", "consumer": "acme-mobile" })
+}
+
+/// A pack that was uploaded.
+pub(super) fn pushed() -> Value {
+    let spent = |micros: f64| json!({ "micros": micros, "fuel": 4_180, "memory": 65_536 });
+    let vector = json!({ "name": "without-the-header", "outcome": "deny 403 header_missing", "fresh": spent(9.4), "reused": spent(2.7) });
+    json!({
+        "id": "require-header",
+        "version": "1.1.0",
+        "digest": DIGEST,
+        "key": "test-only",
+        "size": 41_984,
+        "named": true,
+        "revision": 8,
+        "trial": { "reusable": true, "image": true, "vectors": [vector] },
+    })
+}
+
+/// What came of a version that came into service or went out of it.
+pub(super) fn shifted(became: &str) -> Value {
+    let pack = if became == "promoted" { "require-header@1.1.0" } else { "require-header@1.0.0" };
+    json!({
+        "revision": 8,
+        "difference": [{ "op": "remove", "path": "/attachments/0/rollout" }],
+        "attachments": [{ "id": "acme-correlation", "tenant": "acme", "pack": pack, "became": became }],
+    })
+}
+
+/// A rollout.
+pub(super) fn rollout() -> Value {
+    json!({
+        "id": ID,
+        "attachment": "acme-correlation",
+        "pack": "require-header",
+        "running": "1.0.0",
+        "candidate": "1.1.0",
+        "started_at": AT,
+        "state": "open",
+        "samples": { "calls": 2_000, "faults": 0, "compared": 2_000, "differences": 10 },
+        "rates": { "fault": 0.0, "difference": 0.005, "p50_us": 9, "p99_us": 21 },
+    })
+}
+
+/// A request on which two versions differ.
+pub(super) fn difference() -> Value {
+    json!({
+        "id": ID,
+        "at": AT,
+        "attachment": "acme-correlation",
+        "pack": "require-header",
+        "running": "1.0.0",
+        "candidate": "1.1.0",
+        "request_id": REQUEST,
+        "trace_id": TRACE,
+        "tenant": "acme",
+        "consumer": "acme-mobile",
+        "route": "contacts.create",
+        "phase": "request",
+        "running_decision": "continue",
+        "candidate_decision": "deny 403 header_missing",
+        "why": "decision: continue and deny",
+        "acted": "running",
+    })
+}
+
+/// What there is under a key of a pack's data.
+pub(super) fn datum() -> Value {
+    json!({ "key": "blocked", "size": 13, "etag": ETAG.trim_matches('"'), "updated_at": AT, "by": "deploy" })
 }

@@ -76,6 +76,12 @@ impl Operation {
         self.takes(if_none_match()).answers(known.with(&["ETag", "Tollgate-Revision"]))
     }
 
+    /// The same of what no revision has.
+    pub(super) fn known_by_tag(self) -> Self {
+        let known = Answers::new(304, "It has the tag that is known.", Vec::new());
+        self.takes(if_none_match()).answers(known.with(&["ETag"]))
+    }
+
     /// Takes the parameters of what makes a revision.
     pub(super) fn staged(self) -> Self {
         self.takes(dry_run()).takes(nodes()).refuses(&[409, 422])

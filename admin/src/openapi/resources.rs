@@ -3,12 +3,13 @@
 use super::answer::{Answers, Body, JSON};
 use super::example;
 use super::operation::Operation;
-use super::parameter::{id_in_path, if_none_match_any, parameter, text};
-use super::schema::{PACK_VERSION, entry};
+use super::packs::version;
+use super::parameter::{id_in_path, if_none_match_any};
+use super::schema::{entry, shown};
 use crate::kind::{KINDS, Kind};
 use serde_json::Value;
 use utoipa::openapi::Required;
-use utoipa::openapi::path::{HttpMethod, Parameter, ParameterIn};
+use utoipa::openapi::path::{HttpMethod, Parameter};
 
 /// YAML, as documents may be sent.
 const YAML: &str = "application/yaml";
@@ -55,15 +56,16 @@ pub(super) fn changed() -> Answers {
 fn resources(kind: &Kind) -> [Operation; 5] {
     let name = entry(kind);
     let (resource, keys) = example::resource(kind);
+    let seen = example::shown(kind, &resource);
     let at = At { kind, name: &name, keys: &keys };
     let list = at
         .operation(HttpMethod::Get, kind.list, ("list", "s"), "Lists them, by id.")
         .paged()
-        .answers(Answers::page(&name, resource.clone()).with(&["Tollgate-Revision"]));
+        .answers(Answers::page(&shown(kind), seen.clone()).with(&["Tollgate-Revision"]));
     let get = at
         .operation(HttpMethod::Get, kind.one, ("get", ""), "The newest, wherever it is in force.")
         .known()
-        .answers(Answers::ok("The resource.", &*name, resource.clone()).with(OF_RESOURCE));
+        .answers(Answers::ok("The resource.", shown(kind), seen).with(OF_RESOURCE));
     let made = Answers::made("It was made.", "Changed", example::changed()).with(OF_RESOURCE);
     let about = "A secret may be given as `{\"value\": …}`: it is sealed before it is kept.";
     let body = Body::json(format!("{name}Put"), resource.clone());
@@ -151,11 +153,7 @@ fn parameters(path: &str) -> impl Iterator<Item = &str> + Clone {
 
 fn segment(name: &str, example: &str) -> Parameter {
     match name {
-        "version" => {
-            let schema = text().pattern(Some(PACK_VERSION)).build();
-            let parameter = parameter(name, ParameterIn::Path, "The pack's version.", schema);
-            parameter.example(Some(example.into())).build()
-        }
+        "version" => version(example),
         "name" => id_in_path(name, "The version's name.", example),
         "consumer" => id_in_path(name, "The consumer's id.", example),
         _ => id_in_path(name, "The resource's id.", example),

@@ -67,7 +67,8 @@ fn diff() -> Operation {
 
 fn rollback() -> Operation {
     let about = "Publishes its text, byte for byte, as a new revision for all, also in place of one \
-         that is on some nodes only. The token's role is asked for each section that changes.";
+         that is on some nodes only. What was quarantined since stays so: the text is then that of the \
+         document with it. The token's role is asked for each section that changes.";
     let about_answer = "What it changed, or would change.";
     Operation::post(ROLLBACK, "rollbackRevision", TAG)
         .says("Brings a revision back.", about)

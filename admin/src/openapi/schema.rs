@@ -9,8 +9,9 @@ use crate::credential::{CreatedCredential, NewCredential, Rotation};
 use crate::exchanges::Erased;
 use crate::kind::{KINDS, Kind};
 use crate::nodes::Nodes;
+use crate::packs::{Datum, FILE, FileShown, PushedPack, RolloutItem, Shifted, Shifting};
 use crate::page::Listed;
-use crate::revisions::{Difference, Empty, RevisionItem, RevisionWhole};
+use crate::revisions::{self, Empty, RevisionItem, RevisionWhole};
 use crate::revocations::NewRevocation;
 use crate::secret::{Rekeyed, Rekeying};
 use crate::tokens::{MadeToken, NewToken};
@@ -18,6 +19,8 @@ use crate::usage::{Reset, TenantUsage, WasReset};
 use model::audit::Entry;
 use model::config;
 use model::record::Record;
+use model::role::Section;
+use model::rollout::Difference;
 use model::token::Token;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -33,9 +36,16 @@ pub(super) const PATTERNS: &[(&str, &str)] = &[
     ("key-prefix", "^[A-Za-z0-9_]{8,32}$"),
     ("pack-version", PACK_VERSION),
     ("pack-reference", "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}@[0-9]{1,9}\\.[0-9]{1,9}\\.[0-9]{1,9}$"),
+    ("public-key", PUBLIC_KEY),
     ("label", "^[^\\u0000-\\u001f\\u007f-\\u009f]{1,64}$"),
     ("sealed", "^tg1\\.[A-Za-z0-9_-]+\\.[A-Za-z0-9_-]+$"),
 ];
+
+/// What a public key is: 32 bytes in base64.
+const PUBLIC_KEY: &str = "^ed25519:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$";
+
+/// What a key of a pack's data is: visible ASCII that begins no dot segment.
+pub(crate) const DATUM_KEY: &str = "^[!-\\-/-~][!-~]{0,255}$";
 
 /// What a pack's version is.
 pub(super) const PACK_VERSION: &str = "^[0-9]{1,9}\\.[0-9]{1,9}\\.[0-9]{1,9}$";
@@ -49,11 +59,20 @@ pub(super) fn components() -> Map<String, Value> {
     schemas.extend(sent());
     schemas.extend(answered());
     for kind in KINDS {
-        let name = entry(kind);
-        schemas.insert(format!("{name}List"), list(&name));
-        if let Some(written) = schemas.get(&name).map(|schema| written(kind, schema)) {
-            schemas.insert(format!("{name}Put"), written);
+        let (name, shown) = (entry(kind), shown(kind));
+        schemas.insert(format!("{shown}List"), list(&shown));
+        let Some(schema) = schemas.get(&name) else { continue };
+        let mut written = written(kind, schema);
+        if shown != name {
+            let mut seen = schema.clone();
+            with_file(&mut seen, reference("PackFile"));
+            with_file(
+                &mut written,
+                json!({ "description": "As it is shown: ignored.", "readOnly": true }),
+            );
+            schemas.insert(shown, seen);
         }
+        schemas.insert(format!("{name}Put"), written);
     }
     schemas.insert("CredentialShownList".to_owned(), list("CredentialShown"));
     let revocation = schemas.get("NewRevocation").map(made).unwrap_or_default();
@@ -62,6 +81,12 @@ pub(super) fn components() -> Map<String, Value> {
     schemas.insert("SecretGiven".to_owned(), secret());
     schemas.insert("MergePatch".to_owned(), merge_patch());
     schemas.insert("ChangedOrDryRun".to_owned(), either("Changed", "DryRun"));
+    schemas.insert("PushedPackOrDryRun".to_owned(), either("PushedPack", "DryRun"));
+    schemas.insert("ShiftedOrDryRun".to_owned(), either("Shifted", "DryRun"));
+    schemas.insert(
+        "Bytes".to_owned(),
+        json!({ "type": "string", "format": "binary", "description": "Bytes." }),
+    );
     schemas.insert("Lines".to_owned(), text("One entry as JSON on each line."));
     schemas.insert("Text".to_owned(), text("Lines of text."));
     schemas.insert(
@@ -89,6 +114,19 @@ pub(super) fn entry(kind: &Kind) -> String {
         parent = document.pointer(&format!("/$defs/{name}")).unwrap_or(&Value::Null);
     }
     name.to_owned()
+}
+
+/// The name of the schema of a kind's resources as they are shown.
+pub(super) fn shown(kind: &Kind) -> String {
+    let name = entry(kind);
+    if kind.section == Section::Packs { format!("{name}Shown") } else { name }
+}
+
+/// An entry of a pack with its file beside it.
+fn with_file(schema: &mut Value, file: Value) {
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.insert(FILE.to_owned(), file);
+    }
 }
 
 /// The document's schema, with its parts beside it.
@@ -138,6 +176,7 @@ fn sent() -> Map<String, Value> {
     named::<Reset>(&mut generator);
     named::<Empty>(&mut generator);
     named::<Rekeying>(&mut generator);
+    named::<Shifting>(&mut generator);
     generator.take_definitions(true)
 }
 
@@ -149,7 +188,7 @@ fn answered() -> Map<String, Value> {
     named::<CreatedCredential>(&mut generator);
     named::<Listed<RevisionItem>>(&mut generator);
     named::<RevisionWhole>(&mut generator);
-    named::<Difference>(&mut generator);
+    named::<revisions::Difference>(&mut generator);
     named::<Listed<Entry>>(&mut generator);
     named::<Listed<Token>>(&mut generator);
     named::<MadeToken>(&mut generator);
@@ -159,6 +198,12 @@ fn answered() -> Map<String, Value> {
     named::<Listed<Record>>(&mut generator);
     named::<Erased>(&mut generator);
     named::<Rekeyed>(&mut generator);
+    named::<PushedPack>(&mut generator);
+    named::<FileShown>(&mut generator);
+    named::<Shifted>(&mut generator);
+    named::<Listed<RolloutItem>>(&mut generator);
+    named::<Listed<Difference>>(&mut generator);
+    named::<Listed<Datum>>(&mut generator);
     generator.take_definitions(true)
 }
 

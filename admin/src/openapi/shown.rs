@@ -50,6 +50,52 @@ pub(crate) struct Located {
     message: String,
 }
 
+/// What a pack's vectors came to.
+#[derive(JsonSchema)]
+#[schemars(rename = "Trial")]
+#[expect(dead_code, reason = "a schema of what `pack_host::Trial` is kept as")]
+pub(crate) struct TrialShown {
+    /// Whether each vector came to the same in a fresh instance and in a used one.
+    reusable: bool,
+    /// Whether decisions begin from a memory image, taken after `configure`.
+    image: bool,
+    /// Each vector, by name.
+    vectors: Vec<TriedShown>,
+}
+
+/// What one vector came to.
+#[derive(JsonSchema)]
+#[schemars(rename = "Tried")]
+#[expect(dead_code, reason = "a schema of what `pack_host::Tried` is kept as")]
+pub(crate) struct TriedShown {
+    /// Its name.
+    name: String,
+    /// What was decided, in a line.
+    outcome: String,
+    /// What it took in a fresh instance; absent where the settings were refused, as expected.
+    #[schemars(skip_serializing_if = "Option::is_none")]
+    fresh: Option<SpentShown>,
+    /// What it took in a used one.
+    #[schemars(skip_serializing_if = "Option::is_none")]
+    reused: Option<SpentShown>,
+    /// How a used instance decided otherwise.
+    #[schemars(skip_serializing_if = "Option::is_none")]
+    reuse_difference: Option<String>,
+}
+
+/// What a decision took.
+#[derive(JsonSchema)]
+#[schemars(rename = "Spent")]
+#[expect(dead_code, reason = "a schema of what `pack_host::Spent` is kept as")]
+pub(crate) struct SpentShown {
+    /// CPU time, in microseconds.
+    micros: f64,
+    /// Fuel.
+    fuel: u64,
+    /// Memory, in bytes.
+    memory: u64,
+}
+
 /// A credential, as it is shown: without its hash, and with whose it is.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "a schema of what `credential::Owner::shown` makes as a value")]

@@ -19,11 +19,13 @@ use model::revision::{Change, KeptAnswer, PublishError, Published, Revisions, St
 use model::role::{Actor, Role};
 use model::token::Token;
 use model::usage::{Elsewhere, UsageOf};
+use pack_host::worker::Worker;
+use pack_host::{Host, HostSettings};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use store::Store;
 use store::control::{AuditQuery, Effect, Revision, Write, WriteError};
 use store::seal::MasterKeys;
@@ -80,6 +82,10 @@ pub(crate) fn standard() -> Value {
     })
 }
 
+/// What packs are tried on: in this process, as there is no binary to do it in a child.
+static HOST: LazyLock<Arc<Host>> =
+    LazyLock::new(|| Host::new(HostSettings::small(Worker::Here)).unwrap());
+
 /// Revisions over the store. Checking is all the compiling that there is.
 pub(crate) struct Kept {
     store: Store,
@@ -125,7 +131,7 @@ fn refused(error: WriteError) -> PublishError {
         WriteError::NotFound => PublishError::NotFound,
         WriteError::Repeat => PublishError::Repeat,
         WriteError::Store(error) => PublishError::Store(error),
-        error @ (WriteError::LastToken | WriteError::TooMany(_)) => panic!("{error}"),
+        error => panic!("{error}"),
     }
 }
 
@@ -170,6 +176,7 @@ impl Revisions for Kept {
             base: change.base,
             nodes: change.nodes,
             replaces_staged: change.staged == Staged::Replace,
+            events: change.events,
         };
         let number = self.write(effect, (change.audit, change.answer)).await?;
         Ok(self.published(number).await)
@@ -187,7 +194,8 @@ impl Revisions for Kept {
 }
 
 fn publish(text: String, base: u64) -> Effect {
-    Effect::Publish { text: text.into(), base, nodes: None, replaces_staged: false }
+    let text = text.into();
+    Effect::Publish { text, base, nodes: None, replaces_staged: false, events: Vec::new() }
 }
 
 /// An audit entry of somebody else.
@@ -261,6 +269,7 @@ impl Api {
         let settings = Settings {
             revisions: revisions.clone(),
             usage: usage.unwrap_or_else(|| Arc::new(Elsewhere)),
+            packs: HOST.clone(),
             store: store.clone(),
             keys: master_keys(&folder, &keys),
             clock: clock.clone(),
@@ -280,6 +289,7 @@ impl Api {
         let settings = Settings {
             revisions: self.revisions.clone(),
             usage: Arc::new(Elsewhere),
+            packs: HOST.clone(),
             store: self.store.clone(),
             keys: master_keys(&self.folder, keys),
             clock: self.clock.clone(),

@@ -75,6 +75,7 @@ pub(crate) fn sample(template: &str) -> String {
         .replace("{consumer}", "mobile")
         .replace("{version}", "1.0.0")
         .replace("{name}", "v1")
+        .replace("{key}", "blocked")
         .replace("{tenant}", "acme")
         .replace("{exchange}", "request-1")
         .replace("{id}", "acme")

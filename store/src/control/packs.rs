@@ -25,8 +25,9 @@ pub const PACKS_MAX: usize = 10_000;
 const INFO_ROWS: usize = 200;
 
 const KEEP: &str = "INSERT INTO pack_files \
-    (name, version, digest, key_id, size, manifest, trial, uploaded_at, uploaded_by, bytes) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (name, version) DO NOTHING";
+    (name, version, digest, key_id, size, manifest, reusable, image, vectors, trial, \
+     uploaded_at, uploaded_by, bytes) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (name, version) DO NOTHING";
 
 const THERE: &str = "SELECT digest, CASE WHEN bytes = $3 THEN 1 ELSE 0 END AS same FROM pack_files \
     WHERE name = $1 AND version = $2";
@@ -37,17 +38,19 @@ const RESIGN: &str = "UPDATE pack_files \
 
 const COUNT: &str = "SELECT count(*) FROM pack_files";
 
-const INFOS: &str = "SELECT name, version, digest, key_id, size, manifest, trial, uploaded_at, uploaded_by \
-    FROM pack_files WHERE (name, version) IN (VALUES ";
+const INFOS: &str = "SELECT name, version, digest, key_id, size, manifest, reusable, image, vectors, \
+    uploaded_at, uploaded_by FROM pack_files WHERE (name, version) IN (VALUES ";
 
-const FILE: &str = "SELECT name, version, digest, key_id, size, manifest, trial, uploaded_at, uploaded_by, bytes \
-    FROM pack_files WHERE name = $1 AND version = $2";
+const FILE: &str = "SELECT name, version, digest, key_id, size, manifest, reusable, image, vectors, \
+    uploaded_at, uploaded_by, trial, bytes FROM pack_files WHERE name = $1 AND version = $2";
 
 /// A pack file, whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PackFile {
     /// What is known of it.
     pub info: PackInfo,
+    /// What its vectors came to when it was uploaded, as JSON.
+    pub trial: Value,
     /// The file.
     pub bytes: Bytes,
 }
@@ -67,8 +70,12 @@ pub struct PackInfo {
     pub size: u64,
     /// Its manifest, as JSON.
     pub manifest: Value,
-    /// What its vectors came to when it was uploaded, as JSON.
-    pub trial: Value,
+    /// Whether an instance may make many decisions: its vectors told no difference.
+    pub reusable: bool,
+    /// Whether decisions begin from a memory image.
+    pub image: bool,
+    /// How many vectors it passed.
+    pub vectors: u64,
     /// When it was uploaded.
     pub uploaded_at: Timestamp,
     /// Who uploaded it: the actor's name.
@@ -86,7 +93,8 @@ impl Store {
         let row = self.db.read(|connection| Box::pin(find.fetch_optional(connection))).await?;
         let Some(row) = row else { return Ok(None) };
         let bytes = Bytes::from(row.of::<Vec<u8>>("bytes")?);
-        Ok(Some(PackFile { info: read(&row)?, bytes }))
+        let trial = serde_json::from_str(row.of("trial")?).map_err(unreadable)?;
+        Ok(Some(PackFile { info: read(&row)?, trial, bytes }))
     }
 
     /// What is known of those of these packs that are kept, in the same order.
@@ -131,7 +139,7 @@ pub(super) async fn keep(
 }
 
 async fn insert(connection: &mut AnyConnection, file: &PackFile) -> Result<u64, sqlx::Error> {
-    let PackFile { info, bytes } = file;
+    let PackFile { info, trial, bytes } = file;
     let insert = sqlx::query(KEEP)
         .bind(text(info.name.as_str()))
         .bind(text(&info.version))
@@ -139,7 +147,10 @@ async fn insert(connection: &mut AnyConnection, file: &PackFile) -> Result<u64, 
         .bind(text(info.key.as_str()))
         .bind(stored(bytes.len() as u64))
         .bind(info.manifest.to_string())
-        .bind(info.trial.to_string())
+        .bind(i64::from(info.reusable))
+        .bind(i64::from(info.image))
+        .bind(stored(info.vectors))
+        .bind(trial.to_string())
         .bind(info.uploaded_at.as_microsecond())
         .bind(text(&info.by))
         .bind(bytes.to_vec());
@@ -152,7 +163,7 @@ async fn again(
     file: PackFile,
     resigns: Option<PackKeyId>,
 ) -> Result<(), Undone> {
-    let PackFile { info, bytes } = file;
+    let PackFile { info, bytes, .. } = file;
     let (name, version) = (text(info.name.as_str()), text(&info.version));
     let there = sqlx::query(THERE).bind(name.clone()).bind(version.clone()).bind(bytes.to_vec());
     let there = there.fetch_one(&mut *connection).await?;
@@ -189,7 +200,9 @@ fn read(row: &AnyRow) -> Result<PackInfo, StoreError> {
         key: row.of::<&str>("key_id")?.into(),
         size: row.number("size")?,
         manifest: serde_json::from_str(row.of("manifest")?).map_err(unreadable)?,
-        trial: serde_json::from_str(row.of("trial")?).map_err(unreadable)?,
+        reusable: row.number("reusable")? > 0,
+        image: row.number("image")? > 0,
+        vectors: row.number("vectors")?,
         uploaded_at: row.time("uploaded_at")?,
         by: row.of("uploaded_by")?,
     })

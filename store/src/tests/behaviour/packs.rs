@@ -22,10 +22,13 @@ fn file(version: &str, content: &str, key: &str) -> PackFile {
             key: key.into(),
             size: bytes.len() as u64,
             manifest: json!({ "name": "p", "phases": ["request"] }),
-            trial: json!({ "reusable": true }),
+            reusable: true,
+            image: false,
+            vectors: 3,
             uploaded_at: at(7),
             by: "ann".to_owned(),
         },
+        trial: json!({ "reusable": true, "vectors": [{ "name": "one" }] }),
         bytes,
     }
 }
@@ -72,7 +75,7 @@ pub(in crate::tests) async fn only_the_signature_of_the_same_pack_is_replaced(st
     let with = |key: &str, seconds| {
         let mut made = file("1.0.0", "one", key);
         made.info.uploaded_at = at(seconds);
-        made.info.trial = json!({ "seconds": seconds });
+        made.trial = json!({ "seconds": seconds });
         made
     };
     done(store.write(keep(with("old", 1), None)).await);
@@ -84,14 +87,14 @@ pub(in crate::tests) async fn only_the_signature_of_the_same_pack_is_replaced(st
     assert!(matches!(told, Err(WriteError::Stale)), "{told:?}");
     let kept = store.pack_file(&"p".into(), "1.0.0").await.unwrap().unwrap();
     let mut expected = with("new", 2);
-    expected.info.trial = json!({ "seconds": 1 });
+    expected.trial = json!({ "seconds": 1 });
     assert_eq!(kept, expected, "what was seen of the pack stays");
 }
 
 pub(in crate::tests) async fn pack_files_are_bounded(store: &Store) {
     let fill = "WITH RECURSIVE counted(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM counted WHERE n < $1) \
-        INSERT INTO pack_files (name, version, digest, key_id, size, manifest, trial, uploaded_at, uploaded_by, bytes) \
-        SELECT 'x', CAST(n AS TEXT), 'd', 'k', 0, '{}', '{}', 0, 'ann', $2 FROM counted";
+        INSERT INTO pack_files (name, version, digest, key_id, size, manifest, reusable, image, vectors, trial, uploaded_at, uploaded_by, bytes) \
+        SELECT 'x', CAST(n AS TEXT), 'd', 'k', 0, '{}', 1, 1, 0, '{}', 0, 'ann', $2 FROM counted";
     let filled = store.db.write(0, move |connection| {
         let max = i64::try_from(PACKS_MAX).unwrap();
         let fill = sqlx::query(fill).bind(max).bind(Vec::<u8>::new());
