@@ -1,9 +1,10 @@
 //! `tollgate demo`: everything in one process, in front of the demo CRM. The roles are those of `serve`.
 
+mod packs;
 mod seed;
 mod welcome;
 
-pub(crate) use seed::lay_packs;
+pub(crate) use packs::lay;
 
 use crate::folder;
 use crate::node::{Listeners, Node};
@@ -63,6 +64,7 @@ impl Demo {
         let lock = folder::hold(&self.data)?;
         let settings = settings(&self.data, &addresses)?;
         crate::log::start("warn,gateway::publish=info,gateway::follow=info");
+        crate::descriptors::raise();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(async {
@@ -90,7 +92,6 @@ fn settings(data: &Path, addresses: &Addresses) -> anyhow::Result<Settings> {
 
 /// Fills the data folder and the store, and starts nothing.
 async fn fill(settings: &Settings, addresses: &Addresses) -> anyhow::Result<()> {
-    lay_packs(&settings.data)?;
     let parts = Parts::make(settings, Clock::system()).await?;
     seed::document(&parts, &settings.data, addresses.crm).await?;
     parts.store.close().await;
@@ -108,7 +109,6 @@ async fn start(settings: Settings, addresses: &Addresses, lock: File) -> anyhow:
     let crm = tokio::spawn(crm.serve(listener, async {
         let _ = crm_stopped.await;
     }));
-    lay_packs(data)?;
     let parts = Parts::make(&settings, Clock::system()).await?;
     let token = seed::token(&parts, data).await?;
     seed::document(&parts, data, addresses.crm).await?;

@@ -42,12 +42,22 @@ pub(crate) fn last_good(data: &Path) -> PathBuf {
     data.join("last-good.json")
 }
 
+/// Where what is revoked is kept.
+pub(crate) fn revoked(data: &Path) -> PathBuf {
+    data.join("revoked.json")
+}
+
 /// Where pack files lie.
 pub(crate) fn packs(data: &Path) -> anyhow::Result<PathBuf> {
     let packs = data.join("packs");
     std::fs::create_dir_all(&packs)
         .with_context(|| format!("{} can't be made", packs.display()))?;
     Ok(packs)
+}
+
+/// Where artefacts of packs that this node compiled are kept.
+pub(crate) fn compiled(data: &Path) -> PathBuf {
+    data.join("aot")
 }
 
 /// What this node is called when its settings don't say: made at the first start.

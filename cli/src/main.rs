@@ -3,6 +3,7 @@
 mod apply;
 mod check;
 mod demo;
+mod descriptors;
 mod difference;
 mod document;
 mod export;
@@ -51,6 +52,9 @@ enum Command {
     Scenario(scenario::Scenario),
     Token(token::Token),
     Pack(pack::Pack),
+    /// Checks and compiles one pack for the process that starts this.
+    #[command(hide = true)]
+    PackWorker,
     Rekey(rekey::Rekey),
     Migrate(migrate::Migrate),
     Ready(ready::Ready),
@@ -94,6 +98,7 @@ fn main() -> ExitCode {
         Command::Scenario(command) => command.run(),
         Command::Token(command) => command.run(),
         Command::Pack(command) => command.run(),
+        Command::PackWorker => return pack_host::worker::serve(),
         Command::Rekey(command) => command.run(),
         Command::Migrate(command) => command.run(),
         Command::Ready(command) => command.run(),

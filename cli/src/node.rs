@@ -138,6 +138,7 @@ fn admin_settings(settings: &Settings, parts: &Parts) -> admin::Settings {
         keys: parts.keys.clone(),
         clock: parts.clock.clone(),
         node: parts.node.clone(),
+        packs: parts.host.clone(),
     }
 }
 

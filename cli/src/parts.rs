@@ -2,9 +2,9 @@
 
 use crate::folder;
 use crate::say;
-use crate::settings::{IdempotencyStore, Settings};
+use crate::settings::{IdempotencyStore, Role, Settings};
 use anyhow::{Context as _, bail};
-use gateway::follow::{self, Follower};
+use gateway::follow::{Follower, Heed};
 use gateway::ledger::AnyLedger;
 use gateway::watch::DocumentFile;
 use gateway::{Gateway, record};
@@ -15,6 +15,8 @@ use model::id::NodeName;
 use model::idempotency::Salt;
 use model::revision::Revisions;
 use model::role::Actor;
+use pack_host::worker::Worker;
+use pack_host::{Host, HostSettings};
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,8 +28,12 @@ use uuid::Uuid;
 
 /// Between two purges of what expired in the database.
 const PURGE_PAUSE: Duration = Duration::from_secs(60);
-/// How long a start waits for revocations: traffic is not kept waiting for a store that is away.
-const REVOCATIONS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The file of whoever asks, as long as it runs (proc_pid_exe(5)).
+pub(crate) const THIS_BINARY: &str = "/proc/self/exe";
+
+/// Decisions that may be in progress in a process at one time, whoever's.
+const INSTANCES: u32 = 256;
 
 /// What is made first and outlives the servers. Clones share it.
 #[derive(Clone)]
@@ -37,6 +43,9 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) node: NodeName,
     pub(crate) gateway: Arc<Gateway>,
+    /// What packs run on: one of a process, whatever its roles.
+    pub(crate) host: Arc<Host>,
+    heed: Arc<Heed>,
     source: Source,
 }
 
@@ -61,8 +70,10 @@ impl Parts {
             Some(name) => name.clone(),
             None => folder::node_name(data)?,
         };
+        let host = host(&settings.data, Traffic::of(settings))?;
         let gateway = Gateway::new(gateway::Settings {
             clock: clock.clone(),
+            host: host.clone(),
             packs: folder::packs(data)?,
             ledger: match settings.idempotency {
                 IdempotencyStore::Memory => AnyLedger::in_process(),
@@ -87,7 +98,8 @@ impl Parts {
                 Source::Store(follower)
             }
         };
-        Ok(Self { store, keys, clock, node, gateway, source })
+        let heed = Heed::new(gateway.clone(), folder::revoked(data));
+        Ok(Self { store, keys, clock, node, gateway, host, heed, source })
     }
 
     /// The port to the document.
@@ -100,19 +112,39 @@ impl Parts {
 
     /// Takes up what is refused at once, then follows document and store for as long as the tasks live.
     pub(crate) async fn follow(&self, roles: Vec<String>, tasks: &mut JoinSet<()>) {
-        let revocations = follow::load_revocations(&self.gateway);
-        match tokio::time::timeout(REVOCATIONS_PATIENCE, revocations).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "revocations are not known yet"),
-            Err(_) => tracing::error!("revocations are not known yet: the store does not answer"),
-        }
+        self.heed.start().await;
         match &self.source {
             Source::File(file) => tasks.spawn(file.clone().follow()),
             Source::Store(follower) => tasks.spawn(follower.clone().run()),
         };
-        tasks.spawn(follow::heed_store(self.gateway.clone(), roles));
+        tasks.spawn(self.heed.clone().run(roles));
+        tasks.spawn(gateway::rollout::run(self.gateway.clone(), self.revisions()));
         tasks.spawn(self.store.clone().purge_forever(self.clock.clone(), PURGE_PAUSE));
     }
+}
+
+/// Whether packs decide in this process, or are compiled and tried only.
+#[derive(Clone, Copy)]
+pub(crate) enum Traffic {
+    Served,
+    None,
+}
+
+impl Traffic {
+    fn of(settings: &Settings) -> Self {
+        if settings.is(Role::Gateway) { Self::Served } else { Self::None }
+    }
+}
+
+/// What packs run on. They are compiled in children of this binary, also when its file was replaced meanwhile.
+pub(crate) fn host(data: &Path, traffic: Traffic) -> anyhow::Result<Arc<Host>> {
+    let worker = Worker::Process(THIS_BINARY.into());
+    let cache = Some(folder::compiled(data));
+    let settings = match traffic {
+        Traffic::Served => HostSettings { cache, ..HostSettings::new(INSTANCES, worker) },
+        Traffic::None => HostSettings { cache, ..HostSettings::small(worker) },
+    };
+    Ok(Host::new(settings)?)
 }
 
 /// The audit entry of what this node does by itself.

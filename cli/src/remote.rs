@@ -3,7 +3,7 @@
 //! Invariant: the token goes to the address that was named and nowhere else: no redirect is followed, and over plain HTTP
 //! it leaves this machine only where that was asked for.
 
-use crate::{Ending, misused, print, say};
+use crate::{Ending, document, misused, print, say};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use http::{HeaderMap, Method};
@@ -121,6 +121,34 @@ impl Api {
         Ok(Answer { status, headers, body })
     }
 
+    /// The items of a list, page by page, at most so many. The path has no query, or ends in one.
+    pub(crate) async fn items(
+        &self,
+        path: &str,
+        most: usize,
+    ) -> anyhow::Result<Result<Vec<Value>, Refusal>> {
+        let mut items = Vec::new();
+        let mut place = path.to_owned();
+        loop {
+            let answer = match self.get(&place).await?.success() {
+                Ok(answer) => answer,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            let page = answer.body.get("items").and_then(Value::as_array);
+            items.extend(page.into_iter().flatten().cloned());
+            let next = answer.body.get("next_cursor").and_then(Value::as_str);
+            match next.filter(|_| items.len() < most) {
+                Some(cursor) => {
+                    let joint = if path.contains('?') { '&' } else { '?' };
+                    place = format!("{path}{joint}cursor={cursor}");
+                }
+                None => break,
+            }
+        }
+        items.truncate(most);
+        Ok(Ok(items))
+    }
+
     /// The answer to a GET.
     pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Answer> {
         self.send(self.request(Method::GET, path)?).await
@@ -134,6 +162,25 @@ impl Answer {
             200..=299 => Ok(self),
             _ => Err(Refusal(Box::new(self))),
         }
+    }
+
+    /// Prints what a dry run says: every error, or what would change in the document (RFC 6902).
+    pub(crate) fn tried(&self, form: Form) -> Ending {
+        let errors = self.body.get("errors").map(listed_errors).unwrap_or_default();
+        if form == Form::Json {
+            print(&self.body.to_string());
+        } else if errors.is_empty() {
+            let changes = self.body.get("difference").and_then(Value::as_array);
+            for change in changes.into_iter().flatten() {
+                let text = |field: &str| change.get(field).and_then(Value::as_str).unwrap_or("");
+                let value = change.get("value").map(Value::to_string).unwrap_or_default();
+                print(format!("{} {} {value}", text("op"), text("path")).trim_end());
+            }
+            print("nothing was changed: this was a try");
+        } else {
+            return document::show_errors(&errors, form);
+        }
+        if errors.is_empty() { Ending::Done } else { Ending::Refused }
     }
 
     /// A header's text.

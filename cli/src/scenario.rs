@@ -6,16 +6,19 @@
 mod local;
 mod output;
 
+use crate::parts::{self, Traffic};
 use crate::{Ending, print, say, token};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use jiff::Timestamp;
 use local::Local;
 use output::{Names, Output};
+use pack_host::Host;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long one request may take.
@@ -89,12 +92,20 @@ fn once() -> u32 {
 impl Scenario {
     pub(crate) fn run(self) -> anyhow::Result<Ending> {
         crate::log::start("error");
+        crate::descriptors::raise();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        // What one scenario has compiled, the next one takes from here.
+        let compiled = tempfile::tempdir()?;
+        let host = match self.against {
+            Some(_) => None,
+            None => Some(parts::host(compiled.path(), Traffic::Served)?),
+        };
         let differences = runtime.block_on(async {
             let mut differences = 0;
             for file in &self.files {
-                differences += self.play(file).await.with_context(|| file.display().to_string())?;
+                let played = self.play(file, host.as_ref()).await;
+                differences += played.with_context(|| file.display().to_string())?;
             }
             anyhow::Ok(differences)
         })?;
@@ -108,7 +119,7 @@ impl Scenario {
         }
     }
 
-    async fn play(&self, file: &Path) -> anyhow::Result<usize> {
+    async fn play(&self, file: &Path, host: Option<&Arc<Host>>) -> anyhow::Result<usize> {
         let text = std::fs::read_to_string(file).context("can't be read")?;
         let script: Script = serde_saphyr::from_str(&text).context("is not a scenario")?;
         let moves = script.steps.iter().find(|step| step.advance.is_some());
@@ -118,11 +129,11 @@ impl Scenario {
                 step.name
             );
         }
-        let local = match &self.against {
-            Some(_) => None,
-            None => {
+        let local = match host {
+            None => None,
+            Some(host) => {
                 let document = file.parent().unwrap_or(Path::new(".")).join(&script.document);
-                Some(Local::start(&document, script.clock).await?)
+                Some(Local::start(&document, script.clock, host).await?)
             }
         };
         let base = match (&self.against, &local) {

@@ -38,6 +38,7 @@ impl Serve {
         }
         let lock = folder::hold(&settings.data)?;
         crate::log::start("info");
+        crate::descriptors::raise();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(async {

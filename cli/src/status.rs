@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use gateway::Gateway;
+use gateway::rollout::StoppedHere;
 use http::{StatusCode, header};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -111,6 +112,14 @@ async fn readyz(State(readiness): State<Arc<Readiness>>) -> Response {
     if let (Some(rejected), Value::Object(body)) = (standing.rejected, &mut body) {
         let detail = json!({ "revision": rejected.revision, "errors": rejected.errors.len() });
         body.insert("rejected".to_owned(), detail);
+    }
+    let stopped = readiness.gateway.packs.stopped();
+    if let (false, Value::Object(body)) = (stopped.is_empty(), &mut body) {
+        let shown = |stopped: &StoppedHere| {
+            let StoppedHere { version, attachment, reason } = stopped;
+            json!({ "pack": **version, "attachment": attachment, "reason": **reason })
+        };
+        body.insert("stopped".to_owned(), stopped.iter().map(shown).collect());
     }
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()

@@ -13,6 +13,7 @@ import collections
 import functools
 import json
 import os
+import pathlib
 import zlib
 
 import requests
@@ -31,12 +32,14 @@ CALLS = os.environ["TOLLGATE_TEST_CALLS"]
 PATIENCE = 30
 # One precondition and one idempotency key of so many stays as it was made up.
 AS_MADE = 5
-# Resources that have others within them.
+# Resources that have others within them, and what names a version of a pack.
 WITH_PARTS = ("/v1/tenants/", "/v1/services/")
+UPLOADS = "/v1/packs"
 LIMIT = {"id": "any", "rate": "1000/s", "per": "tenant", "on_store_error": "open"}
 VERSION = {"name": "v9", "upstream": "crm", "state": "active"}
 # What nobody refers to: made to be deleted, as the rest can't be.
 SPARE = {
+    "/v1/pack_keys/{id}": {"id": "spare", "public_key": "ed25519:" + "A" * 43 + "=", "tenants": ["*"]},
     "/v1/packs/{id}/versions/{version}": {"id": "cidr-allow", "version": "1.0.0"},
     "/v1/plans/{id}": {"id": "spare", "limits": []},
     "/v1/services/{id}": {"id": "spare", "select": ["path"], "versions": [VERSION]},
@@ -44,9 +47,17 @@ SPARE = {
     "/v1/tenants/{id}": {"id": "spare", "plan": "gold", "state": "active"},
     "/v1/tenants/{id}/consumers/{consumer}": {"id": "spare", "scopes": []},
 }
+# Another version of a pack of the demo, signed by its key, and where it becomes a candidate.
+PACK = pathlib.Path(os.environ["TOLLGATE_TEST_PACK"]).read_bytes()
+PACK_KIND = "application/vnd.oci.image.layout.v1.tar"
+VERSIONED = {"id": "require-header", "version": "1.1.0"}
+ATTACHMENT = "acme-correlation"
+ROLLOUT = {"candidate": "require-header@1.1.0", "mode": "observe", "window": "10m", "min_samples": 1000}
+DATUM = "/v1/packs/{id}/data/{key}"
 # The id that examples of decision records speak of.
 RECORDED = "0191d6c0-7f6e-7c3a-9d5e-2f4b8c1a6e30"
 
+schemathesis.serializer.alias(PACK_KIND, "application/octet-stream")
 session = requests.Session()
 session.headers["Authorization"] = f"Bearer {os.environ['ADMIN_TOKEN']}"
 # Whether something is to be put back before the next call that belongs to no sequence.
@@ -112,6 +123,11 @@ APIStateMachine.__init__ = begin_restored
 def is_about(case, location):
     """Whether the call is about something wrong in this part of it, which then must stay."""
     return case.meta is None or case.meta.is_negative_at(location)
+
+
+def is_right(case):
+    """Whether nothing of the call is meant to be wrong."""
+    return case.meta is None or case.meta.generation.mode.is_positive
 
 
 def stays_as_made(case):
@@ -180,6 +196,36 @@ def spare(case):
     ask("PUT", path, [201, 412], json=made, headers={"If-None-Match": "*"})
 
 
+def candidate(case):
+    """Makes a version a candidate: so there is one to promote, to roll back or to quarantine."""
+    global destroyed
+    ask("POST", UPLOADS, [200, 201], data=PACK, headers={"Content-Type": PACK_KIND})
+    path = f"/v1/attachments/{ATTACHMENT}"
+    ask("PATCH", path, [200], json={"rollout": ROLLOUT}, headers={"If-Match": "*"})
+    destroyed = True
+    case.path_parameters.update(VERSIONED)
+    if isinstance(case.body, dict) and "attachment" in case.body and not is_about(case, ParameterLocation.BODY):
+        case.body.pop("attachment")
+        if not case.path.endswith(":quarantine"):
+            case.body["attachment"] = ATTACHMENT
+
+
+def true_place(case):
+    """Something is there of which the call can be about."""
+    deletes = case.method.upper() == "DELETE"
+    if case.path.startswith("/v1/packs/") and ":" in case.path:
+        restore()
+        candidate(case)
+    if case.path == DATUM:
+        case.path_parameters["id"] = VERSIONED["id"]
+    if case.path == DATUM and deletes:
+        path = prepare_path(case.path, case.path_parameters)
+        # 412: it is there already.
+        ask("PUT", path, [201, 412], data=b"spare", headers={"If-None-Match": "*"})
+    if case.path in SPARE and deletes:
+        spare(case)
+
+
 def true_name(case):
     """The name in the body is the path's."""
     if isinstance(case.body, dict):
@@ -202,10 +248,10 @@ def before_call(context, case, kwargs):
     as_made = stays_as_made(case)
     if case.path.endswith(":release") and not is_about(case, ParameterLocation.PATH) and not as_made:
         case.path_parameters["revision"] = staged()
-    if case.method.upper() == "DELETE" and case.path in SPARE and not (
-        is_sequence or as_made or is_about(case, ParameterLocation.PATH)
-    ):
-        spare(case)
+    if case.path == UPLOADS and case.method.upper() == "POST" and is_right(case) and not as_made:
+        case.body = PACK
+    if not (is_sequence or as_made or is_about(case, ParameterLocation.PATH)):
+        true_place(case)
     if case.path == "/v1/tokens/{id}" and OWN_TOKEN in str(case.path_parameters.get("id")):
         case.path_parameters["id"] = "another"
     if not is_about(case, ParameterLocation.QUERY):
@@ -231,7 +277,8 @@ def after_call(context, case, response):
     if response.status_code < 300 and method != "GET":
         is_whole = case.path == "/v1/document" or case.path.endswith(":rollback")
         destroyed = destroyed or is_whole or method == "DELETE" or "nodes" in case.query
-        brought_back = brought_back or is_whole or (method != "DELETE" and case.path.startswith(WITH_PARTS))
+        makes_parts = method != "DELETE" and case.path.startswith(WITH_PARTS)
+        brought_back = brought_back or is_whole or makes_parts or case.path == UPLOADS
     # Calls with a method that the description does not have say nothing of its operations.
     if case.method.upper() == case.operation.method.upper():
         answers[case.operation.label][response.status_code] += 1
@@ -239,6 +286,9 @@ def after_call(context, case, response):
 
 @schemathesis.hook
 def filter_failure(context, failure, case, response):
+    if isinstance(failure, AcceptedNegativeData) and case.body is PACK:
+        # Bytes of ours, of which the tester thinks that they should have been text.
+        return False
     if isinstance(failure, AcceptedNegativeData) and response.status_code == 200:
         # A dry run answers 200 whatever it finds: what is wrong stands in the answer.
         return response.json().get("valid") is not False

@@ -268,7 +268,7 @@ async fn an_exchange_is_logged_once_with_what_was_decided() {
         "contacts.create",
         "acme-mobile",
         "burst:rate=8/9",
-        "hygiene=edit",
+        "hygiene:request@1.0.0=edit",
         "claimed",
     ])
     .await;

@@ -11,6 +11,7 @@ pub(crate) mod latch;
 pub(crate) mod load;
 pub(crate) mod metrics;
 pub(crate) mod node;
+pub(crate) mod pack;
 pub(crate) mod ports;
 pub(crate) mod postgres;
 pub(crate) mod process;

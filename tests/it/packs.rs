@@ -2,6 +2,7 @@
 
 use crate::harness::document::{self, ACME, Edit as _, GLOBEX};
 use crate::harness::node::Setup;
+use crate::harness::pack::{Made, patched};
 use crate::harness::{Demo, Node, Upstream};
 use serde_json::{Value, json};
 
@@ -19,7 +20,7 @@ async fn a_denial_tells_the_partner_who_denied_and_why() {
     let document = document::standard(upstream.address).attached(
         "needs-correlation",
         "require-header",
-        json!({ "header": "x-correlation-id", "format": "uuid" }),
+        json!({ "headers": [{ "name": "x-correlation-id", "format": "uuid" }] }),
     );
     let node = with_packs(&document).await;
     let asks = |value: Option<&str>| {
@@ -146,27 +147,17 @@ async fn replacing_a_packs_file_changes_the_next_answer() {
     );
     assert_eq!(message().await, before);
     let pack = demo::PACKS.iter().find(|pack| pack.name == "cidr-allow").unwrap();
-    node.publish_pack("cidr-allow", &patched(pack.wasm, before, after)).await;
+    let changed = Made::named("cidr-allow", "1.0.0", &patched(pack.wasm, before, after));
+    node.publish_pack("cidr-allow", &changed.file()).await;
     assert_eq!(message().await, after);
 
     // A file that is no pack changes nothing.
     node.lay_pack("cidr-allow", b"not a pack");
     node.has_logged(&["/packs/0", "rejected"]).await;
     assert_eq!(message().await, after);
-    node.publish_pack("cidr-allow", pack.wasm).await;
+    node.publish_pack("cidr-allow", &Made::of(pack).file()).await;
     assert_eq!(message().await, before);
     assert_eq!(upstream.arrivals().len(), 0);
-}
-
-/// The bytes with a text replaced by another one of the same length.
-fn patched(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
-    assert_eq!(from.len(), to.len());
-    let found: Vec<usize> =
-        (0..bytes.len()).filter(|at| bytes[*at..].starts_with(from.as_bytes())).collect();
-    assert_eq!(found.len(), 1, "the pack holds its message once: {from}");
-    let mut patched = bytes.to_vec();
-    patched[found[0]..found[0] + to.len()].copy_from_slice(to.as_bytes());
-    patched
 }
 
 /// Every way in which a pack fails to decide, with the reason that metrics show.
@@ -193,35 +184,45 @@ fn failures() -> Vec<(&'static str, Value)> {
 #[tokio::test]
 async fn a_pack_that_fails_is_503_and_harms_nobody_else() {
     let upstream = Upstream::start().await;
-    let document = failures().into_iter().enumerate().fold(
-        document::standard(upstream.address),
-        |document, (number, (_, settings))| {
-            let route = format!("trouble-{number}");
-            let id = route.clone();
-            document
+    let standard = || document::standard(upstream.address);
+    let node = with_packs(&standard()).await;
+    let numbered: Vec<_> = failures().into_iter().enumerate().collect();
+    // A few at a time: each of them is compiled with its settings.
+    for some in numbered.chunks(3) {
+        let document =
+            some.iter().fold(standard(), |document, (number, (_, settings))| {
+                let id = format!("trouble-{number}");
+                document
                 .with("routes", json!({
-                    "id": route, "service": "contacts", "authenticate": { "any_of": ["api_key"] },
+                    "id": id, "service": "contacts", "authenticate": { "any_of": ["api_key"] },
                     "match": { "path": format!("/trouble/{number}"), "methods": ["GET"] },
                 }))
-                .attached(&id, "misbehave", settings)
-                .changed(|document| document.entry("attachments", &id)["scope"] = json!({ "route": route }))
-        },
-    );
-    let node = with_packs(&document).await;
-    for (number, (reason, settings)) in failures().into_iter().enumerate() {
-        let before =
-            node.metrics().await.sum("tollgate_pack_failures_total", &[("reason", reason)]);
-        let answer = node.get(&format!("/v1/trouble/{number}")).key(ACME).send().await;
-        let details = answer.refuses(503, "POLICY_FAILED");
-        assert_eq!(details["policy"], format!("trouble-{number}"));
-        assert!(!answer.json().to_string().contains("wasm"), "the cause stays private");
-        node.get("/v1/contacts").key(ACME).send().await.is(200);
-        crate::harness::eventually(&format!("{settings} is counted as {reason}"), async || {
-            let metrics = node.metrics().await;
-            let after = metrics.sum("tollgate_pack_failures_total", &[("reason", reason)]);
-            if after > before { Ok(()) } else { Err(metrics) }
-        })
-        .await;
+                .attached(&id, "misbehave", settings.clone())
+                .changed(|document| {
+                    let entry = document.entry("attachments", &id);
+                    entry["scope"] = json!({ "route": id });
+                    // Each of them fails for its own reason, and not because others did.
+                    entry["quarantine"] = json!({ "faults": 1_000_000 });
+                })
+            });
+        node.publish(&document).await;
+        for (number, (reason, settings)) in some {
+            let failures = async || {
+                let metrics = node.metrics().await;
+                metrics.sum("tollgate_pack_failures_total", &[("reason", reason)])
+            };
+            let before = failures().await;
+            let answer = node.get(&format!("/v1/trouble/{number}")).key(ACME).send().await;
+            let details = answer.refuses(503, "POLICY_FAILED");
+            assert_eq!(details["policy"], format!("trouble-{number}"));
+            assert!(!answer.json().to_string().contains("wasm"), "the cause stays private");
+            node.get("/v1/contacts").key(ACME).send().await.is(200);
+            crate::harness::eventually(&format!("{settings} is counted as {reason}"), async || {
+                let after = failures().await;
+                if after > before { Ok(()) } else { Err(after) }
+            })
+            .await;
+        }
     }
     assert_eq!(upstream.arrivals().len(), failures().len());
 }

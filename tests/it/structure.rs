@@ -192,6 +192,9 @@ fn there_is_one_cell_of_configuration_one_of_keys_and_one_of_revocations() {
     assert_eq!(
         cells,
         [
+            // The data of packs, and which counters a tenant has: runtime state, which no revision holds.
+            "gateway/src/rollout/data.rs",
+            "gateway/src/rollout/tenant.rs",
             "gateway/src/snapshot.rs",
             "gateway/stages/src/authenticate/key_set.rs",
             "gateway/stages/src/authenticate/revocations.rs",
@@ -201,9 +204,10 @@ fn there_is_one_cell_of_configuration_one_of_keys_and_one_of_revocations() {
 
 #[test]
 fn only_the_reporter_counts() {
-    assert_eq!(mentioning(SHIPPED, "use prometheus"), ["gateway/src/report.rs"]);
-    for counting in ["IntCounter", "HistogramVec", "IntGauge"] {
-        assert_eq!(mentioning(SHIPPED, counting), ["gateway/src/report.rs"], "{counting}");
+    for counting in ["use prometheus", "IntCounter", "HistogramVec", "IntGauge"] {
+        let counts = mentioning(SHIPPED, counting);
+        let reports = |path: &String| path.starts_with("gateway/src/report");
+        assert!(!counts.is_empty() && counts.iter().all(reports), "{counting}: {counts:?}");
     }
 }
 

@@ -1,54 +1,39 @@
 //! What the demo begins with: packs, and a document as the first revision. What is there already stays, but for the address
 //! of the demo's own CRM.
 
+use super::packs::signed;
 use crate::folder::FirstToken;
 use crate::parts::{Parts, system_entry};
 use anyhow::{Context as _, bail};
+use demo::DemoPack;
 use gateway::watch::{Readers, replace};
+use model::id::PackKeyId;
 use model::revision::{Change, PublishError, Staged};
+use pack_host::Package;
+use serde_json::json;
 use std::net::SocketAddr;
 use std::path::Path;
+use store::control::{Effect, PackFile, PackInfo, Write};
 
-/// Lays the packs of the demo into an empty folder.
-pub(crate) fn lay_packs(data: &Path) -> anyhow::Result<()> {
-    let packs = crate::folder::packs(data)?;
-    for pack in demo::PACKS {
-        let file = packs.join(format!("{}-{}.wasm", pack.name, pack.version));
-        if !file.exists() {
-            let component = pack_host::componentize(pack.wasm)?;
-            replace(&file, &component, Readers::Everybody)?;
-        }
-    }
-    Ok(())
-}
-
-/// Publishes the demo's document where there is none, and another address of the CRM where it moved.
+/// Publishes the demo's packs and document where there is no document, and another address of the CRM where it moved.
 pub(super) async fn document(parts: &Parts, data: &Path, crm: SocketAddr) -> anyhow::Result<()> {
     let place = data.join("crm.address");
     let before = std::fs::read_to_string(&place).unwrap_or_else(|_| demo::CRM_ADDRESS.to_owned());
     let after = crm.to_string();
     let revisions = parts.revisions();
-    let newest = revisions.newest().await.context("the demo needs its database to start")?;
+    let newest = revisions.newest().await.context(NO_DATABASE)?;
     let (text, base) = match &newest {
-        None => (demo::DOCUMENT.replace(demo::CRM_ADDRESS, &after), 0),
+        None => {
+            let text = demo::DOCUMENT.replace(demo::CRM_ADDRESS, &after);
+            (pinned(text, &packs(parts).await?), 0)
+        }
         Some(newest) => (newest.text.replace(before.trim(), &after), newest.number),
     };
     if newest.is_none_or(|newest| *newest.text != *text) {
-        let change = Change {
-            text,
-            base,
-            nodes: None,
-            staged: Staged::Keep,
-            audit: system_entry(
-                &parts.node,
-                parts.clock.now(),
-                "demo.seed",
-                "/v1/document".to_owned(),
-                serde_json::json!({ "crm": after }),
-            ),
-            answer: None,
-            events: Vec::new(),
-        };
+        let difference = json!({ "crm": after });
+        let audit = entry(parts, "demo.seed", "/v1/document", difference);
+        let (nodes, answer, events) = (None, None, Vec::new());
+        let change = Change { text, base, nodes, staged: Staged::Keep, audit, answer, events };
         match revisions.publish(change).await {
             Ok(_) => {}
             Err(PublishError::Invalid(errors)) => {
@@ -61,10 +46,81 @@ pub(super) async fn document(parts: &Parts, data: &Path, crm: SocketAddr) -> any
     Ok(replace(&place, after.as_bytes(), Readers::Everybody)?)
 }
 
+const NO_DATABASE: &str = "the demo needs its database to start";
+
+/// The packs that the demo's document names, kept in the store as an upload keeps them. What is kept already stays.
+async fn packs(parts: &Parts) -> anyhow::Result<Vec<Package>> {
+    let mut kept = Vec::new();
+    for pack in
+        demo::PACKS.iter().filter(|pack| demo::DOCUMENT.contains(&named(pack.name, pack.version)))
+    {
+        let file = parts.store.pack_file(&pack.name.into(), pack.version).await;
+        kept.push(match file.context(NO_DATABASE)? {
+            Some(file) => Package::read(&file.bytes)?,
+            None => keep(parts, pack).await?,
+        });
+    }
+    Ok(kept)
+}
+
+async fn keep(parts: &Parts, pack: &DemoPack) -> anyhow::Result<Package> {
+    let package = signed(pack)?;
+    let (host, tried) = (parts.host.clone(), package.clone());
+    let trial = tokio::task::spawn_blocking(move || host.try_out(&tried)).await??;
+    if !trial.passed() {
+        bail!("{}: {}", package.label(), trial.failures().collect::<Vec<_>>().join("; "));
+    }
+    let bytes = package.write();
+    let info = PackInfo {
+        name: package.name().clone(),
+        version: package.version().to_owned(),
+        digest: package.digest().to_owned(),
+        key: PackKeyId::from(demo::PACK_KEY),
+        size: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+        manifest: serde_json::to_value(package.manifest())?,
+        reusable: trial.reusable,
+        image: trial.image,
+        vectors: u64::try_from(trial.vectors.len()).unwrap_or(u64::MAX),
+        uploaded_at: parts.clock.now(),
+        by: parts.node.to_string(),
+    };
+    let difference = json!({ "digest": info.digest });
+    let resource = format!("/v1/packs/{}/versions/{}", info.name, info.version);
+    let audit = entry(parts, "packs.create", &resource, difference);
+    let trial = serde_json::to_value(&trial)?;
+    let file = Box::new(PackFile { info, trial, bytes: bytes.into() });
+    let effect = Effect::KeepPack { file, resigns: None };
+    parts.store.write(Write { effect, audit, answer: None }).await?;
+    Ok(package)
+}
+
+/// How the demo's document names a pack.
+fn named(name: &str, version: &str) -> String {
+    format!("{{ id: {name}, version: \"{version}\" }}")
+}
+
+/// The document with each pack that it names pinned to what was kept.
+fn pinned(text: String, packs: &[Package]) -> String {
+    packs.iter().fold(text, |text, package| {
+        let (name, version, digest) = (package.name(), package.version(), package.digest());
+        let entry = format!("{{ id: {name}, version: \"{version}\", digest: \"{digest}\" }}");
+        text.replace(&named(name.as_str(), version), &entry)
+    })
+}
+
+fn entry(
+    parts: &Parts,
+    action: &str,
+    resource: &str,
+    difference: serde_json::Value,
+) -> model::audit::Entry {
+    system_entry(&parts.node, parts.clock.now(), action, resource.to_owned(), difference)
+}
+
 /// The admin token of the demo; what `demo.env` says must be accepted.
 pub(super) async fn token(parts: &Parts, data: &Path) -> anyhow::Result<String> {
     let first = FirstToken::of(data)?;
-    if !first.bring(parts).await.context("the demo needs its database to start")? {
+    if !first.bring(parts).await.context(NO_DATABASE)? {
         bail!(
             "the database has another admin token than {}: take the data folder that it belongs to, or an empty database",
             data.join("admin.token").display()

@@ -10,6 +10,7 @@ use gateway::{Gateway, Settings, record};
 use jiff::Timestamp;
 use model::Clock;
 use model::idempotency::Salt;
+use pack_host::Host;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -32,7 +33,11 @@ pub(super) struct Local {
 
 impl Local {
     /// Starts both, at this time, with this document.
-    pub(super) async fn start(document: &Path, at: Timestamp) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        document: &Path,
+        at: Timestamp,
+        host: &Arc<Host>,
+    ) -> anyhow::Result<Self> {
         let clock = Clock::manual(at);
         let folder = tempfile::tempdir()?;
         let crm = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -42,7 +47,8 @@ impl Local {
         let text = text.replace(::demo::CRM_ADDRESS, &crm_address.to_string());
         let document = folder.path().join("document.yaml");
         std::fs::write(&document, text)?;
-        demo::lay_packs(folder.path())?;
+        let packs = crate::folder::packs(folder.path())?;
+        demo::lay(&packs)?;
         let crm_clock = clock.clone();
         let time = crm::Clock::from_fn(move || crm_clock.now());
         let backend = crm::Crm::open_with_clock(demo::crm_settings(folder.path()), time).await?;
@@ -50,7 +56,8 @@ impl Local {
         let database = DatabaseUrl::embedded(folder.path());
         let gateway = Gateway::new(Settings {
             clock: clock.clone(),
-            packs: crate::folder::packs(folder.path())?,
+            packs,
+            host: host.clone(),
             ledger: AnyLedger::in_process(),
             salt: Salt([0; 32]),
             node: "scenario".into(),

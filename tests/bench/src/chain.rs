@@ -1,6 +1,7 @@
 //! The chains: what stands between the load and the upstream, and the requests that it gets.
 
 use crate::load;
+use crate::packs::{self, PACK};
 use crate::process::Process;
 use crate::{Outcome, Settings};
 use model::Clock;
@@ -22,7 +23,6 @@ const ISSUER: &str = "https://idp.bench.example";
 const AUDIENCE: &str = "crm-api";
 const KEY: &str = "tg_live_be7c_0123456789abcdefghijklmnopqrstuv";
 const KEY_PREFIX: &str = "tg_live_be7c";
-const PACK: &str = "require-header";
 
 /// Where a bench takes place.
 pub(crate) struct Place<'a> {
@@ -78,7 +78,7 @@ pub(crate) async fn start(place: &Place<'_>, clock: &Clock) -> Outcome<(Process,
     command.args([&upstream_at.to_string(), &threads, &place.settings.bytes.to_string()]);
     let mut upstream =
         Process::start("upstream", &mut command, &place.folder.join("upstream.log"))?;
-    ready(&mut upstream, upstream_at, "/").await?;
+    ready(&mut upstream, upstream_at, "/", START_MAX).await?;
 
     let signed = tokens(clock);
     let full: Vec<_> =
@@ -89,10 +89,11 @@ pub(crate) async fn start(place: &Place<'_>, clock: &Clock) -> Outcome<(Process,
     let mut command = Command::new(place.programs.join("bench-bare"));
     command.args([&bare_at.to_string(), &upstream_at.to_string(), &threads]);
     let mut bare = Process::start("bare", &mut command, &place.folder.join("bare.log"))?;
-    ready(&mut bare, bare_at, "/").await?;
+    ready(&mut bare, bare_at, "/", START_MAX).await?;
 
-    let routing = Tollgate::start(place, "routing", &routing_document(upstream_at)).await?;
-    let whole = Tollgate::start(place, "full", &full_document(upstream_at)).await?;
+    let routing =
+        Tollgate::start(place, "routing", &routing_document(upstream_at), START_MAX).await?;
+    let whole = Tollgate::start(place, "full", &full_document(upstream_at)?, START_MAX).await?;
     let chains = vec![
         Chain {
             id: "direct",
@@ -141,7 +142,7 @@ fn bearer(token: &str, headers: &str) -> Arc<[u8]> {
     get("/v1/contacts", &format!("authorization: Bearer {token}\r\n{headers}"))
 }
 
-fn get(path: &str, headers: &str) -> Arc<[u8]> {
+pub(crate) fn get(path: &str, headers: &str) -> Arc<[u8]> {
     format!(
         "GET {path} HTTP/1.1\r\nhost: bench.example\r\naccept: application/json\r\n{headers}\r\n"
     )
@@ -150,19 +151,21 @@ fn get(path: &str, headers: &str) -> Arc<[u8]> {
 }
 
 /// The gateway, as it is shipped.
-struct Tollgate {
-    address: SocketAddr,
-    process: Process,
+pub(crate) struct Tollgate {
+    pub(crate) address: SocketAddr,
+    pub(crate) process: Process,
 }
 
 impl Tollgate {
-    async fn start(place: &Place<'_>, name: &'static str, document: &Value) -> Outcome<Self> {
+    /// Starts one under a document, and waits for so long at most until it is ready.
+    pub(crate) async fn start(
+        place: &Place<'_>,
+        name: &'static str,
+        document: &Value,
+        start_max: Duration,
+    ) -> Outcome<Self> {
         let folder = std::path::absolute(place.folder)?.join(name);
-        let packs = folder.join("packs");
-        std::fs::create_dir_all(&packs)?;
-        for pack in demo::PACKS {
-            std::fs::write(packs.join(format!("{}-{}.wasm", pack.name, pack.version)), pack.wasm)?;
-        }
+        packs::file::lay(&folder.join("packs"))?;
         write_json(&folder.join("jwks.json"), &json!(crm::Signer::demo().jwks()))?;
         // JSON is YAML. Paths in a document are absolute, whatever the process's working folder.
         let mut document = document.clone();
@@ -182,7 +185,7 @@ impl Tollgate {
         let mut command = Command::new(place.programs.join("tollgate"));
         command.args(["serve", "--config"]).arg(config).env("TOLLGATE_LOG", "warn");
         let mut process = Process::start(name, &mut command, &folder.join("tollgate.log"))?;
-        ready(&mut process, status, "/readyz").await?;
+        ready(&mut process, status, "/readyz", start_max).await?;
         Ok(Self { address: gateway, process })
     }
 }
@@ -193,7 +196,12 @@ fn write_json(path: &Path, value: &Value) -> Outcome<PathBuf> {
 }
 
 /// Waits until the process answers 200.
-async fn ready(process: &mut Process, address: SocketAddr, path: &str) -> Outcome<()> {
+async fn ready(
+    process: &mut Process,
+    address: SocketAddr,
+    path: &str,
+    start_max: Duration,
+) -> Outcome<()> {
     let answers = async {
         loop {
             process.check()?;
@@ -203,7 +211,7 @@ async fn ready(process: &mut Process, address: SocketAddr, path: &str) -> Outcom
             tokio::time::sleep(START_POLL).await;
         }
     };
-    let waited = tokio::time::timeout(START_MAX, answers).await;
+    let waited = tokio::time::timeout(start_max, answers).await;
     waited.unwrap_or_else(|_| Err(format!("nothing answers 200 at {address}{path}").into()))
 }
 
@@ -249,7 +257,7 @@ fn routing_document(upstream: SocketAddr) -> Value {
 }
 
 /// A JWT with scopes, three limits that never refuse, and a pack.
-fn full_document(upstream: SocketAddr) -> Value {
+fn full_document(upstream: SocketAddr) -> Outcome<Value> {
     let limits = json!([
         { "id": "burst", "rate": "1000000/s", "burst": 1_000_000, "per": "tenant", "on_store_error": "local" },
         { "id": "daily", "quota": "1000000000/day", "per": "tenant", "on_store_error": "local" },
@@ -262,6 +270,7 @@ fn full_document(upstream: SocketAddr) -> Value {
             "jwks": { "file": "" }, "tenant": "acme", "typ": "at+jwt",
         }]);
         document.insert("issuers".to_owned(), issuer);
+        document.insert("pack_keys".to_owned(), json!([packs::file::key()?]));
         document.insert("packs".to_owned(), json!([{ "id": PACK, "version": "1.0.0" }]));
         let attachment = json!([{
             "id": "correlate", "pack": format!("{PACK}@1.0.0"), "phases": ["request"], "mode": "enforce",
@@ -269,7 +278,7 @@ fn full_document(upstream: SocketAddr) -> Value {
         }]);
         document.insert("attachments".to_owned(), attachment);
     }
-    document
+    Ok(document)
 }
 
 /// As documents hold it.

@@ -6,6 +6,7 @@
 mod chain;
 mod load;
 mod machine;
+mod packs;
 mod process;
 mod report;
 mod tenants;
@@ -29,7 +30,7 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Measures what a request costs: direct, a bare pingora, routing only, the full chain; in turns, in one run. And what a
-/// revision of many tenants costs, and a key's lookup among them.
+/// revision of many tenants costs, and a key's lookup among them; and what policy packs cost.
 ///
 /// Example: make bench ARGS='--rounds 9 --requests 60000'
 #[derive(clap::Parser, Clone, Debug, serde::Serialize)]
@@ -63,6 +64,8 @@ enum Part {
     Chains,
     /// Documents of many tenants.
     Tenants,
+    /// Decisions of policy packs, many attachments, a version on its way into force.
+    Packs,
 }
 
 fn main() -> ExitCode {
@@ -112,8 +115,11 @@ async fn bench(settings: Settings) -> Outcome<bool> {
         // Before the chains, whose processes would share the machine.
         report.tenants = tenants::measure(&folder, settings.rounds).await?;
     }
+    let place = Place { folder: &folder, programs: &programs, settings: &settings };
+    if settings.parts.contains(&Part::Packs) {
+        report.packs = Some(packs::measure(&place).await?);
+    }
     if settings.parts.contains(&Part::Chains) {
-        let place = Place { folder: &folder, programs: &programs, settings: &settings };
         let (upstream, started) = chain::start(&place, &clock).await?;
         for chain in &started {
             chain.prove().await?;

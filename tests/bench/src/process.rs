@@ -52,6 +52,11 @@ impl Process {
         })?;
         Ok(kib.parse()?)
     }
+
+    /// Open file descriptors.
+    pub(crate) fn descriptors(&self) -> Outcome<usize> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count())
+    }
 }
 
 impl Drop for Process {

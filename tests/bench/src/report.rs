@@ -4,12 +4,14 @@ use crate::Settings;
 use crate::chain::Chain;
 use crate::load::Answers;
 use crate::machine::Machine;
+use crate::packs::Packs;
 use crate::process::Cpu;
 use crate::tenants::{self, Measured};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
+use std::{env, iter};
 
 /// The chain that others are compared with.
 const REFERENCE: &str = "bare";
@@ -20,6 +22,8 @@ pub(crate) struct Report {
     started: jiff::Timestamp,
     seconds: f64,
     machine: Machine,
+    /// What was run.
+    command: String,
     settings: Settings,
     /// Whether all that was measured is as it must be.
     pub(crate) passed: bool,
@@ -28,6 +32,7 @@ pub(crate) struct Report {
     summary: Vec<Summary>,
     pub(crate) runs: Vec<Run>,
     pub(crate) tenants: Vec<Measured>,
+    pub(crate) packs: Option<Packs>,
 }
 
 /// One chain in one round, as measured.
@@ -133,12 +138,17 @@ impl Report {
             started,
             seconds: 0.0,
             machine,
+            command: iter::once("bench".to_owned())
+                .chain(env::args().skip(1))
+                .collect::<Vec<_>>()
+                .join(" "),
             settings: settings.clone(),
             passed: false,
             answered: false,
             summary: Vec::new(),
             runs: Vec::new(),
             tenants: Vec::new(),
+            packs: None,
         }
     }
 
@@ -147,7 +157,9 @@ impl Report {
         self.seconds = took.as_secs_f64();
         let wanted = usize::try_from(self.settings.rounds).unwrap_or(usize::MAX) * chains.len();
         self.answered = self.runs.len() == wanted && self.runs.iter().all(Run::passed);
-        self.passed = self.answered && (self.tenants.is_empty() || tenants::in_time(&self.tenants));
+        self.passed = self.answered
+            && (self.tenants.is_empty() || tenants::in_time(&self.tenants))
+            && self.packs.as_ref().is_none_or(Packs::passed);
         self.summary = chains.iter().map(|chain| self.summarise(chain)).collect();
     }
 
@@ -181,6 +193,7 @@ impl Report {
         if !self.tenants.is_empty() {
             text += &tenants::markdown(&self.tenants);
         }
+        text += &self.packs.as_ref().map(Packs::markdown).unwrap_or_default();
         // Writing to a string can't fail.
         let _ = writeln!(
             text,

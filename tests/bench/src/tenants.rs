@@ -11,6 +11,8 @@ use http::{HeaderMap, HeaderValue, Method};
 use model::document::CredentialKind;
 use model::idempotency::Salt;
 use model::{Clock, Head, config};
+use pack_host::worker::Worker;
+use pack_host::{Host, HostSettings};
 use serde::Serialize;
 use serde_json::{Value, json};
 use stages::authenticate::{Requirement, X_API_KEY};
@@ -96,11 +98,19 @@ pub(crate) async fn measure(folder: &Path, rounds: u32) -> Outcome<Vec<Measured>
     Ok(measured)
 }
 
-async fn gateway(folder: &Path, name: &str) -> Outcome<Arc<Gateway>> {
+/// A gateway that serves nobody. It compiles packs by the program among these, if there are any.
+pub(crate) async fn gateway(
+    folder: &Path,
+    name: &str,
+    programs: Option<&Path>,
+) -> Outcome<Arc<Gateway>> {
     let url = format!("sqlite://{}", folder.join(format!("{name}.db")).display());
+    let worker = programs.map_or(Worker::Here, |path| Worker::Process(path.join("tollgate")));
+    let packs = HostSettings { cache: Some(folder.join("aot")), ..HostSettings::small(worker) };
     Ok(Gateway::new(gateway::Settings {
         clock: Clock::system(),
         packs: folder.join("packs"),
+        host: Host::new(packs)?,
         ledger: AnyLedger::in_process(),
         salt: Salt([0; 32]),
         node: "bench".into(),
@@ -118,7 +128,7 @@ impl Case {
         // A prime: comes to each key, and far from the one before.
         let heads = (0..REQUESTS).map(|index| head(&key(index * 7_919 % keys)));
         Ok(Self {
-            gateway: gateway(folder, &format!("tenants-{tenants}")).await?,
+            gateway: gateway(folder, &format!("tenants-{tenants}"), None).await?,
             tenants,
             text: document(tenants).to_string(),
             heads: heads.collect::<Result<_, _>>()?,
@@ -161,7 +171,7 @@ impl Case {
     }
 }
 
-fn timed<T>(work: impl FnOnce() -> T) -> (T, f64) {
+pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, f64) {
     let began = Instant::now();
     let made = work();
     (made, began.elapsed().as_secs_f64() * 1e3)

@@ -100,17 +100,16 @@ fn no_port_but_those_that_listen_is_published_and_admin_on_loopback_alone() {
 }
 
 #[test]
-fn each_node_has_a_volume_of_its_own_and_all_share_the_packs_read_only() {
+fn each_node_has_a_volume_of_its_own() {
     let compose = compose();
     let mut volumes = BTreeSet::new();
     for (name, service) in services() {
         let mounts = list(&service, "volumes");
-        let [data, packs] = mounts.as_slice() else { panic!("{name}: {mounts:?}") };
+        let [data] = mounts.as_slice() else { panic!("{name}: {mounts:?}") };
         let (volume, target) = data.split_once(':').unwrap();
         assert_eq!(target, image_environment()["TOLLGATE_DATA"], "{name}");
         assert!(compose["volumes"].get(volume).is_some(), "{volume} is not declared");
         assert!(volumes.insert(volume.to_owned()), "{volume} is mounted twice");
-        assert_eq!(*packs, format!("./packs:{DATA}/packs:ro"), "{name}");
     }
 }
 
@@ -133,9 +132,7 @@ fn secrets_are_files_that_are_declared_mounted_and_never_committed() {
         }
     }
     let ignored = read(".gitignore");
-    for folder in ["/deploy/secrets", "/deploy/packs"] {
-        assert!(ignored.lines().any(|line| line == folder), "{folder} could be committed");
-    }
+    assert!(ignored.lines().any(|line| line == "/deploy/secrets"), "secrets could be committed");
 }
 
 #[test]

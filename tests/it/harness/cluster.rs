@@ -3,6 +3,7 @@
 use super::api::Api;
 use super::call::{Call, Client};
 use super::metrics::Metrics;
+use super::pack::Made;
 use super::ports::{free, local};
 use super::process::{Process, tollgate};
 use super::token::unique;
@@ -81,7 +82,8 @@ impl Setup {
     /// With every pack of the demo.
     pub(crate) fn packs(self) -> Self {
         for pack in demo::PACKS {
-            std::fs::write(pack_file(&self.data(), pack.name, pack.version), pack.wasm).unwrap();
+            let file = pack_file(&self.data(), pack.name, pack.version);
+            std::fs::write(file, Made::of(pack).file()).unwrap();
         }
         self
     }
@@ -277,7 +279,7 @@ impl Cluster {
 
 /// Where the file of a pack is in a data folder.
 pub(crate) fn pack_file(data: &Path, name: &str, version: &str) -> PathBuf {
-    data.join("packs").join(format!("{name}-{version}.wasm"))
+    data.join("packs").join(format!("{name}-{version}.tgpack"))
 }
 
 /// A token as `tollgate` makes them.

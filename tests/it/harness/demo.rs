@@ -7,7 +7,7 @@ use super::process::{Process, tollgate};
 use http::Method;
 use serde_json::Value;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// A demo that runs.
@@ -113,6 +113,11 @@ impl Demo {
             .json(document)
             .send()
             .await
+    }
+
+    /// The folder that it was started in; its data folder is `demo` in it.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Its data folder.

@@ -136,6 +136,10 @@ impl Edit for Value {
         } else {
             self.with("packs", json!({ "id": pack, "version": "1.0.0" }))
         };
+        let document = match document["pack_keys"].as_array() {
+            Some(_) => document,
+            None => document.with("pack_keys", super::pack::key()),
+        };
         document.with(
             "attachments",
             json!({

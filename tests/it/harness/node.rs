@@ -3,6 +3,7 @@
 use super::call::{Answer, Call, Client};
 use super::document::ACME;
 use super::metrics::Metrics;
+use super::pack::Made;
 use super::ports::{free, local};
 use super::process::{Process, tollgate};
 use super::{eventually, hoped};
@@ -40,18 +41,24 @@ impl Setup {
         setup
     }
 
-    /// With this pack, as version 1.0.0.
-    pub(crate) fn pack(self, name: &str, bytes: &[u8]) -> Self {
-        replace(&self.pack_file(name), bytes);
+    /// With this pack file, as version 1.0.0.
+    pub(crate) fn pack(self, name: &str, file: &[u8]) -> Self {
+        replace(&self.pack_file(name), file);
         self
+    }
+
+    /// Lays the pack file of this version.
+    pub(crate) fn lay(&self, name: &str, version: &str, file: &[u8]) {
+        replace(&self.data().join("packs").join(format!("{name}-{version}.tgpack")), file);
     }
 
     /// With every pack of the demo, and the one that misbehaves.
     pub(crate) fn packs(self) -> Self {
-        let named = demo::PACKS.iter().map(|pack| (pack.name, pack.wasm));
-        named
-            .chain([("misbehave", demo::MISBEHAVE)])
-            .fold(self, |setup, (name, bytes)| setup.pack(name, bytes))
+        let setup = demo::PACKS
+            .iter()
+            .fold(self, |setup, pack| setup.pack(pack.name, &Made::of(pack).file()));
+        let misbehaves = Made::named("misbehave", "1.0.0", demo::MISBEHAVE);
+        setup.pack("misbehave", &misbehaves.file())
     }
 
     /// With this in its environment.
@@ -74,7 +81,7 @@ impl Setup {
     }
 
     fn pack_file(&self, name: &str) -> PathBuf {
-        self.data().join("packs").join(format!("{name}-1.0.0.wasm"))
+        self.data().join("packs").join(format!("{name}-1.0.0.tgpack"))
     }
 
     fn start_process(&self) -> Process {
@@ -207,9 +214,9 @@ impl Node {
     }
 
     /// Replaces the file of a pack, and waits until it is in force.
-    pub(crate) async fn publish_pack(&self, name: &str, bytes: &[u8]) -> u64 {
+    pub(crate) async fn publish_pack(&self, name: &str, file: &[u8]) -> u64 {
         let before = self.revision().await;
-        replace(&self.setup.pack_file(name), bytes);
+        replace(&self.setup.pack_file(name), file);
         self.is_beyond(before).await
     }
 

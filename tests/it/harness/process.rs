@@ -1,10 +1,12 @@
 //! The real binary as a child: started, watched, killed by its handle.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::thread::panicking;
+use std::time::Duration;
 
 /// How much of a log a failing test prints, in lines.
 const PRINTED_LINES: usize = 300;
@@ -18,13 +20,17 @@ pub(crate) struct Process {
 /// The command, without what this environment says about Tollgate.
 pub(crate) fn tollgate() -> Command {
     let mut command = Command::new(binary());
+    without_settings(&mut command);
+    command.stdin(Stdio::null());
+    command
+}
+
+fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TOLLGATE_") {
             command.env_remove(&name);
         }
     }
-    command.stdin(Stdio::null());
-    command
 }
 
 /// Runs the command to its end.
@@ -39,6 +45,71 @@ fn binary() -> PathBuf {
     let binary = profile.join("tollgate");
     assert!(binary.is_file(), "there is no {}: build it first: make build", binary.display());
     binary
+}
+
+/// What tells that a command has ended, and how. No command prints it.
+const ENDED: &str = "-- it ended with";
+/// How long one command may take: some compile.
+const COMMAND_MAX: Duration = Duration::from_secs(300);
+
+/// A shell with `tollgate` in its path, as somebody types into it.
+pub(crate) struct Shell {
+    bash: Child,
+    typed: ChildStdin,
+    printed: Receiver<String>,
+}
+
+impl Shell {
+    /// One that is in this folder. What cargo builds there is kept for the next run.
+    pub(crate) fn in_folder(folder: &Path) -> Self {
+        let tollgate = binary();
+        let path = std::env::var("PATH").unwrap();
+        let mut command = Command::new("bash");
+        command.args(["--norc", "--noprofile", "-s"]).current_dir(folder);
+        without_settings(&mut command);
+        command.env("PATH", format!("{}:{path}", tollgate.parent().unwrap().display()));
+        command.env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("guide"));
+        let mut bash = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (typed, output) = (bash.stdin.take().unwrap(), bash.stdout.take().unwrap());
+        let (lines, printed) = mpsc::channel();
+        std::thread::spawn(move || {
+            BufReader::new(output)
+                .lines()
+                .map_while(Result::ok)
+                .all(|line| lines.send(line).is_ok())
+        });
+        let mut shell = Self { bash, typed, printed };
+        shell.run("exec 2>&1");
+        shell
+    }
+
+    /// What a command prints, and how it ends.
+    pub(crate) fn run(&mut self, command: &str) -> (String, i32) {
+        let told =
+            "__ended=$?; printf '\\n%s %s\\n' '".to_owned() + ENDED + "' $__ended; (exit $__ended)";
+        writeln!(self.typed, "{command}\n{told}").unwrap();
+        let mut printed = String::new();
+        loop {
+            let line = self.printed.recv_timeout(COMMAND_MAX);
+            let line =
+                line.unwrap_or_else(|_| panic!("`{command}` does not end; it printed\n{printed}"));
+            if let Some(status) = line.strip_prefix(ENDED) {
+                // The line end before the mark is not the command's.
+                printed.pop();
+                return (printed, status.trim().parse().unwrap());
+            }
+            printed.push_str(&line);
+            printed.push('\n');
+        }
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        // Both fail only where it has ended already.
+        self.bash.kill().ok();
+        self.bash.wait().ok();
+    }
 }
 
 impl Process {
@@ -72,6 +143,12 @@ impl Process {
         let status = std::fs::read_to_string(path).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// How many file descriptors it has open (proc_pid_fd(5)).
+    pub(crate) fn descriptors(&self) -> u64 {
+        let folder = format!("/proc/{}/fd", self.child.id());
+        std::fs::read_dir(folder).unwrap().count() as u64
     }
 
     /// What it printed so far.
