@@ -334,12 +334,17 @@ impl ProxyHttp for Edge {
         client_reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("Peer: {peer}"));
-        // What may have been sent is not sent again: never under a key, else only where a repeat does no harm.
-        let is_keyed =
-            |dispatch: &Arc<Dispatch>| dispatch.admitted.claim.for_upstream().is_some();
-        let repeatable = !dispatched(role).is_some_and(is_keyed)
-            && session.req_header().method.is_idempotent()
-            && !session.as_ref().retry_buffer_truncated();
+        // What may have been sent is not sent again: never under a key, else only where a repeat does no harm and what
+        // was sent is still there.
+        let is_whole = match role {
+            Role::Inner(dispatch) => {
+                let body = dispatch.admitted.body.as_ref();
+                dispatch.admitted.claim.for_upstream().is_none()
+                    && body.is_none_or(|body| body.bytes().is_empty())
+            }
+            Role::Outer(_) | Role::Fresh => !session.as_ref().retry_buffer_truncated(),
+        };
+        let repeatable = is_whole && session.req_header().method.is_idempotent();
         if repeatable {
             error.retry.decide_reuse(client_reused);
         } else {

@@ -7,9 +7,11 @@
 
 mod data;
 mod differences;
+mod faults;
 mod health;
 mod judge;
 mod known;
+mod switch;
 mod system;
 mod tenant;
 #[cfg(test)]
@@ -18,14 +20,15 @@ mod watch;
 mod window;
 
 pub use data::DataSource;
-pub use health::{StoppedHere, VersionHealth};
+pub use health::VersionHealth;
 pub use judge::run;
+pub use switch::StoppedHere;
 pub use tenant::{AttachmentUse, Place, TenantUse};
 pub use watch::{Compared, Version, Watch};
 
 use crate::report::RolloutMetrics;
 use differences::Differences;
-use health::{Alarm, Faults, Switch};
+use health::Record;
 use known::Known;
 use model::Clock;
 use model::document::{self, Document, PackCaps, QuarantineAfter};
@@ -33,6 +36,7 @@ use model::id::{AttachmentId, PackId, TenantId};
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use store::Store;
+use switch::{Alarm, Switch};
 use tenant::{AttachmentState, CounterSets, TenantState};
 use watch::Tally;
 
@@ -42,10 +46,10 @@ pub struct Packs {
     attachments: Known<AttachmentState>,
     /// By `name@version`, and by attachment and candidate.
     switches: Known<Switch>,
-    /// By version and rule.
-    faults: Known<Faults>,
+    /// By attachment, version and rule.
+    records: Known<Record>,
     data: Known<DataSource>,
-    /// By attachment, running version and candidate.
+    /// By attachment as it is written, with its versions: what was seen of others says nothing about these settings.
     tallies: Known<Tally>,
     counters: Arc<CounterSets>,
     alarm: Arc<Alarm>,
@@ -66,7 +70,7 @@ impl Packs {
             tenants: Known::default(),
             attachments: Known::default(),
             switches: Known::default(),
-            faults: Known::default(),
+            records: Known::default(),
             data: Known::default(),
             tallies: Known::default(),
             counters: Arc::default(),
@@ -94,17 +98,18 @@ impl Packs {
         Arc::new(AttachmentUse::new(state, instances))
     }
 
-    /// How a version fares, under an attachment's rule.
+    /// How `name@version` fares at an attachment that runs it or has it as its candidate.
     pub fn version(
         &self,
-        pack: &PackId,
         version: &str,
-        after: &QuarantineAfter,
+        attachment: &document::Attachment,
     ) -> Arc<VersionHealth> {
-        let version = format!("{pack}@{version}");
-        let rule = format!("{version} {}/{}", after.faults, after.window);
-        let faults = self.faults.get(&rule, || Faults::new(after.window));
-        Arc::new(VersionHealth::new(self.switch(&version, None), faults, *after))
+        let QuarantineAfter { faults, window } = attachment.quarantine;
+        let rule = format!("{} {version} {faults}/{window}", attachment.id);
+        let record = self.records.get(&rule, || Record::new(window));
+        let switches = [None, Some(&attachment.id)].map(|at| self.switch(version, at));
+        let tenant = attachment.scope.tenant.clone();
+        Arc::new(VersionHealth::new(switches, record, tenant, attachment.quarantine))
     }
 
     /// The data of a pack that may ask for it.
@@ -117,7 +122,7 @@ impl Packs {
         let rollout = attachment.rollout.as_ref().filter(|_| !attachment.halted)?;
         let (pack, running) = attachment.pack.split_once('@')?;
         let (_, candidate) = rollout.candidate.split_once('@')?;
-        let key = format!("{} {} {candidate}", attachment.id, attachment.pack);
+        let key = serde_json::to_string(attachment).unwrap_or_default();
         let tally = self.tallies.get(&key, || Tally::new(self.clock.now()));
         Some(Arc::new(Watch {
             attachment: attachment.id.clone(),
@@ -125,12 +130,12 @@ impl Packs {
             pack: pack.into(),
             running: running.to_owned(),
             candidate: candidate.to_owned(),
-            everywhere: self.switch(&rollout.candidate, None),
-            here: self.switch(&rollout.candidate, Some(&attachment.id)),
+            health: self.version(&rollout.candidate, attachment),
             rollout: rollout.clone(),
             tally,
             differences: self.differences.clone(),
             metrics: self.metrics.clone(),
+            clock: self.clock.clone(),
         }))
     }
 
@@ -143,6 +148,19 @@ impl Packs {
     pub(crate) fn in_force(&self, document: &Document) {
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = InForce::of(document);
         self.settle();
+        self.forget_counters(document);
+    }
+
+    /// Makes room: packs that are not attached any more count nothing.
+    fn forget_counters(&self, document: &Document) {
+        let is_attached = |pack: &PackId| {
+            let mut attached = document.attachments.iter();
+            attached.any(|entry| entry.pack.split_once('@').is_some_and(|(id, _)| id == pack.as_str()))
+        };
+        let gone = |(pack, _): &(PackId, _)| !is_attached(pack);
+        if self.counters.in_use().iter().any(gone) {
+            self.tenants.in_use().iter().for_each(|tenant| tenant.keep_counters(is_attached));
+        }
     }
 
     /// Forgets what was stopped here and what the document in force knows of, or does not have.
@@ -169,7 +187,7 @@ impl Packs {
 /// What the document in force says of versions.
 #[derive(Default)]
 struct InForce {
-    /// Those that may decide, and candidates where they may: keys of [`Switch`]es.
+    /// Those that may decide, at all and at each attachment: keys of [`Switch`]es.
     may_decide: HashSet<String>,
     /// Those that run somewhere, as `name@version`.
     running: HashSet<String>,
@@ -179,14 +197,15 @@ impl InForce {
     fn of(document: &Document) -> Self {
         let packs = document.packs.iter().filter(|pack| pack.quarantined.is_none());
         let versions = packs.map(|pack| format!("{}@{}", pack.id, pack.version));
-        let candidates = document.attachments.iter().filter_map(|attachment| {
-            let rollout = attachment.rollout.as_ref()?;
-            Some(Switch::key(&rollout.candidate, Some(&attachment.id)))
+        let decides = || document.attachments.iter().filter(|attachment| !attachment.halted);
+        let at_attachments = decides().flat_map(|attachment| {
+            let candidate = attachment.rollout.as_ref().map(|rollout| &rollout.candidate);
+            let versions = [Some(&attachment.pack), candidate].into_iter().flatten();
+            versions.map(|version| Switch::key(version, Some(&attachment.id)))
         });
-        let running = document.attachments.iter().filter(|attachment| !attachment.halted);
         Self {
-            may_decide: versions.chain(candidates).collect(),
-            running: running.map(|attachment| attachment.pack.clone()).collect(),
+            may_decide: versions.chain(at_attachments).collect(),
+            running: decides().map(|attachment| attachment.pack.clone()).collect(),
         }
     }
 }

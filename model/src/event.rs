@@ -29,5 +29,7 @@ pub struct Event {
 pub const PACK_QUARANTINED: &str = "tollgate.pack.quarantined";
 /// A candidate was taken back.
 pub const PACK_ROLLED_BACK: &str = "tollgate.pack.rolled_back";
+/// An attachment decides nothing any more: there is no version to go back to.
+pub const PACK_HALTED: &str = "tollgate.pack.halted";
 /// A candidate became the running version.
 pub const PACK_PROMOTED: &str = "tollgate.pack.promoted";

@@ -13,7 +13,7 @@ mod shift;
 
 pub use before::Before;
 pub use difference::{Outcome, difference, summary};
-pub use edit::{Fallen, Unchanged, promote, quarantine, roll_back, roll_back_to};
+pub use edit::{Fallen, Unchanged, promote, quarantine, roll_back, roll_back_to, take_out};
 pub use lasting::keep_quarantines;
 pub use samples::{Durations, Samples, Verdict, judge};
 pub use shift::{Became, Shift, events, shifts};

@@ -172,6 +172,34 @@ async fn an_answer_too_large_for_packs_fails_those_that_read_it_and_streams_past
     assert_eq!(metrics.sum("tollgate_pack_failures_total", &labels).to_string(), "3");
 }
 
+#[tokio::test]
+async fn a_pack_that_observes_bodies_gets_in_nobodys_way() {
+    let answer = large(3 << 20);
+    let sent = answer.clone();
+    let upstream = Upstream::scripted(move |_| Reply::of(200).body(sent.clone())).await;
+    let document = attached(&upstream, &json!(["request", "response"]), &rewrites("another"))
+        .changed(|document| document.entry("attachments", "a")["mode"] = json!("observe"));
+    let node = start(&document).await;
+    // Too large to be held for one that only looks on: it goes through as if nobody did.
+    let body = large((1 << 20) + 1);
+    let call = node.put("/v1/contacts/7").key(ACME).header("range", "bytes=0-");
+    let got = call.header("accept-encoding", "gzip").body(body.clone()).send().await;
+    assert!(got.is(200).body == answer, "the answer is whole");
+    let arrival = upstream.only_arrival();
+    assert_eq!(arrival.body_sha256, sha256(&body));
+    assert_eq!((arrival.header("range"), arrival.header("accept-encoding")), ("bytes=0-", "gzip"));
+    let metrics = node.has_reported(1).await;
+    let labels = [("pack", "misbehave"), ("mode", "observe"), ("decision", "failed")];
+    assert_eq!(metrics.sum("tollgate_pack_decisions_total", &labels).to_string(), "2");
+    // A small one it sees, and the answer stays the upstream's.
+    let got = node.put("/v1/contacts/7").key(ACME).body("small").send().await;
+    assert!(got.is(200).body == answer, "the answer is whole");
+    assert_eq!(upstream.has_seen(2).await[1].body_sha256, sha256("small"));
+    let metrics = node.has_reported(2).await;
+    let labels = [("pack", "misbehave"), ("mode", "observe"), ("decision", "edit")];
+    assert_eq!(metrics.sum("tollgate_pack_decisions_total", &labels).to_string(), "1");
+}
+
 /// A pack of phase `response` that reads nothing of the answer and puts another one in its place.
 fn answers() -> Made {
     // A `decision` is a variant: its fourth case is `answer`, whose record follows at an offset of 4.

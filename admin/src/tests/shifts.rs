@@ -193,7 +193,7 @@ async fn what_is_quarantined_stays_so_when_an_older_revision_is_brought_back() {
     let told = api.ask("POST", &target).bearer(&operator).send().await.is(200).json();
     let touched: Vec<_> =
         told["difference"].as_array().unwrap().iter().map(|one| one["path"].clone()).collect();
-    assert_eq!(touched, ["/plans/1/limits"], "{told}");
+    assert_eq!(touched, ["/plans/1/limits/0"], "{told}");
     assert_eq!(runs(&api).await, [run("1.0.0"), run("1.0.0"), run("1.0.0")]);
     let (entry, _) = api.read(&format!("{PACK}/1.1.0")).await;
     assert_eq!(entry["quarantined"]["reason"], "by operator-of-all");

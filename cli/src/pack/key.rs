@@ -111,7 +111,7 @@ impl Sign {
         let digest = package.digest();
         match Form::json_if(self.json) {
             Form::Json => {
-                print(&json!({ "file": self.file, "digest": digest, "key": id }).to_string())
+                print(&json!({ "file": self.file, "digest": digest, "key": id }).to_string());
             }
             Form::Text => print(&format!("{} is signed by {id} ({digest})", self.file.display())),
         }

@@ -10,9 +10,10 @@ use crate::report::Series;
 use crate::rollout;
 use crate::trace::Trace;
 use model::document::PhaseName;
+use model::id::TenantId;
 use model::rollout::Outcome;
 use model::{Decision, FailureReason};
-use pack_host::{Counters, Counting, Failure, Grants, PackData, PolicyResponse, thread_cpu};
+use pack_host::{Counters, Counting, Failure, Grants, PackData, PolicyResponse, Whose, thread_cpu};
 use std::cell::Cell;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -54,6 +55,8 @@ pub(super) struct Spoken {
     took: Duration,
     /// How long a processor was at it.
     cpu: Duration,
+    /// Whose limit it met, where it met one.
+    limit: Whose,
 }
 
 /// What stands in where a pack may not count or has no data.
@@ -88,7 +91,10 @@ impl Picks {
                 rollout::Version::Running => (&spoken, &aside),
                 rollout::Version::Candidate => (&aside, &spoken),
             };
-            candidate.watch.called(other.cpu, other.failure());
+            // A cap of the caller's plan says nothing about the candidate.
+            if other.limit == Whose::Own {
+                candidate.watch.called(other.cpu, other.failure());
+            }
             candidate.watch.compared(&rollout::Compared {
                 at: self.request.now,
                 trace: chain.trace,
@@ -115,14 +121,25 @@ impl Picks {
         let outcome = self.try_ask(pick, version, question, counters, chain);
         let (took, cpu) = (started.elapsed(), chain.lap());
         match outcome {
-            Ok(outcome) => Spoken { outcome, detail: String::new(), took, cpu },
-            Err(Failure { reason, detail }) => {
+            Ok(outcome) => {
                 if let Some(work) = &version.work {
-                    work.health.failed(reason, chain.now);
+                    work.health.decided(self.caller(), chain.now);
                 }
-                Spoken { outcome: Outcome::Failed(reason), detail, took, cpu }
+                Spoken { outcome, detail: String::new(), took, cpu, limit: Whose::Own }
+            }
+            Err(failure) => {
+                if let Some(work) = version.work.as_ref().filter(|_| failure.is_fault()) {
+                    work.health.failed(self.caller(), failure.reason, chain.now);
+                }
+                let Failure { reason, detail, limit } = failure;
+                Spoken { outcome: Outcome::Failed(reason), detail, took, cpu, limit }
             }
         }
+    }
+
+    /// The caller's tenant.
+    fn caller(&self) -> &TenantId {
+        &self.request.identity.tenant
     }
 
     fn try_ask(
@@ -133,11 +150,11 @@ impl Picks {
         counters: Counting<'_>,
         chain: &Chain<'_>,
     ) -> Result<Outcome, Failure> {
-        let refused = |reason, detail: &str| Failure { reason, detail: detail.to_owned() };
+        let refused = |reason, detail: &str| Failure::new(reason, detail);
         let Some(work) = &version.work else {
             return Err(refused(FailureReason::Quarantined, "the attachment is halted"));
         };
-        if work.health.is_quarantined() {
+        if work.health.is_stopped_for(self.caller(), chain.now) {
             return Err(refused(FailureReason::Quarantined, "the version was stopped on this node"));
         }
         if self.tenant.usage.is_spent(chain.now) {

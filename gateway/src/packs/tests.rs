@@ -230,6 +230,7 @@ async fn the_sum_of_what_packs_say_is_the_cost() {
         entry
     };
     let panics = json!({ "how": "panic", "message": "boom" });
+    let fails = json!({ "phases": ["cost"], "on_failure": "open", "quarantine": { "faults": 100 } });
     let of = |tenant: &str| json!({ "scope": { "tenant": tenant } });
     // The list is everybody's business, to create is not.
     let on_list = |mode: &str| json!({ "mode": mode, "scope": { "route": "list" } });
@@ -240,7 +241,7 @@ async fn the_sum_of_what_packs_say_is_the_cost() {
         says("four", 4, of("acme")),
         says("free", 0, of("globex")),
         says("much", u32::MAX, of("initech")),
-        attachment("fails", &panics, &json!({ "phases": ["cost"], "on_failure": "open" })),
+        attachment("fails", &panics, &fails),
     ])
     .await;
     for (tenant, method, of_route, cost) in [

@@ -10,7 +10,7 @@ use store::Store;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-/// Differences that may wait to be written: less than 1 KiB each.
+/// Differences that may wait to be written: less than 3 KiB each, as their texts are cut.
 const BUFFER: usize = 4096;
 /// How many are written at once.
 const BATCH: usize = 500;

@@ -1,205 +1,217 @@
-//! How a version of a pack fares on this node: its faults of late, and whether it was stopped for them.
+//! How a version of a pack fares at one attachment: its faults of late, whose they were, and whether it was stopped for them.
 //!
-//! Invariant: counting takes no lock. A version is stopped once; whoever stopped it says so to those who publish.
+//! Invariant: nobody's faults take away what decides for others. At an attachment of one tenant a version is stopped there
+//! alone; at one of all tenants it is stopped everywhere when it fails for whoever asks, and for the one tenant for a while
+//! when it decides for others. A call that goes well takes no lock.
 
-use crate::report::RolloutMetrics;
+use super::faults::Faults;
+use super::switch::Switch;
 use model::FailureReason;
 use model::document::QuarantineAfter;
-use model::id::AttachmentId;
+use model::id::TenantId;
 use model::units;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::Notify;
 
-/// Parts in which a window is counted: what is older than a window by less than one of them may be forgotten already.
-const SLOTS: usize = 32;
-/// Bits of a slot that count; the rest says which part of time it counts.
-const COUNT_BITS: u32 = 24;
+/// Tenants whose faults are counted apart; where there are more, the one that failed first is forgotten.
+const TENANTS_MAX: usize = 64;
+/// Microseconds.
+const SECOND: i64 = 1_000_000;
 
-/// A version of a pack as one attachment sees it. Attachments with the same rule count together.
+/// A version of a pack at one attachment.
 pub struct VersionHealth {
-    switch: Arc<Switch>,
-    faults: Arc<Faults>,
+    /// Of the version.
+    everywhere: Arc<Switch>,
+    /// Of the version at this attachment.
+    here: Arc<Switch>,
+    record: Arc<Record>,
+    /// The only tenant that it decides for; all of them when none.
+    tenant: Option<TenantId>,
     after: QuarantineAfter,
 }
 
-/// Whether a version may decide on this node: at all, or as a candidate at one attachment.
-pub(super) struct Switch {
-    /// `name@version`.
-    version: Arc<str>,
-    /// Where it is a candidate.
-    attachment: Option<AttachmentId>,
-    is_off: AtomicBool,
-    alarm: Arc<Alarm>,
+/// What became of calls of late.
+pub(super) struct Record {
+    faults: Faults,
+    window: units::Duration,
+    /// The tenant for whom it decided last, and another one before: a hash of each, and the second.
+    good: [AtomicU64; 2],
+    failing: Mutex<Vec<Failing>>,
+    /// Whether a tenant is held back.
+    holds: AtomicBool,
 }
 
-/// Versions that were stopped on this node, and that no document in force has marked yet: as many as there are versions, at
-/// most.
-pub(super) struct Alarm {
-    stopped: Mutex<Vec<Stopped>>,
-    raised: Notify,
-    metrics: RolloutMetrics,
-}
-
-/// A version that was stopped on this node; it stays stopped while this is held.
-struct Stopped {
-    switch: Arc<Switch>,
-    reason: Arc<str>,
-}
-
-/// A version that this node stopped by itself.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct StoppedHere {
-    /// `name@version`.
-    pub version: Arc<str>,
-    /// Where it is stopped as a candidate; everywhere when none.
-    pub attachment: Option<AttachmentId>,
-    /// Why, for people.
-    pub reason: Arc<str>,
+/// A tenant for which it failed.
+struct Failing {
+    tenant: TenantId,
+    faults: Faults,
+    /// Until when it is not asked for this tenant, in microseconds since the Unix epoch.
+    held_until: i64,
 }
 
 impl VersionHealth {
-    pub(super) fn new(switch: Arc<Switch>, faults: Arc<Faults>, after: QuarantineAfter) -> Self {
-        Self { switch, faults, after }
+    pub(super) fn new(
+        [everywhere, here]: [Arc<Switch>; 2],
+        record: Arc<Record>,
+        tenant: Option<TenantId>,
+        after: QuarantineAfter,
+    ) -> Self {
+        Self { everywhere, here, record, tenant, after }
     }
 
-    /// Whether it must not decide on this node any more.
-    pub fn is_quarantined(&self) -> bool {
-        self.switch.is_off()
+    /// Whether it must not decide for this tenant now. `now`: microseconds since the Unix epoch.
+    pub fn is_stopped_for(&self, tenant: &TenantId, now: i64) -> bool {
+        self.is_stopped() || self.record.holds_back(tenant, now)
     }
 
-    /// It failed. What is its own fault is counted, and stops it when there were too many of late. `now`: microseconds
-    /// since the Unix epoch.
-    pub fn failed(&self, reason: FailureReason, now: i64) {
-        if !reason.is_fault() {
+    /// Whether it must not decide at this attachment any more.
+    pub fn is_stopped(&self) -> bool {
+        self.everywhere.is_off() || self.here.is_off()
+    }
+
+    /// It decided for this tenant.
+    pub fn decided(&self, tenant: &TenantId, now: i64) {
+        if self.tenant.is_none() {
+            self.record.went_well(tenant, now);
+        }
+    }
+
+    /// It failed for this tenant, by its own fault. Too many faults of late stop it.
+    pub fn failed(&self, tenant: &TenantId, reason: FailureReason, now: i64) {
+        if !reason.is_fault() || self.is_stopped() {
             return;
         }
-        if self.faults.add(now) >= u64::from(self.after.faults) && !self.is_quarantined() {
-            let QuarantineAfter { faults, window } = self.after;
+        let QuarantineAfter { faults, window } = self.after;
+        let most = u64::from(faults);
+        let why = || {
             let count = if faults == 1 { "1 fault".to_owned() } else { format!("{faults} faults") };
-            let last = reason.as_str();
-            self.switch.stop(format!("{count} within {window} on one node, the last one: {last}"));
-        }
-    }
-}
-
-impl Switch {
-    pub(super) fn new(version: &str, attachment: Option<AttachmentId>, alarm: Arc<Alarm>) -> Self {
-        Self { version: version.into(), attachment, is_off: AtomicBool::new(false), alarm }
-    }
-
-    /// What it is known by, here and in what a document lets decide.
-    pub(super) fn key(version: &str, attachment: Option<&AttachmentId>) -> String {
-        match attachment {
-            Some(attachment) => format!("{attachment} {version}"),
-            None => version.to_owned(),
-        }
-    }
-
-    pub(super) fn is_off(&self) -> bool {
-        self.is_off.load(Ordering::Relaxed)
-    }
-
-    /// Stops it on this node, and tells those who publish; nothing when it is stopped already.
-    pub(super) fn stop(self: &Arc<Self>, reason: String) {
-        if !self.is_off.swap(true, Ordering::AcqRel) {
-            self.alarm.raise(self.clone(), reason);
-        }
-    }
-}
-
-impl Alarm {
-    pub(super) fn new(metrics: RolloutMetrics) -> Self {
-        Self { stopped: Mutex::default(), raised: Notify::new(), metrics }
-    }
-
-    fn raise(&self, switch: Arc<Switch>, reason: String) {
-        let Switch { version, attachment, .. } = &*switch;
-        self.metrics.quarantined(version.split_once('@').map_or("", |(pack, _)| pack));
-        let attachment = attachment.as_ref().map_or("", |id| id.as_str());
-        tracing::error!(
-            version = &**version,
-            attachment,
-            reason,
-            "a pack was stopped on this node"
-        );
-        let mut stopped = self.list();
-        stopped.push(Stopped { switch, reason: reason.into() });
-        self.metrics.stopped(stopped.len());
-        self.raised.notify_one();
-    }
-
-    /// Waits until a version is stopped.
-    pub(super) async fn raised(&self) {
-        self.raised.notified().await;
-    }
-
-    /// Those that are stopped.
-    pub(super) fn stopped(&self) -> Vec<StoppedHere> {
-        let here = |stopped: &Stopped| StoppedHere {
-            version: stopped.switch.version.clone(),
-            attachment: stopped.switch.attachment.clone(),
-            reason: stopped.reason.clone(),
+            format!("{count} within {window} on one node, the last one: {}", reason.as_str())
         };
-        self.list().iter().map(here).collect()
-    }
-
-    /// Lets go of those that may not decide anyway; says which, by their keys.
-    pub(super) fn settle(&self, may_decide: impl Fn(&str) -> bool) -> Vec<String> {
-        let mut stopped = self.list();
-        let key =
-            |Switch { version, attachment, .. }: &Switch| Switch::key(version, attachment.as_ref());
-        let settled = stopped.extract_if(.., |stopped| !may_decide(&key(&stopped.switch)));
-        let settled = settled.map(|stopped| key(&stopped.switch)).collect();
-        self.metrics.stopped(stopped.len());
-        settled
-    }
-
-    fn list(&self) -> MutexGuard<'_, Vec<Stopped>> {
-        self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Faults in a window that slides, exact to a 32nd of it.
-pub(super) struct Faults {
-    /// Length of a part, in microseconds.
-    part: u64,
-    slots: [AtomicU64; SLOTS],
-}
-
-impl Faults {
-    pub(super) fn new(window: units::Duration) -> Self {
-        let micros = u64::try_from(window.0.as_micros()).unwrap_or(u64::MAX);
-        Self { part: (micros / SLOTS as u64).max(1), slots: Default::default() }
-    }
-
-    /// Counts one, and says how many there were within the window.
-    fn add(&self, now: i64) -> u64 {
-        let part = u64::try_from(now).unwrap_or_default() / self.part;
-        let index = usize::try_from(part % SLOTS as u64).unwrap_or_default();
-        if let Some(slot) = self.slots.get(index) {
-            let one_more = |slot: u64| match slot >> COUNT_BITS == part {
-                // As many as can be counted: more change nothing.
-                true if counted(slot) == (1 << COUNT_BITS) - 1 => None,
-                true => Some(slot + 1),
-                false => Some(part << COUNT_BITS | 1),
-            };
-            // What is not counted is as many as there can be already.
-            let _ = slot.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
+        let all = self.record.faults.add(now);
+        if self.tenant.is_some() {
+            if all >= most {
+                self.stop_here(why());
+            }
+            return;
         }
-        // Another thread may be a part ahead; what is a window ahead is of before the clock was set back.
-        let near = part.saturating_sub(SLOTS as u64 - 1)..part + SLOTS as u64;
-        let slots = self.slots.iter().map(|slot| slot.load(Ordering::Acquire));
-        slots.filter(|slot| near.contains(&(slot >> COUNT_BITS))).map(counted).sum()
+        let (own, others) = self.record.failed(tenant, all, now);
+        if others >= most || (all >= most && !self.record.decides_for_others(tenant, now)) {
+            self.stop_everywhere(why());
+        } else if own >= most {
+            tracing::warn!(
+                tenant = tenant.as_str(),
+                reason = why(),
+                "a pack fails for one tenant, for whom it is not asked for a while"
+            );
+            self.record.hold_back(tenant, now);
+        }
+    }
+
+    /// Stops it at this attachment.
+    pub(super) fn stop_here(&self, why: String) {
+        self.here.stop(why);
+    }
+
+    /// Stops it wherever it is attached.
+    pub(super) fn stop_everywhere(&self, why: String) {
+        self.everywhere.stop(why);
     }
 }
 
-const fn counted(slot: u64) -> u64 {
-    slot & ((1 << COUNT_BITS) - 1)
+impl Record {
+    pub(super) fn new(window: units::Duration) -> Self {
+        Self {
+            faults: Faults::new(window),
+            window,
+            good: Default::default(),
+            failing: Mutex::default(),
+            holds: AtomicBool::new(false),
+        }
+    }
+
+    fn went_well(&self, tenant: &TenantId, now: i64) {
+        let [last, before] = &self.good;
+        let (known, fresh) = (last.load(Ordering::Relaxed), mark(tenant, now));
+        if known == fresh {
+            return;
+        }
+        if hash_of(known) != hash_of(fresh) {
+            before.store(known, Ordering::Relaxed);
+        }
+        last.store(fresh, Ordering::Relaxed);
+    }
+
+    /// Whether it decided for another tenant within the window.
+    fn decides_for_others(&self, tenant: &TenantId, now: i64) -> bool {
+        let own = hash_of(mark(tenant, now));
+        let since = u64::try_from((now - self.micros()) / SECOND).unwrap_or_default();
+        let marks = self.good.iter().map(|good| good.load(Ordering::Relaxed));
+        marks.into_iter().any(|mark| mark >> 32 >= since && mark != 0 && hash_of(mark) != own)
+    }
+
+    /// Counts a fault of a tenant. How many it has had, and how many there were without those of whoever had most.
+    fn failed(&self, tenant: &TenantId, all: u64, now: i64) -> (u64, u64) {
+        let mut failing = self.failing();
+        if !failing.iter().any(|known| known.tenant == *tenant) {
+            if failing.len() >= TENANTS_MAX {
+                failing.remove(0);
+            }
+            let faults = Faults::new(self.window);
+            failing.push(Failing { tenant: tenant.clone(), faults, held_until: 0 });
+        }
+        let own = failing.iter().find(|known| known.tenant == *tenant);
+        let own = own.map_or(0, |known| known.faults.add(now));
+        let most = failing.iter().map(|known| known.faults.count(now)).max().unwrap_or_default();
+        (own, all.saturating_sub(most))
+    }
+
+    fn hold_back(&self, tenant: &TenantId, now: i64) {
+        let mut failing = self.failing();
+        if let Some(known) = failing.iter_mut().find(|known| known.tenant == *tenant) {
+            known.held_until = now.saturating_add(self.micros());
+            self.holds.store(true, Ordering::Release);
+        }
+    }
+
+    fn holds_back(&self, tenant: &TenantId, now: i64) -> bool {
+        if !self.holds.load(Ordering::Acquire) {
+            return false;
+        }
+        let failing = self.failing();
+        // Where it says more than a window, the clock was set back.
+        let held = now + 1..=now.saturating_add(self.micros());
+        let is_held = |known: &Failing| held.contains(&known.held_until);
+        if !failing.iter().any(is_held) {
+            self.holds.store(false, Ordering::Release);
+        }
+        failing.iter().any(|known| known.tenant == *tenant && is_held(known))
+    }
+
+    fn micros(&self) -> i64 {
+        i64::try_from(self.window.0.as_micros()).unwrap_or(i64::MAX)
+    }
+
+    fn failing(&self) -> MutexGuard<'_, Vec<Failing>> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The second and a hash of the tenant (FNV-1a), in one word.
+fn mark(tenant: &TenantId, now: i64) -> u64 {
+    let hash = tenant
+        .as_str()
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    u64::try_from(now / SECOND).unwrap_or_default() << 32 | u64::from(hash)
+}
+
+const fn hash_of(mark: u64) -> u64 {
+    mark & 0xffff_ffff
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::switch::Alarm;
     use super::*;
     use crate::report::Metrics;
     use std::thread;
@@ -207,14 +219,25 @@ mod tests {
 
     /// 2026-11-21T09:00:00Z, in microseconds.
     const NOW: i64 = 1_795_251_600_000_000;
-    const SECOND: i64 = 1_000_000;
 
-    fn health(faults: u32, window: u64) -> (VersionHealth, Arc<Alarm>) {
+    /// At an attachment `a`, of this tenant or of all.
+    fn health(faults: u32, window: u64, tenant: Option<&str>) -> (VersionHealth, Arc<Alarm>) {
         let alarm = Arc::new(Alarm::new(Metrics::new("test").unwrap().rollouts().clone()));
-        let switch = Arc::new(Switch::new("p@1.0.0", None, alarm.clone()));
+        let switch =
+            |at: Option<&str>| Arc::new(Switch::new("p@1.0.0", at.map(Into::into), alarm.clone()));
         let window = units::Duration(Duration::from_secs(window));
+        let record = Arc::new(Record::new(window));
         let after = QuarantineAfter { faults, window };
-        (VersionHealth::new(switch, Arc::new(Faults::new(window)), after), alarm)
+        let switches = [switch(None), switch(Some("a"))];
+        (VersionHealth::new(switches, record, tenant.map(Into::into), after), alarm)
+    }
+
+    fn fails(health: &VersionHealth, tenant: &str, seconds: i64) {
+        health.failed(&tenant.into(), FailureReason::Trap, NOW + seconds * SECOND);
+    }
+
+    fn decides(health: &VersionHealth, tenant: &str, seconds: i64) {
+        health.decided(&tenant.into(), NOW + seconds * SECOND);
     }
 
     #[test]
@@ -230,39 +253,77 @@ mod tests {
             // The clock was set back: those of before are as old as they were.
             (&[100, 100, 100, 100, 0], false),
         ] {
-            let (health, alarm) = health(5, 30);
-            for (index, time) in times.iter().enumerate() {
-                assert!(!health.is_quarantined(), "{times:?} at {index}");
-                health.failed(FailureReason::Trap, NOW + time * SECOND);
+            for tenant in [None, Some("acme")] {
+                let (health, alarm) = health(5, 30, tenant);
+                for (index, time) in times.iter().enumerate() {
+                    assert!(!health.is_stopped(), "{times:?} at {index}");
+                    fails(&health, "acme", *time);
+                }
+                assert_eq!(health.is_stopped(), stops, "{times:?}");
+                let stopped = alarm.stopped();
+                assert_eq!(stopped.len(), usize::from(stops));
+                // Of one tenant's attachment nobody else hears.
+                let at = stopped.first().and_then(|stopped| stopped.attachment.clone());
+                assert_eq!(at.is_some(), stops && tenant.is_some());
             }
-            assert_eq!(health.is_quarantined(), stops, "{times:?}");
-            assert_eq!(alarm.stopped().len(), usize::from(stops));
         }
+    }
+
+    #[test]
+    fn one_tenants_faults_stop_what_decides_for_others_for_that_one_and_for_a_while() {
+        let (health, alarm) = health(5, 30, None);
+        decides(&health, "globex", 0);
+        for _ in 0..100 {
+            fails(&health, "acme", 1);
+            decides(&health, "globex", 1);
+        }
+        let stopped = |tenant: &str, seconds: i64| {
+            health.is_stopped_for(&tenant.into(), NOW + seconds * SECOND)
+        };
+        assert!(stopped("acme", 1) && !stopped("globex", 1) && !health.is_stopped());
+        assert!(stopped("acme", 30) && !stopped("acme", 31));
+        assert!(alarm.stopped().is_empty());
+        // Nobody else was decided for of late: then it is the version.
+        for _ in 0..5 {
+            fails(&health, "acme", 100);
+        }
+        assert!(health.is_stopped());
+    }
+
+    #[test]
+    fn faults_of_several_tenants_are_the_versions() {
+        let (health, alarm) = health(5, 30, None);
+        for tenant in ["acme", "initech", "acme", "hooli", "initech", "acme"] {
+            fails(&health, tenant, 0);
+            decides(&health, "globex", 0);
+        }
+        assert!(!health.is_stopped(), "three without those of acme");
+        fails(&health, "hooli", 1);
+        assert!(!health.is_stopped());
+        fails(&health, "initech", 1);
+        assert!(health.is_stopped());
+        assert_eq!(alarm.stopped()[0].attachment, None);
     }
 
     #[test]
     fn only_a_packs_own_faults_count() {
-        let (health, _) = health(1, 30);
+        let (health, _) = health(1, 30, None);
         for reason in FailureReason::ALL.iter().filter(|reason| !reason.is_fault()) {
-            health.failed(*reason, NOW);
+            health.failed(&"acme".into(), *reason, NOW);
         }
-        assert!(!health.is_quarantined());
-        health.failed(FailureReason::Fuel, NOW);
-        assert!(health.is_quarantined());
+        assert!(!health.is_stopped());
+        health.failed(&"acme".into(), FailureReason::Fuel, NOW);
+        assert!(health.is_stopped());
     }
 
     #[test]
     fn faults_at_the_same_time_are_all_counted_and_stop_it_once() {
-        for _ in 0..50 {
-            let (health, alarm) = health(4_000, 30);
+        for _ in 0..20 {
+            let (health, alarm) = health(4_000, 30, Some("acme"));
             thread::scope(|scope| {
                 for thread in 0..4 {
                     let health = &health;
-                    scope.spawn(move || {
-                        for fault in 0..1_000 {
-                            health.failed(FailureReason::Trap, NOW + thread * SECOND + fault);
-                        }
-                    });
+                    scope.spawn(move || (0..1_000).for_each(|_| fails(health, "acme", thread)));
                 }
             });
             let stopped = alarm.stopped();
@@ -272,26 +333,16 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_longest_window_and_the_most_faults_are_counted_exactly() {
-        let faults = Faults::new(units::Duration(Duration::from_secs(24 * 60 * 60)));
-        for fault in 1..=1_000_000 {
-            assert_eq!(faults.add(NOW), fault);
-        }
-        assert_eq!(faults.add(NOW + 23 * 3600 * SECOND), 1_000_001);
-        assert_eq!(faults.add(NOW + 24 * 3600 * SECOND), 2);
-    }
-
     #[tokio::test]
     async fn whoever_waits_is_told_and_what_may_not_decide_anyway_is_let_go() {
-        let (health, alarm) = health(1, 30);
-        health.failed(FailureReason::Trap, NOW);
+        let (health, alarm) = health(1, 30, None);
+        fails(&health, "acme", 0);
         alarm.raised().await;
         assert!(alarm.settle(|_| true).is_empty());
         assert_eq!(alarm.stopped().len(), 1);
         assert_eq!(alarm.settle(|version| version != "p@1.0.0"), ["p@1.0.0"]);
         assert!(alarm.stopped().is_empty());
         // Who holds it still sees it stopped.
-        assert!(health.is_quarantined());
+        assert!(health.is_stopped());
     }
 }

@@ -5,7 +5,7 @@
 //! saw while others may have seen more.
 
 use super::data;
-use super::health::StoppedHere;
+use super::switch::StoppedHere;
 use super::system::{self, Left, Order, What};
 use super::watch::Watch;
 use super::window::Window;
@@ -75,6 +75,17 @@ struct Case {
     is_settled: bool,
 }
 
+/// Who knows of a revision's rollouts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// All nodes do, by the store.
+    ToAll,
+    /// This node alone.
+    Here,
+    /// That is not settled: the revision is coming into force, or going.
+    NotYet,
+}
+
 /// Whose samples a verdict is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
@@ -115,8 +126,10 @@ impl<'a> Judge<'a> {
         let known = self.sync(revision, watches, now).await;
         let mut cases = cases(watches, now);
         let seen = match known {
-            Ok(true) => self.share(&mut cases).await.map(|()| Seen::ByAll),
-            Ok(false) => Ok(Seen::Here),
+            Ok(Known::ToAll) => self.share(&mut cases).await.map(|()| Seen::ByAll),
+            Ok(Known::Here) => Ok(Seen::Here),
+            // Another revision is on its way: what was seen of this one is looked at next time.
+            Ok(Known::NotYet) => return self.take_out(watches).await,
             Err(error) => Err(error),
         };
         let seen = self.answered(seen);
@@ -133,25 +146,28 @@ impl<'a> Judge<'a> {
         revision: u64,
         watches: &[Arc<Watch>],
         now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        let in_force = self.revisions.in_force();
-        let is_shared =
-            in_force.is_some_and(|known| known.number == revision && known.nodes.is_none());
-        if self.revisions.is_read_only() || !is_shared {
-            return Ok(false);
+    ) -> Result<Known, StoreError> {
+        if self.revisions.is_read_only() {
+            return Ok(Known::Here);
+        }
+        match self.revisions.in_force() {
+            Some(known) if known.number == revision && known.nodes.is_none() => {}
+            Some(known) if known.number == revision => return Ok(Known::Here),
+            Some(_) | None => return Ok(Known::NotYet),
         }
         if self.synced == Some(revision) {
-            return Ok(true);
+            return Ok(Known::ToAll);
         }
         let named = watches.iter().map(|watch| watch.as_open()).collect();
         let open = self.gateway.store.sync_rollouts(revision, named, now).await?;
         for watch in watches {
             if let Some(known) = open.iter().find(|known| watch.is_of(known)) {
-                watch.progress().is_known_as(&known.id, known.started_at);
+                let seen = watch.seen();
+                watch.progress().is_known_as(&known.id, known.started_at, &seen);
             }
         }
         self.synced = Some(revision);
-        Ok(true)
+        Ok(Known::ToAll)
     }
 
     /// Tells the other nodes what this one saw, and puts what all saw in its place.
@@ -206,7 +222,7 @@ impl<'a> Judge<'a> {
     async fn judge(&self, case: &Case, seen: Seen, now: Timestamp) {
         let Case { watch, window, is_settled } = case;
         // What is stopped is on its way out.
-        if watch.is_stopped() {
+        if watch.health.is_stopped() {
             return;
         }
         // Before all nodes have told of a window it can only speak against the candidate.
@@ -231,12 +247,13 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Takes a candidate back. Where it runs already, nobody is harmed by what was seen elsewhere.
+    /// Takes a candidate back. What was seen at one tenant's attachment says nothing about others, and where the version
+    /// runs already, nobody is harmed by what was seen elsewhere.
     fn stop(&self, watch: &Watch, why: String) {
-        if self.gateway.packs.runs(watch.candidate_reference()) {
-            watch.here.stop(why);
+        if watch.tenant.is_some() || self.gateway.packs.runs(watch.candidate_reference()) {
+            watch.health.stop_here(why);
         } else {
-            watch.everywhere.stop(why);
+            watch.health.stop_everywhere(why);
         }
     }
 
@@ -279,7 +296,7 @@ impl<'a> Judge<'a> {
                 continue;
             }
             let what = match &stopped.attachment {
-                Some(attachment) => What::RollBack(attachment.clone()),
+                Some(attachment) => What::TakeOut(attachment.clone()),
                 None => What::Quarantine,
             };
             let (version, reason) = (stopped.version.clone(), stopped.reason.clone());

@@ -39,8 +39,8 @@ pub(super) struct Order {
 pub(super) enum What {
     /// It is taken out of service everywhere.
     Quarantine,
-    /// It is taken back where it is a candidate here.
-    RollBack(AttachmentId),
+    /// It is taken out of service here, as a candidate or as the running version.
+    TakeOut(AttachmentId),
     /// It becomes the running version here.
     Promote(AttachmentId),
 }
@@ -80,7 +80,7 @@ pub(super) async fn carry_out(
         let text = newest.text.clone();
         let document = blocking(move || config::parse(&text)).await?.map_err(Left::Invalid)?;
         let mut before = None;
-        if let What::Quarantine = order.what {
+        if let What::Quarantine | What::TakeOut(_) = order.what {
             before = Some(gateway.store.ran_before(&document, &order.version).await?);
         }
         let (wanted, halted, at) = (order.clone(), stuck.clone(), gateway.clock.now());
@@ -155,16 +155,16 @@ fn make(
 ) -> Option<Made> {
     let Order { version, reason, what } = order;
     let mut after = before.clone();
+    let known = |id: &AttachmentId| ran?.get(id).filter(|_| !stuck.contains(id));
     match what {
         What::Promote(attachment) => {
             rollout::promote(&mut after, version, Some(attachment)).ok()?;
         }
-        What::RollBack(attachment) => {
-            rollout::roll_back(&mut after, version, Some(attachment)).ok()?;
+        What::TakeOut(attachment) => {
+            rollout::take_out(&mut after, version, attachment, known).ok()?;
         }
         What::Quarantine => {
-            let ran = |id: &AttachmentId| ran?.get(id).filter(|_| !stuck.contains(id));
-            rollout::quarantine(&mut after, version, reason, at, ran).ok()?;
+            rollout::quarantine(&mut after, version, reason, at, known).ok()?;
         }
     }
     let shifts = rollout::shifts(&before, &after, version);
@@ -225,7 +225,7 @@ fn entry(
     let (pack, version) = order.version.split_once('@').unwrap_or((&order.version, ""));
     let action = match order.what {
         What::Quarantine => "packs.quarantine",
-        What::RollBack(_) => "packs.rollback",
+        What::TakeOut(_) => "packs.rollback",
         What::Promote(_) => "packs.promote",
     };
     Entry {

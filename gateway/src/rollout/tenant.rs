@@ -118,6 +118,17 @@ impl TenantState {
     pub(super) fn new(sets: Arc<CounterSets>) -> Self {
         Self { sets, ..Self::default() }
     }
+
+    /// Forgets the counters of other packs.
+    pub(super) fn keep_counters(&self, of: impl Fn(&PackId) -> bool) {
+        if self.counters.load().iter().any(|(pack, _)| !of(pack)) {
+            let kept = |sets: &Arc<Vec<_>>| {
+                let kept = sets.iter().filter(|(pack, _)| of(pack)).cloned();
+                kept.collect::<Vec<(PackId, Arc<Counters>)>>()
+            };
+            self.counters.rcu(kept);
+        }
+    }
 }
 
 impl CounterSets {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use model::audit::Entry;
 use model::config::{self, Config, ConfigError};
 use model::document::PhaseName;
-use model::event::{PACK_PROMOTED, PACK_QUARANTINED, PACK_ROLLED_BACK};
+use model::event::{PACK_HALTED, PACK_PROMOTED, PACK_QUARANTINED, PACK_ROLLED_BACK};
 use model::id::NodeName;
 use model::port::StoreError;
 use model::revision::{Change, KeptAnswer, PublishError, Published, Revisions, Staged};
@@ -179,10 +179,7 @@ impl Node {
         let document = config.document();
         let packs = &self.gateway.packs;
         let watches = document.attachments.iter().filter_map(|entry| packs.watch(entry));
-        let health = document.attachments.iter().map(|entry| {
-            let (pack, version) = entry.pack.split_once('@').unwrap();
-            packs.version(&pack.into(), version, &entry.quarantine)
-        });
+        let health = document.attachments.iter().map(|entry| packs.version(&entry.pack, entry));
         let seen = Seen { revision, watches: watches.collect(), health: health.collect() };
         packs.in_force(document);
         seen
@@ -246,6 +243,10 @@ impl Seen {
     }
 }
 
+fn fails(health: &VersionHealth, reason: FailureReason, now: i64) {
+    health.failed(&"acme".into(), reason, now);
+}
+
 fn denies() -> Decision {
     Decision::Deny(Denial {
         status: http::StatusCode::FORBIDDEN,
@@ -269,8 +270,8 @@ fn document(versions: &[&str], runs: &str) -> Value {
         "tenants": [{ "id": "acme", "plan": "gold", "state": "active" }],
         "packs": packs,
         "attachments": [{
-            "id": "a", "pack": format!("p@{runs}"), "scope": { "tenant": "acme" },
-            "phases": ["request"], "mode": "enforce", "on_failure": "closed",
+            "id": "a", "pack": format!("p@{runs}"), "phases": ["request"], "mode": "enforce",
+            "on_failure": "closed",
         }],
     })
 }
@@ -497,15 +498,15 @@ async fn faults_take_the_running_version_out_and_the_one_before_comes_back() {
     let mut judge = node.judge();
     let faults = |count: usize| {
         let now = node.gateway.clock.micros();
-        (0..count).for_each(|_| seen.health[0].failed(FailureReason::Memory, now));
+        (0..count).for_each(|_| fails(&seen.health[0], FailureReason::Memory, now));
     };
     faults(4);
     node.goes_on(31);
     faults(4);
     seen.judged(&mut judge).await;
-    assert!(!seen.health[0].is_quarantined() && newest(&store).await.0 == 3);
+    assert!(!seen.health[0].is_stopped() && newest(&store).await.0 == 3);
     faults(1);
-    assert!(seen.health[0].is_quarantined());
+    assert!(seen.health[0].is_stopped());
     // In the meantime somebody publishes something else.
     node.shelf.is_overtaken.store(true, Ordering::Release);
     seen.judged(&mut judge).await;
@@ -524,7 +525,7 @@ async fn faults_take_the_running_version_out_and_the_one_before_comes_back() {
     lifted["packs"][2].as_object_mut().unwrap().remove("quarantined");
     lifted["attachments"][0]["pack"] = json!("p@1.2.0");
     drop(seen);
-    assert!(!node.publishes(&lifted).await.health[0].is_quarantined());
+    assert!(!node.publishes(&lifted).await.health[0].is_stopped());
 }
 
 #[tokio::test]
@@ -538,7 +539,7 @@ async fn an_attachment_without_a_version_to_go_back_to_is_halted() {
         }
         let seen = node.publishes(&document(&["1.0.0", "1.1.0"], "1.1.0")).await;
         for _ in 0..5 {
-            seen.health[0].failed(FailureReason::Trap, node.gateway.clock.micros());
+            fails(&seen.health[0], FailureReason::Trap, node.gateway.clock.micros());
         }
         seen.judged(&mut node.judge()).await;
         let (_, document, _) = newest(&store).await;
@@ -557,8 +558,7 @@ async fn an_attachment_without_a_version_to_go_back_to_is_halted() {
 async fn a_candidates_faults_leave_the_running_version_alone() {
     let (store, _keep) = store().await;
     let (node, seen) = Node::with(&store, "a", &rolling_out(json!({}))).await;
-    let after = QuarantineAfter::default();
-    let candidate = node.gateway.packs.version(&"p".into(), "1.1.0", &after);
+    let candidate = &seen.watches[0].health;
     let caller = Identity {
         tenant: "acme".into(),
         consumer: "app".into(),
@@ -569,9 +569,9 @@ async fn a_candidates_faults_leave_the_running_version_alone() {
     };
     assert!(seen.watches[0].takes(&caller, "r"));
     for _ in 0..5 {
-        candidate.failed(FailureReason::Trap, node.gateway.clock.micros());
+        fails(candidate, FailureReason::Trap, node.gateway.clock.micros());
     }
-    assert!(!seen.watches[0].takes(&caller, "r") && !seen.health[0].is_quarantined());
+    assert!(!seen.watches[0].takes(&caller, "r") && !seen.health[0].is_stopped());
     seen.judged(&mut node.judge()).await;
     let (number, document, _) = newest(&store).await;
     assert_eq!((number, &document["attachments"][0]["pack"]), (2, &json!("p@1.0.0")));
@@ -599,9 +599,82 @@ async fn a_candidate_that_runs_elsewhere_is_taken_back_where_it_is_a_candidate_a
     assert_eq!(events(&store).await, [PACK_ROLLED_BACK]);
     assert_eq!(audited(&store).await[0].0, "packs.rollback");
     assert_eq!(rollouts(&store).await[0].state, RolloutState::RolledBack);
-    assert!(seen.watches[0].is_stopped() && !seen.health[1].is_quarantined());
+    assert!(seen.watches[0].health.is_stopped() && !seen.health[1].is_stopped());
     node.follows().await;
     assert!(node.stopped().is_empty());
+}
+
+#[tokio::test]
+async fn at_one_tenants_attachment_a_version_is_taken_out_there_and_nowhere_else() {
+    // As a candidate, by its decisions; as the running version, by its faults, with one before and without.
+    for (candidate, before) in [(true, None), (false, Some("1.0.0")), (false, None)] {
+        let (store, _keep) = store().await;
+        let node = Node::new(&store, "a");
+        let scoped = |mut document: Value| {
+            document["attachments"][0]["scope"] = json!({ "tenant": "acme" });
+            document
+        };
+        if let Some(before) = before {
+            node.publishes(&scoped(document(&["1.0.0", "1.1.0"], before))).await;
+        }
+        let seen = match candidate {
+            true => node.publishes(&scoped(rolling_out(json!({})))).await,
+            false => node.publishes(&scoped(document(&["1.0.0", "1.1.0"], "1.1.0"))).await,
+        };
+        match candidate {
+            true => seen.decides(0, 10),
+            false => (0..5).for_each(|_| {
+                fails(&seen.health[0], FailureReason::Trap, node.gateway.clock.micros());
+            }),
+        }
+        seen.judged(&mut node.judge()).await;
+        let (_, document, author) = newest(&store).await;
+        let attachment = &document["attachments"][0];
+        assert_eq!((author.as_str(), attachment.get("rollout")), ("system", None));
+        assert!(document["packs"][1].get("quarantined").is_none(), "others may run it");
+        let is_halted = !candidate && before.is_none();
+        assert_eq!(attachment["halted"] == true, is_halted);
+        assert_eq!(attachment["pack"], if is_halted { "p@1.1.0" } else { "p@1.0.0" });
+        let told = if is_halted { PACK_HALTED } else { PACK_ROLLED_BACK };
+        assert_eq!(events(&store).await, [told]);
+        assert_eq!(audited(&store).await[0].0, "packs.rollback");
+        assert_eq!(node.stopped(), ["p@1.1.0"]);
+        node.follows().await;
+        assert!(node.stopped().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_was_seen_before_a_change_of_the_attachment_is_not_held_against_it() {
+    let (store, _keep) = store().await;
+    let (node, seen) = Node::with(&store, "a", &rolling_out(json!({}))).await;
+    let mut judge = node.judge();
+    seen.decides(0, 9);
+    seen.judged(&mut judge).await;
+    let mut mended = rolling_out(json!({}));
+    mended["attachments"][0]["settings"] = json!({ "mended": true });
+    let seen = node.publishes(&mended).await;
+    seen.decides(11, 1);
+    seen.judged(&mut judge).await;
+    assert_eq!(newest(&store).await.0, 2);
+    assert_eq!(rollouts(&store).await[0].state, RolloutState::Open);
+    seen.decides(0, 9);
+    seen.judged(&mut judge).await;
+    assert_eq!(newest(&store).await.0, 3);
+}
+
+#[tokio::test]
+async fn a_detached_packs_counters_make_room() {
+    let (store, _keep) = store().await;
+    let node = Node::new(&store, "a");
+    let packs = &node.gateway.packs;
+    let tenant = packs.tenant(&"acme".into(), &PackCaps::default());
+    let kept = tenant.counters(&"p".into());
+    tenant.counters(&"detached".into());
+    assert_eq!(packs.counters.in_use().len(), 2);
+    node.publishes(&document(&["1.0.0"], "1.0.0")).await;
+    assert_eq!(packs.counters.in_use().len(), 1);
+    assert!(Arc::ptr_eq(&kept, &tenant.counters(&"p".into())));
 }
 
 #[tokio::test]
@@ -623,7 +696,7 @@ async fn a_document_in_a_file_is_left_alone_and_the_version_stopped_here() {
     assert_eq!(kept_differences(&store, 10).await[0].acted, "running");
     // Another change of the file does not let it decide again; marking it, or taking it out, does away with it.
     let again = node.sees(&config, 2);
-    assert!(again.watches[0].is_stopped());
+    assert!(again.watches[0].health.is_stopped());
     let without = tests::document(&["1.0.0"], "1.0.0");
     node.sees(&config::read(&without.to_string()).unwrap(), 3);
     assert!(node.stopped().is_empty() && node.metric("tollgate_packs_stopped 0"));

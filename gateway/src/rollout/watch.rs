@@ -3,7 +3,7 @@
 //! Invariant: counts only grow, and outlive snapshots; a window is what came since another count was read.
 
 use super::differences::Differences;
-use super::health::Switch;
+use super::health::VersionHealth;
 use super::window::Progress;
 use crate::report::RolloutMetrics;
 use crate::trace::{Trace, fresh_id};
@@ -11,13 +11,15 @@ use jiff::Timestamp;
 use model::document::{PhaseName, Rollout};
 use model::id::{AttachmentId, PackId, RouteId, TenantId};
 use model::rollout::{self, Difference, Durations, Outcome, Samples};
-use model::{FailureReason, Identity};
+use model::{Clock, FailureReason, Identity};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Differences of one rollout that are kept in each second: all of them are counted, and people read few.
 const KEPT_PER_SECOND: u64 = 100;
+/// The longest text of a difference, in bytes; a pack says how much there is to tell.
+const TEXT_MAX: usize = 512;
 /// Bits that count them.
 const KEPT_BITS: u32 = 8;
 
@@ -35,13 +37,12 @@ pub struct Watch {
     pub candidate: String,
     /// What was asked for.
     pub rollout: Rollout,
-    /// Of the candidate, wherever it decides.
-    pub(super) everywhere: Arc<Switch>,
-    /// Of the candidate as such, here.
-    pub(super) here: Arc<Switch>,
+    /// Of the candidate.
+    pub(super) health: Arc<VersionHealth>,
     pub(super) tally: Arc<Tally>,
     pub(super) differences: Differences,
     pub(super) metrics: RolloutMetrics,
+    pub(super) clock: Clock,
 }
 
 /// What was counted of one candidate at one attachment, ever.
@@ -100,12 +101,8 @@ impl Watch {
     /// Whether the candidate is asked about this exchange. To be asked once for each: the candidate may be stopped on this
     /// node meanwhile.
     pub fn takes(&self, caller: &Identity, request_id: &str) -> bool {
-        !self.is_stopped() && rollout::takes(&self.rollout, &self.attachment, caller, request_id)
-    }
-
-    /// Whether the candidate was stopped on this node.
-    pub(super) fn is_stopped(&self) -> bool {
-        self.everywhere.is_off() || self.here.is_off()
+        !self.health.is_stopped_for(&caller.tenant, self.clock.micros())
+            && rollout::takes(&self.rollout, &self.attachment, caller, request_id)
     }
 
     /// The candidate was called.
@@ -166,9 +163,9 @@ impl Watch {
             consumer: identity.consumer.clone(),
             route: route.clone(),
             phase: phase.as_str().to_owned(),
-            running_decision: rollout::summary(running),
-            candidate_decision: rollout::summary(candidate),
-            why,
+            running_decision: cut(rollout::summary(running)),
+            candidate_decision: cut(rollout::summary(candidate)),
+            why: cut(why),
             acted: acted.as_str().to_owned(),
         }
     }
@@ -223,6 +220,16 @@ impl Tally {
     }
 }
 
+/// The text, or its beginning.
+fn cut(mut text: String) -> String {
+    if text.len() > TEXT_MAX {
+        text.truncate(text.floor_char_boundary(TEXT_MAX));
+        text.push('…');
+        text.shrink_to_fit();
+    }
+    text
+}
+
 fn could_not_be_asked(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Failed(reason) if !reason.is_fault())
 }
@@ -264,6 +271,13 @@ mod tests {
         assert_eq!((seen.calls, seen.faults), (60_000, 60_000));
         let p99 = seen.durations.percentile(99).unwrap();
         assert!((99..110).contains(&p99.as_micros()), "{p99:?}");
+    }
+
+    #[test]
+    fn a_text_of_any_length_is_kept_as_its_beginning() {
+        assert_eq!(cut("short".to_owned()), "short");
+        let long = cut("ä".repeat(60_000));
+        assert!(long.len() <= TEXT_MAX + 3 && long.ends_with("ä…") && long.capacity() < 1_024);
     }
 
     #[test]

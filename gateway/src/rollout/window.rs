@@ -13,6 +13,8 @@ pub(super) const SETTLE: Duration = Duration::from_secs(2);
 pub(super) struct Progress {
     rollout: String,
     started_at: Timestamp,
+    /// Whether the store knows it.
+    is_known: bool,
     /// The present window; none before the first look at it.
     window: Option<u64>,
     /// What had been seen when the present window began.
@@ -46,6 +48,7 @@ impl Progress {
         Self {
             rollout: uuid::Uuid::now_v7().to_string(),
             started_at: now,
+            is_known: false,
             window: None,
             before: Samples::default(),
             ended: None,
@@ -62,11 +65,15 @@ impl Progress {
         self.started_at
     }
 
-    /// What the store knows it as. Where another node was first, all that was seen here belongs to the present window.
-    pub(super) fn is_known_as(&mut self, rollout: &str, started_at: Timestamp) {
+    /// What the store knows it as. Where another node was first, all that was seen here belongs to the present window; where
+    /// it is another rollout than before, nothing does. `seen`: all that was ever seen.
+    pub(super) fn is_known_as(&mut self, rollout: &str, started_at: Timestamp, seen: &Samples) {
         if (self.rollout.as_str(), self.started_at) != (rollout, started_at) {
-            *self = Self { rollout: rollout.to_owned(), started_at, ..Self::new(started_at) };
+            let before = if self.is_known { seen.clone() } else { Samples::default() };
+            let rollout = rollout.to_owned();
+            *self = Self { rollout, started_at, before, ..Self::new(started_at) };
         }
+        self.is_known = true;
     }
 
     /// The windows that count now, of this length: the present one, and the one before until it was judged. `seen`: all that
@@ -166,14 +173,19 @@ mod tests {
     fn a_node_that_comes_later_counts_from_where_the_rollout_began() {
         let mut progress = Progress::new(at(34));
         assert_eq!(windows(&mut progress, 34, 1), [(0, 1)]);
-        progress.is_known_as("r", at(0));
+        progress.is_known_as("r", at(0), &calls(1));
         let windows = progress.windows(LENGTH, at(35), &calls(2));
         let [window] = &windows[..] else { panic!("{windows:?}") };
         assert_eq!((&*window.rollout, window.number, window.began), ("r", 3, at(30)));
         assert_eq!(window.samples, calls(2), "what it saw before is of this window");
         // Known already: nothing begins again.
-        progress.is_known_as("r", at(0));
-        let windows = progress.windows(LENGTH, at(40), &calls(3));
-        assert_eq!(windows.iter().map(|window| window.samples.calls).collect::<Vec<_>>(), [3, 0]);
+        progress.is_known_as("r", at(0), &calls(3));
+        let seen = |windows: Vec<Window>| {
+            windows.iter().map(|window| window.samples.calls).collect::<Vec<_>>()
+        };
+        assert_eq!(seen(progress.windows(LENGTH, at(40), &calls(3))), [3, 0]);
+        // Another rollout of the same versions: what was seen before is not its own.
+        progress.is_known_as("s", at(45), &calls(3));
+        assert_eq!(seen(progress.windows(LENGTH, at(46), &calls(4))), [1]);
     }
 }

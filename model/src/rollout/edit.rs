@@ -66,6 +66,33 @@ pub fn roll_back_to(
         .collect()
 }
 
+/// Takes a version out of service at one attachment: as a candidate it is taken back; where it runs, the attachment goes
+/// back to what it ran before, as `before` knows it, or is halted.
+pub fn take_out(
+    document: &mut Value,
+    pack: &str,
+    only: &AttachmentId,
+    before: impl Fn(&AttachmentId) -> Option<String>,
+) -> Result<(), Unchanged> {
+    let taken_back = roll_back(document, pack, Some(only)).is_ok();
+    let runs = |entry: &Entry| text(entry, "pack") == Some(pack);
+    let is_halted = |entry: &Entry| entry.get("halted") == Some(&Value::Bool(true));
+    let found =
+        attachments(document).find(|(id, entry)| id == only && runs(entry) && !is_halted(entry));
+    match found {
+        Some((id, attachment)) => {
+            attachment.remove("rollout");
+            match before(&id) {
+                Some(version) => attachment.insert("pack".to_owned(), version.into()),
+                None => attachment.insert("halted".to_owned(), true.into()),
+            };
+            Ok(())
+        }
+        None if taken_back => Ok(()),
+        None => Err(Unchanged),
+    }
+}
+
 /// Takes a version out of service everywhere: as a candidate it is taken back; where it runs, the attachment goes back to
 /// what it ran before, as `before` knows it, or is halted. Says what became of attachments that ran it.
 pub fn quarantine(

@@ -1,6 +1,6 @@
 //! What became of attachments when a version of a pack came into service or went out of it: as answers and events tell it.
 
-use crate::event::{Event, PACK_PROMOTED, PACK_QUARANTINED, PACK_ROLLED_BACK};
+use crate::event::{Event, PACK_HALTED, PACK_PROMOTED, PACK_QUARANTINED, PACK_ROLLED_BACK};
 use crate::id::{AttachmentId, TenantId};
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -74,11 +74,16 @@ pub fn events(
 ) -> Vec<Event> {
     let shifts = shifts(before, after, pack);
     let (name, version) = pack.split_once('@').unwrap_or((pack, ""));
+    let quarantines =
+        is_quarantined(after, name, version) && !is_quarantined(before, name, version);
     let told = |shift: &Shift| {
         let r#type = match shift.became {
             Became::Promoted => PACK_PROMOTED,
             Became::RolledBack => PACK_ROLLED_BACK,
-            Became::Halted | Became::Kept => return None,
+            // Where the version is quarantined, its own event tells.
+            Became::Halted if quarantines => return None,
+            Became::Halted => PACK_HALTED,
+            Became::Kept => return None,
         };
         let data =
             json!({ "pack": name, "version": version, "runs": shift.pack, "reason": reason });
@@ -87,7 +92,7 @@ pub fn events(
         Some(Event { id: id(), at, r#type: r#type.to_owned(), tenant, subject, data })
     };
     let mut events: Vec<Event> = shifts.iter().filter_map(told).collect();
-    if is_quarantined(after, name, version) && !is_quarantined(before, name, version) {
+    if quarantines {
         let changed = shifts.iter().filter(|shift| shift.became != Became::Kept);
         let attachments: Vec<&Shift> = changed.collect();
         let data = json!({ "pack": name, "version": version, "reason": reason, "attachments": attachments });

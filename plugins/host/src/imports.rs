@@ -25,6 +25,9 @@ const MAX_LOG_LINE: usize = 1024;
 /// What finding a time zone by its name costs, beside the call: it may have to be read (about 1 µs when it was before).
 const FUEL_OF_A_ZONE: usize = 2_000;
 
+/// What reading a byte of the query costs: it is decoded, not copied.
+const FUEL_PER_PARSED_BYTE: usize = 4;
+
 /// Offers everything. What a pack may import of it, its manifest says; that is checked when it is packed and compiled.
 pub(crate) fn link(linker: &mut Linker<Call>) -> Result<()> {
     exchange(&mut linker.instance("tollgate:policy/exchange@1.0.0")?)?;
@@ -232,7 +235,7 @@ fn query_param(
     charge_call(&mut store)?;
     let request = Arc::clone(&store.data().asked()?.request);
     let query = request.head.query.as_deref().unwrap_or_default();
-    charge(&mut store, query.len())?;
+    charge(&mut store, query.len().saturating_mul(FUEL_PER_PARSED_BYTE))?;
     let name = name.to_str(&store)?;
     let mut pairs = form_urlencoded::parse(query.as_bytes());
     let value = pairs.find(|(found, _)| *found == name).map(|(_, value)| value.into_owned());

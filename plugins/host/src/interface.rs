@@ -12,7 +12,7 @@ use wasmparser::{Parser, Payload};
 use wit_component::{ComponentEncoder, DecodedWasm, StringEncoding};
 use wit_parser::{Resolve, WorldItem, WorldKey};
 
-use crate::pack::PackError;
+use crate::pack::{PackError, shown};
 use crate::package::{BodyOf, Capability, MAX_MODULE_BYTES, Manifest};
 
 /// The contract, which components are made of.
@@ -201,7 +201,7 @@ fn kind(wasm: &[u8]) -> Result<Kind, PackError> {
 }
 
 fn unknown(import: &str) -> PackError {
-    PackError::UnknownImport { name: import.to_owned() }
+    PackError::UnknownImport { name: shown(import.to_owned()) }
 }
 
 /// The names of the modules that a core module imports from, and of its exports.

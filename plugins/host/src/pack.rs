@@ -21,6 +21,10 @@ use crate::worker::{Done, Job, MAX_ARTEFACT_BYTES, Task};
 
 /// Attachments that one job is about.
 const MAX_SETTINGS: usize = 256;
+/// Their settings together, in bytes; one of them, if it is larger.
+const MAX_SETTINGS_BYTES: usize = 16 << 20;
+/// What is shown of a text that a pack had a hand in, in bytes.
+const MAX_SHOWN_BYTES: usize = 512;
 
 /// A pack on a host.
 pub struct Pack {
@@ -190,13 +194,23 @@ impl SettingsError {
 
 impl PackError {
     pub(crate) fn invalid(error: &dyn std::fmt::Display) -> Self {
-        Self::Invalid { message: format!("{error:#}") }
+        Self::Invalid { message: shown(format!("{error:#}")) }
     }
 
     /// The pack's own refusal of its settings.
     pub(crate) fn settings(message: String) -> Self {
-        Self::Settings { errors: vec![SettingsError { pointer: String::new(), message }] }
+        let own = SettingsError { pointer: String::new(), message: shown(message) };
+        Self::Settings { errors: vec![own] }
     }
+}
+
+/// A text that a pack had a hand in, no longer than people read.
+pub(crate) fn shown(mut text: String) -> String {
+    if text.len() > MAX_SHOWN_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_SHOWN_BYTES));
+        text.push('…');
+    }
+    text
 }
 
 impl Host {
@@ -266,8 +280,14 @@ impl Pack {
             let Some(memory) = missing.first().and_then(|(at, _)| asked.get(*at)) else { break };
             let memory = memory.limits.memory;
             let same = |at: &usize| asked.get(*at).is_some_and(|a| a.limits.memory == memory);
+            let mut bytes = 0;
+            let fits = |at: &usize| {
+                let before = bytes;
+                bytes += asked.get(*at).map_or(0, |asked| asked.settings.to_string().len());
+                before == 0 || bytes <= MAX_SETTINGS_BYTES
+            };
             let batch = missing.iter().map(|(at, _)| *at).filter(same).take(MAX_SETTINGS);
-            let batch: Vec<usize> = batch.collect();
+            let batch: Vec<usize> = batch.take_while(fits).collect();
             for (at, made) in self.make(&batch, asked, memory) {
                 if let Some(place) = done.get_mut(at) {
                     *place = Some(made);

@@ -235,8 +235,12 @@ impl Prepared {
             let limit = self.limits.whose(&limits, failure.reason);
             Failure { limit, ..failure }
         };
-        let mut measured =
-            Measured { outcome: Err(blamed(self.too_large())), fuel: 0, memory: 0, took: Duration::ZERO };
+        let mut measured = Measured {
+            outcome: Err(blamed(self.too_large())),
+            fuel: 0,
+            memory: 0,
+            took: Duration::ZERO,
+        };
         // An instance that waits has its memory already, and would not ask for it.
         if limits.memory < self.floor {
             return measured;

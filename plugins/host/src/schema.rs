@@ -76,9 +76,13 @@ mod tests {
     fn what_a_module_points_at_is_read_within_its_memory_alone() {
         let mut memory = vec![0; 32];
         memory[4..8].copy_from_slice(&16_u32.to_le_bytes());
-        for (length, at, expected) in
-            [(2_u32, 4, Some(2)), (16, 4, Some(16)), (17, 4, None), (2, 28, None), (2, u32::MAX, None)]
-        {
+        for (length, at, expected) in [
+            (2_u32, 4, Some(2)),
+            (16, 4, Some(16)),
+            (17, 4, None),
+            (2, 28, None),
+            (2, u32::MAX, None),
+        ] {
             memory[8..12].copy_from_slice(&length.to_le_bytes());
             assert_eq!(text(&memory, at).map(<[u8]>::len), expected, "{length} at {at}");
         }

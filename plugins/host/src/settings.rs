@@ -3,7 +3,7 @@
 use jsonschema::{Draft, PatternOptions, Validator};
 use serde_json::Value;
 
-use crate::pack::{PackError, SettingsError};
+use crate::pack::{PackError, SettingsError, shown};
 
 /// The most errors that are told of one attachment's settings.
 const MAX_ERRORS: usize = 32;
@@ -20,7 +20,7 @@ impl SettingsSchema {
             .with_pattern_options(PatternOptions::regex());
         let validator = options
             .build(schema)
-            .map_err(|error| PackError::Schema { message: error.to_string() })?;
+            .map_err(|error| PackError::Schema { message: shown(error.to_string()) })?;
         Ok(Self(validator))
     }
 
@@ -28,7 +28,7 @@ impl SettingsSchema {
     pub(crate) fn check(&self, settings: &Value) -> Result<(), PackError> {
         let told = |error: jsonschema::ValidationError<'_>| SettingsError {
             pointer: error.instance_path().to_string(),
-            message: error.to_string(),
+            message: shown(error.to_string()),
         };
         let errors: Vec<_> = self.0.iter_errors(settings).take(MAX_ERRORS).map(told).collect();
         if errors.is_empty() { Ok(()) } else { Err(PackError::Settings { errors }) }

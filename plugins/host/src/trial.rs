@@ -19,7 +19,7 @@ use crate::grants::{Caps, Counting, Grants, LogGate};
 use crate::host::Host;
 use crate::interface;
 use crate::limits::Limits;
-use crate::pack::{About, PackError};
+use crate::pack::{About, PackError, shown};
 use crate::package::Package;
 use crate::prepared::{Measured, Prepared};
 use crate::request::{PolicyRequest, PolicyResponse};
@@ -171,10 +171,10 @@ impl Bench<'_> {
 fn tried(vector: &NamedVector, came: &Came) -> Tried {
     Tried {
         name: vector.name.clone(),
-        outcome: came.told(),
+        outcome: shown(came.told()),
         fresh: None,
         reused: None,
-        difference: vector.vector.expect.difference(came),
+        difference: vector.vector.expect.difference(came).map(shown),
         reuse_difference: None,
     }
 }
@@ -247,6 +247,6 @@ fn told<T>(measured: Measured<T>, outcome: impl FnOnce(T) -> Outcome) -> (Came, 
 fn difference(fresh: &Came, reused: &Came) -> Option<String> {
     let (Came::Of(fresh, _), Came::Of(reused, _)) = (fresh, reused) else { return None };
     rollout::difference(fresh, reused).map(|_| {
-        format!("fresh: {}; reused: {}", rollout::summary(fresh), rollout::summary(reused))
+        shown(format!("fresh: {}; reused: {}", rollout::summary(fresh), rollout::summary(reused)))
     })
 }

@@ -72,7 +72,8 @@ impl Request {
         self.lent.body()
     }
 
-    /// The body, read as JSON. No body reads like an empty one.
+    /// The body, read as JSON. No body reads like an empty one. What a caller nests a hundred deep needs more than the usual stack
+    /// of 32 KiB: write `stack: 256KiB` into `pack.yaml`; and [`crate::json_values`] tells beforehand what it costs.
     pub fn body_json<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(&self.body().unwrap_or_default())
     }

@@ -26,6 +26,8 @@ enum Misbehave {
     LongName { bytes: usize },
     /// Has the host hand over the body this many times, then continues.
     Devour { times: u32 },
+    /// Asks this many times for a parameter that is not in the query, then continues.
+    Query { times: u32 },
     /// Sets a header to this value this many times.
     Set { name: String, value: String, times: usize },
     /// Puts this, so many times over, in the body's place.
@@ -38,6 +40,10 @@ enum Misbehave {
     Reject { message: String },
     /// Never returns from its configuration.
     SpinInConfigure,
+    /// Panics in its configuration.
+    PanicInConfigure,
+    /// Allocates without end in its configuration.
+    HoardInConfigure,
     /// Counts its decisions in a global and puts the count into the header `x-count`.
     Count,
     /// Denies with everything that the exchange tells; values of headers and parameters of these names.
@@ -80,6 +86,11 @@ impl Policy for Misbehave {
         match settings {
             Self::Reject { message } => Err(message),
             Self::SpinInConfigure => spin(),
+            Self::PanicInConfigure => panic!("in configure"),
+            Self::HoardInConfigure => {
+                hoard(usize::MAX);
+                Ok(settings)
+            }
             settings => Ok(settings),
         }
     }
@@ -113,7 +124,11 @@ impl Policy for Misbehave {
 impl Misbehave {
     fn act(&self, request: &Request, response: Option<&Response>) -> Decision {
         match self {
-            Self::Spin | Self::SpinInConfigure | Self::Reject { .. } => spin(),
+            Self::Spin
+            | Self::SpinInConfigure
+            | Self::PanicInConfigure
+            | Self::HoardInConfigure
+            | Self::Reject { .. } => spin(),
             Self::Work { rounds } => {
                 black_box(work(request.path().as_bytes(), *rounds));
                 Decision::Continue
@@ -124,10 +139,7 @@ impl Misbehave {
                 Decision::Continue
             }
             Self::Hoard { bytes } => {
-                let mut hoard = Vec::new();
-                while hoard.len() * HOARDED <= bytes.unwrap_or(usize::MAX) {
-                    hoard.push(black_box(Vec::<u8>::with_capacity(HOARDED)));
-                }
+                hoard(bytes.unwrap_or(usize::MAX));
                 Decision::Continue
             }
             Self::Storm => loop {
@@ -144,6 +156,10 @@ impl Misbehave {
             Self::Devour { times } => {
                 let body = || response.map_or_else(|| request.body(), Response::body);
                 (0..*times).for_each(|_| drop(black_box(body())));
+                Decision::Continue
+            }
+            Self::Query { times } => {
+                (0..*times).for_each(|_| drop(black_box(request.query_param("no"))));
                 Decision::Continue
             }
             Self::Set { name, value, times } => {
@@ -190,6 +206,13 @@ fn told(request: &Request) -> Misbehave {
 
 fn count() -> u64 {
     COUNT.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+fn hoard(bytes: usize) {
+    let mut hoard = Vec::new();
+    while hoard.len() * HOARDED <= bytes {
+        hoard.push(black_box(Vec::<u8>::with_capacity(HOARDED)));
+    }
 }
 
 fn spin() -> ! {

@@ -102,14 +102,12 @@ fn hide(value: &mut Value, steps: &[Step], how: How) -> bool {
         [] => false,
         [Step::Deep, rest @ ..] => {
             let here = hide(value, rest, how);
-            let deeper = children(value).fold(false, |any, child| hide(child, steps, how) | any);
+            let deeper = in_children(value, steps, how);
             here | deeper
         }
         [last] => hide_children(value, last, how),
         [step, rest @ ..] => match (step, value) {
-            (Step::Every | Step::Deep, value) => {
-                children(value).fold(false, |any, child| hide(child, rest, how) | any)
-            }
+            (Step::Every | Step::Deep, value) => in_children(value, rest, how),
             (Step::Name(name), Value::Object(members)) => {
                 members.get_mut(name).is_some_and(|child| hide(child, rest, how))
             }
@@ -162,10 +160,15 @@ fn replaced(held: &mut Value, how: How) -> bool {
     stays
 }
 
-fn children(value: &mut Value) -> Box<dyn Iterator<Item = &mut Value> + '_> {
+fn in_children(value: &mut Value, steps: &[Step], how: How) -> bool {
+    let hide_in = |any, child: &mut Value| {
+        // Most values are leaves, and paths go on.
+        let leaf = !matches!(child, Value::Object(_) | Value::Array(_));
+        if leaf { any } else { hide(child, steps, how) | any }
+    };
     match value {
-        Value::Object(members) => Box::new(members.values_mut()),
-        Value::Array(items) => Box::new(items.iter_mut()),
-        _ => Box::new(std::iter::empty()),
+        Value::Object(members) => members.values_mut().fold(false, hide_in),
+        Value::Array(items) => items.iter_mut().fold(false, hide_in),
+        _ => false,
     }
 }

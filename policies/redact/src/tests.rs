@@ -101,7 +101,7 @@ fn a_body_that_cannot_be_read_is_not_handed_on() {
         (json().body(""), true),
         (json(), true),
         (json().body("{"), false),
-        (json().body(format!("[{}7]", "7,".repeat(50_000))), false),
+        (json().body(format!("[{}7]", "7,".repeat(30_000))), false),
         (json().header("content-encoding", "gzip").body("{}"), false),
         (json().header("content-encoding", "identity").body("{}"), true),
         (Response::builder().header("content-type", "text/html").body("<p>"), false),

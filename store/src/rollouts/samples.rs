@@ -1,7 +1,7 @@
 //! What processes saw of open rollouts, window by window.
 //!
 //! Invariant: a report replaces the one before of the same process and window, so that one that is repeated counts once; and
-//! of each rollout only the last two windows are kept.
+//! of each rollout each process keeps its last two windows only.
 
 use crate::Store;
 use crate::db::serialize;
@@ -21,7 +21,9 @@ const REPORT: &str = "INSERT INTO rollout_samples (rollout, number, process, sam
     SELECT id, $2, $3, $4 FROM rollouts WHERE id = $1 AND state = 'open' \
     ON CONFLICT (rollout, number, process) DO UPDATE SET samples = excluded.samples";
 
-const FORGET: &str = "DELETE FROM rollout_samples WHERE rollout = $1 AND number < $2";
+// Each process its own: another one's clock may be ahead.
+const FORGET: &str =
+    "DELETE FROM rollout_samples WHERE rollout = $1 AND number < $2 AND process = $3";
 
 const OF: &str = "SELECT samples FROM rollout_samples WHERE rollout = $1 AND number = $2";
 
@@ -61,9 +63,9 @@ impl Store {
                     serialize(connection, REPORTING).await?;
                     for (rollout, window, process, samples) in rows {
                         let report = sqlx::query(REPORT).bind(rollout.clone()).bind(window);
-                        report.bind(process).bind(samples).execute(&mut *connection).await?;
+                        report.bind(process.clone()).bind(samples).execute(&mut *connection).await?;
                         let forget = sqlx::query(FORGET).bind(rollout).bind(window - 1);
-                        forget.execute(&mut *connection).await?;
+                        forget.bind(process).execute(&mut *connection).await?;
                     }
                     Ok(())
                 })

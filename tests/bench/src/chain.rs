@@ -70,15 +70,21 @@ impl Chain {
     }
 }
 
+/// Starts the upstream.
+pub(crate) async fn upstream(place: &Place<'_>) -> Outcome<(Process, SocketAddr)> {
+    let threads = place.settings.threads.to_string();
+    let address = free_address()?;
+    let mut command = Command::new(place.programs.join("bench-upstream"));
+    command.args([&address.to_string(), &threads, &place.settings.bytes.to_string()]);
+    let mut process = Process::start("upstream", &mut command, &place.folder.join("upstream.log"))?;
+    ready(&mut process, address, "/", START_MAX).await?;
+    Ok((process, address))
+}
+
 /// Starts the upstream and every chain, and waits until all answer.
 pub(crate) async fn start(place: &Place<'_>, clock: &Clock) -> Outcome<(Process, Vec<Chain>)> {
     let threads = place.settings.threads.to_string();
-    let upstream_at = free_address()?;
-    let mut command = Command::new(place.programs.join("bench-upstream"));
-    command.args([&upstream_at.to_string(), &threads, &place.settings.bytes.to_string()]);
-    let mut upstream =
-        Process::start("upstream", &mut command, &place.folder.join("upstream.log"))?;
-    ready(&mut upstream, upstream_at, "/", START_MAX).await?;
+    let (upstream, upstream_at) = upstream(place).await?;
 
     let signed = tokens(clock);
     let full: Vec<_> =

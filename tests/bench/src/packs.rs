@@ -5,6 +5,7 @@
 mod decision;
 pub(crate) mod file;
 mod many;
+mod neighbour;
 mod publish;
 
 use crate::Outcome;
@@ -12,6 +13,7 @@ use crate::chain::Place;
 use crate::report::Spread;
 use decision::Decided;
 use many::Many;
+use neighbour::Pair;
 use publish::Published;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -26,6 +28,9 @@ const RESIDENT_MAX_MIB: f64 = 1024.0;
 /// From its document to its deciding on every thread, for a version that was compiled before.
 const LIVE_MAX_MS: f64 = 50.0;
 
+/// A tenant's 99th percentile while another one's pack never returns, ÷ that of a run without.
+const NOTICED_MAX: f64 = 1.2;
+
 /// Attachments of the large document, each with settings of its own.
 const ATTACHMENTS: usize = 1_000;
 pub(crate) const PACK: &str = "require-header";
@@ -36,6 +41,7 @@ pub(crate) struct Packs {
     decisions: Vec<Decided>,
     many: Vec<Many>,
     published: Vec<Published>,
+    neighbour: Vec<Pair>,
 }
 
 /// Measures, one after the other.
@@ -44,6 +50,7 @@ pub(crate) async fn measure(place: &Place<'_>) -> Outcome<Packs> {
         decisions: decision::measure(place.settings.rounds)?,
         many: many::measure(place).await?,
         published: publish::measure(place).await?,
+        neighbour: neighbour::measure(place).await?,
     })
 }
 
@@ -54,6 +61,7 @@ impl Packs {
             && self.reused().median < REUSED_MAX
             && self.many.iter().all(|one| one.resident_mib() < RESIDENT_MAX_MIB)
             && self.live().median < LIVE_MAX_MS
+            && self.noticed().median < NOTICED_MAX
     }
 
     fn fresh(&self) -> Spread {
@@ -62,6 +70,10 @@ impl Packs {
 
     fn reused(&self) -> Spread {
         Spread::of(self.decisions.iter().map(|round| round.reused_us))
+    }
+
+    fn noticed(&self) -> Spread {
+        Spread::of(self.neighbour.iter().map(Pair::ratio))
     }
 
     fn live(&self) -> Spread {
@@ -93,11 +105,15 @@ impl Packs {
             text,
             "\n| a version among {ATTACHMENTS} attachments, compiled before | ms, median (min–max) |\n|---|---|\n\
              | read and check the document | {:.1} |\n| compile its snapshot | {:.1} |\n\
-             | until every thread has it | {:.2} |\n| in all; may take {LIVE_MAX_MS:.0} | {:.1} |\n\n{}.\n",
+             | until every thread has it | {:.2} |\n| in all; may take {LIVE_MAX_MS:.0} | {:.1} |\n\n\
+             | a tenant's p99 | × of the run before, median (min–max) |\n|---|---|\n\
+             | while another one's pack never returns; may be {NOTICED_MAX} | {:.2} |\n| with nothing different | {:.2} |\n\n{}.\n",
             spread(|one| one.check_ms),
             spread(|one| one.compile_ms),
             spread(|one| one.live_ms),
             self.live(),
+            self.noticed(),
+            Spread::of(self.neighbour.iter().map(Pair::equal_ratio)),
             if self.passed() {
                 "Packs: all within their limits"
             } else {

@@ -275,7 +275,7 @@ impl Spread {
 }
 
 /// In milliseconds, of ascending microseconds.
-fn percentile(sorted: &[u32], percent: usize) -> f64 {
+pub(crate) fn percentile(sorted: &[u32], percent: usize) -> f64 {
     let index = sorted.len().saturating_sub(1) * percent / 100;
     f64::from(sorted.get(index).copied().unwrap_or(0)) / 1000.0
 }

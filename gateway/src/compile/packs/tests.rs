@@ -1,6 +1,7 @@
 //! Which packs a document gets, from where, and what is said against its attachments.
 
 use crate::gateway::{Compiled, Gateway};
+use crate::packs::ATTACHMENTS_MAX;
 use crate::snapshot::Snapshot;
 use crate::tests::pack::{KEY_ID, key, lay, misbehave, misbehave_with, quiet};
 use crate::tests::{entry, gateway, store};
@@ -258,4 +259,32 @@ async fn what_is_the_same_is_made_once() {
     in_force(&node, &empty).await;
     drop((first, second, third));
     assert_eq!(weak.strong_count(), 0);
+}
+
+#[tokio::test]
+async fn so_many_attachments_decide_about_a_request_and_no_more() {
+    let (store, folder) = store().await;
+    let node = gateway(&store, "a", folder.path());
+    let with = |count: usize, scope: &Value| {
+        let pack = quiet("1.0.0", &[]);
+        let mut document = document(&pack, &json!({ "halted": true }));
+        let template = document["attachments"][0].clone();
+        let attachments = (0..count).map(|number| {
+            let mut one = template.clone();
+            (one["id"], one["scope"]) = (json!(format!("a{number:03}")), scope.clone());
+            one
+        });
+        document["attachments"] = attachments.collect();
+        document
+    };
+    assert!(compile(&node, &with(ATTACHMENTS_MAX, &json!({}))).await.is_ok());
+    for scope in [json!({}), json!({ "route": "list" }), json!({ "tenant": "acme" })] {
+        let (pointer, message) = error(&node, &with(ATTACHMENTS_MAX + 1, &scope)).await;
+        assert_eq!(pointer, format!("/attachments/{ATTACHMENTS_MAX}"));
+        assert!(message.contains("route `list`"), "{message}");
+    }
+    // Each tenant has its own.
+    let mut shared = with(ATTACHMENTS_MAX + 1, &json!({ "tenant": "acme" }));
+    shared["attachments"][0]["scope"]["tenant"] = json!("globex");
+    assert!(compile(&node, &shared).await.is_ok());
 }

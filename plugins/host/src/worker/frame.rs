@@ -1,5 +1,8 @@
 //! How a job and what came of it are written: parts one after the other, each after its length as eight bytes, least
-//! significant first. The first part is JSON.
+//! significant first. A job is its limits, its task, both JSON, and the pack file; an answer is JSON, and the code of what
+//! was prepared.
+
+use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,12 +12,8 @@ use crate::pack::PackError;
 use crate::package::Package;
 use crate::trial::Trial;
 
-/// The first part of a job; the pack file follows.
-#[derive(Serialize, Deserialize)]
-struct JobHead<T> {
-    limits: JobLimits,
-    task: T,
-}
+/// The limits of a job as JSON, at most.
+const MAX_LIMITS_BYTES: u64 = 1 << 10;
 
 /// The first part of an answer; the code of what was prepared follows.
 #[derive(Serialize, Deserialize)]
@@ -27,19 +26,28 @@ enum AnswerHead {
 }
 
 pub(super) fn write_job(limits: &JobLimits, job: &Job<'_>) -> Vec<u8> {
-    let head = JobHead { limits: *limits, task: &job.task };
     let mut bytes = Vec::new();
-    append(&mut bytes, &json(&head));
+    append(&mut bytes, &json(limits));
+    append(&mut bytes, &json(&job.task));
     append(&mut bytes, &job.package.write());
     bytes
 }
 
-/// What is to be done, with which pack, within which limits.
-pub(super) fn read_job(bytes: &[u8]) -> Option<(JobLimits, Task, Package)> {
+/// Within which limits a job is to be done, which stands before it.
+pub(super) fn read_limits(job: &mut impl Read) -> io::Result<JobLimits> {
+    let mut length = [0; 8];
+    job.read_exact(&mut length)?;
+    let mut json = Vec::new();
+    job.take(u64::from_le_bytes(length).min(MAX_LIMITS_BYTES)).read_to_end(&mut json)?;
+    Ok(serde_json::from_slice(&json)?)
+}
+
+/// What is to be done, and with which pack.
+pub(super) fn read_job(bytes: &[u8]) -> Option<(Task, Package)> {
     let mut rest = bytes;
-    let head: JobHead<Task> = serde_json::from_slice(take(&mut rest)?).ok()?;
+    let task = serde_json::from_slice(take(&mut rest)?).ok()?;
     let package = Package::read(take(&mut rest)?).ok()?;
-    rest.is_empty().then_some((head.limits, head.task, package))
+    rest.is_empty().then_some((task, package))
 }
 
 pub(super) fn write_answer(answer: Result<Done, PackError>) -> Vec<u8> {

@@ -10,12 +10,15 @@ use rustix::process::{
 
 use super::{Job, JobLimits, Worker, frame};
 use crate::host::{Host, HostSettings};
+use crate::limits::MAX_MEMORY;
 use crate::package::MAX_FILE_BYTES;
 
 /// The largest job: a pack file and the settings of attachments.
 const MAX_JOB_BYTES: u64 = MAX_FILE_BYTES as u64 + (64 << 20);
 /// Descriptors: the three streams, and what the engine maps memory images from.
 const MAX_FILES: u64 = 64;
+/// The largest file. It has none on disk, but memory images are files in memory.
+const MAX_IMAGE_BYTES: u64 = MAX_MEMORY as u64;
 /// How far it steps back behind other processes (`nice(2)`).
 const NICE: i32 = 10;
 /// The highest (`proc(5)`).
@@ -32,12 +35,12 @@ pub fn serve() -> ExitCode {
 fn answer() -> io::Result<()> {
     // The parent may be gone before it can kill.
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    let mut stdin = io::stdin().lock();
+    confine(&frame::read_limits(&mut stdin)?)?;
     let mut bytes = Vec::new();
-    io::stdin().lock().take(MAX_JOB_BYTES).read_to_end(&mut bytes)?;
-    let job = frame::read_job(&bytes).ok_or(io::ErrorKind::InvalidData)?;
+    stdin.take(MAX_JOB_BYTES).read_to_end(&mut bytes)?;
+    let (task, package) = frame::read_job(&bytes).ok_or(io::ErrorKind::InvalidData)?;
     drop(bytes);
-    let (limits, task, package) = job;
-    confine(&limits)?;
     // What libraries say when they panic is of use to nobody; that they did is told by what came of the job.
     std::panic::set_hook(Box::new(|_| {}));
     let host = Host::new(HostSettings::small(Worker::Here)).map_err(io::Error::other)?;
@@ -61,6 +64,7 @@ fn confine(limits: &JobLimits) -> io::Result<()> {
     // Not of the address space: the engine reserves much more of that than it uses.
     limit(Resource::Data, limits.memory)?;
     limit(Resource::Core, 0)?;
+    limit(Resource::Fsize, MAX_IMAGE_BYTES)?;
     limit(Resource::Nofile, MAX_FILES)?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     rustix::thread::set_no_new_privs(true)?;

@@ -113,31 +113,78 @@ fn a_limit_on_what_is_handed_over_counts_the_body_too_where_it_is_set() {
 }
 
 #[test]
-fn the_caps_of_a_caller_hold_for_fresh_and_reused_instances() {
-    let asked = request(&[]);
-    for reuse in [1, 1000] {
-        let work = reusing(json!({ "how": "work", "rounds": 1000 }), reuse);
-        let hoard = reusing(json!({ "how": "hoard", "bytes": 1 << 20 }), reuse);
-        let mut given = Given::default();
-        for _ in 0..2 {
-            assert_eq!(work.on_request(&asked, &given.grants()), Ok(Decision::Continue));
-            assert_eq!(hoard.on_request(&asked, &given.grants()), Ok(Decision::Continue));
-        }
-        let reason = |pack: &Prepared, given: &Given| {
-            pack.on_request(&asked, &given.grants()).expect_err("a failure").reason
-        };
-        let caps = PackCaps { fuel: 10_000, ..PackCaps::default() };
-        given.caps = Caps::from(&caps);
-        assert_eq!(reason(&work, &given), Fuel);
-        let caps = PackCaps { memory: Size(1 << 20), ..PackCaps::default() };
-        given.caps = Caps::from(&caps);
-        assert_eq!(reason(&hoard, &given), Memory);
+fn the_caps_of_a_caller_hold_for_fresh_and_reused_instances_and_are_no_fault_of_the_packs() {
+    let usual = PackCaps::default();
+    let deadline = |millis| model::units::Duration(Duration::from_millis(millis));
+    let limits = Limits {
+        fuel: AMPLE,
+        deadline: Duration::from_secs(10),
+        host_calls: 1000,
+        output: Some(1 << 20),
+        ..Limits::default()
+    };
+    let capped = [
+        (json!({ "how": "work", "rounds": 1000 }), PackCaps { fuel: 10_000, ..usual }, Fuel),
+        (
+            json!({ "how": "hoard", "bytes": 1 << 20 }),
+            PackCaps { memory: Size(1 << 20), ..usual },
+            Memory,
+        ),
         // Less than an instance has when it starts.
-        given.caps.memory = 64 << 10;
-        assert_eq!(reason(&work, &given), Memory);
-        given.caps = Caps::default();
-        assert_eq!(work.on_request(&asked, &given.grants()), Ok(Decision::Continue));
+        (
+            json!({ "how": "work", "rounds": 1 }),
+            PackCaps { memory: Size(64 << 10), ..usual },
+            Memory,
+        ),
+        (
+            json!({ "how": "chatter", "lines": 100, "line": "x" }),
+            PackCaps { host_calls: 50, ..usual },
+            HostLimit,
+        ),
+        (
+            json!({ "how": "long-name", "bytes": 100_000 }),
+            PackCaps { output: Size(10_000), ..usual },
+            HostLimit,
+        ),
+        (set("x", &"y".repeat(1000), 50), PackCaps { output: Size(10_000), ..usual }, Output),
+        (
+            json!({ "how": "work", "rounds": 100_000_000 }),
+            PackCaps { fuel: AMPLE, deadline: deadline(100), ..usual },
+            Deadline,
+        ),
+    ];
+    for reuse in [1, 1000] {
+        let reuse = NonZeroU32::new(reuse);
+        let pack = MISBEHAVE.prepare(&json!({ "how": "told" }), limits, reuse).expect("good");
+        for (how, caps, reason) in &capped {
+            let asked = telling(how);
+            let capped = Given { caps: Caps::from(caps), ..Given::default() };
+            let failure = pack.on_request(&asked, &capped.grants()).expect_err("a failure");
+            assert_eq!(failure.reason, *reason, "{how}: {failure}");
+            assert!(!failure.is_fault(), "{how}: {failure}");
+            if *reason != Deadline {
+                assert!(pack.on_request(&asked, &Given::default().grants()).is_ok(), "{how}");
+            }
+        }
+        // A cap that is no lower than the limit excuses nothing, and neither does one of something else.
+        let caps = PackCaps { memory: Size(2 << 20), host_calls: 1000, ..usual };
+        let capped = Given { caps: Caps::from(&caps), ..Given::default() };
+        let storm = telling(&json!({ "how": "storm" }));
+        let failure = pack.on_request(&storm, &capped.grants()).expect_err("a failure");
+        assert!(failure.reason == HostLimit && failure.is_fault(), "{failure}");
     }
+}
+
+#[test]
+fn what_the_host_reads_for_a_pack_counts_as_its_work() {
+    let deadline = Duration::from_secs(10);
+    let limits = Limits { host_calls: 100_000, deadline, ..Limits::default() };
+    let settings = json!({ "how": "query", "times": 50_000 });
+    let pack = MISBEHAVE.prepare(&settings, limits, None).expect("good settings");
+    let mut asked = PolicyRequest::clone(&request(&[]));
+    Arc::make_mut(&mut asked.head).query = Some("a=b&".repeat(2000));
+    let failure = on_request(&pack, &Arc::new(asked)).expect_err("a failure");
+    assert_eq!(failure.reason, Fuel, "{failure}");
 }
 
 #[test]
@@ -251,6 +298,9 @@ fn a_pack_may_not_say_what_is_not_http() {
         (set("Authorization", "Bearer x", 1), "`authorization` can only be removed"),
         (set("Proxy-Authorization", "x", 1), "`proxy-authorization` can only be removed"),
         (set("x", "", 3000), "too much data"),
+        (set("x", "", 257), "257 headers; at most 256 are taken"),
+        (set(&"x".repeat(257), "", 1), "is longer than 256 bytes"),
+        (set(&"\u{1b}".repeat(9000), "", 1), "…"),
         (deny(200, "r", json!([])), "the status 200 is not 400 to 499"),
         (deny(503, "r", json!([])), "the status 503 is not 400 to 499"),
         (deny(403, "", json!([])), "the reason \"\" is not"),
@@ -269,7 +319,9 @@ fn a_pack_may_not_say_what_is_not_http() {
         let failure = on_request(&pack, &telling(&how)).expect_err("a failure");
         assert_eq!(failure.reason, Output, "{how}: {failure}");
         assert!(failure.detail.contains(detail), "{how}: {failure}");
+        assert!(failure.detail.len() <= 512, "{how}: {} bytes", failure.detail.len());
     }
+    assert!(on_request(&pack, &telling(&set("x", "", 256))).is_ok());
     assert!(on_request(&pack, &telling(&answer(204, "x", ""))).is_ok());
 }
 

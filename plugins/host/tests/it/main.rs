@@ -1,9 +1,9 @@
 //! How packs run, on a pack that is built from `policies/` and does as its settings say.
 
 mod decide;
+mod garbled;
 mod given;
 mod limits;
-
 mod reuse;
 
 use std::num::NonZeroU32;
@@ -18,7 +18,7 @@ use model::{Decision, Denial, FailureReason, Head, HeaderEdit, Identity};
 use pack_host::worker::Worker;
 use pack_host::{
     BodyOf, Capability, Caps, Counters, Counting, Failure, Grants, Host, HostSettings, Limits,
-    LogGate, Manifest, Pack, PackData, Package, PolicyRequest, PolicyResponse, Prepared,
+    LogGate, Manifest, Pack, PackData, PackError, Package, PolicyRequest, PolicyResponse, Prepared,
     componentize,
 };
 use serde_json::{Value, json};

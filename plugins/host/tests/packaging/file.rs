@@ -247,6 +247,85 @@ fn what_is_no_pack_file_is_refused_with_what_to_do() {
     );
 }
 
+/// A pack file in which these layers, by media type, title and blob, stand for the pack's.
+fn with_layers(layers: &[(&str, String, &[u8])]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut blobs = std::collections::HashSet::new();
+    let mut append = |path: &str, bytes: &[u8]| {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        if blobs.insert(path.to_owned()) {
+            tar.append_data(&mut header, path, bytes).expect("memory");
+        }
+    };
+    // Each content is hashed once, however often it is named.
+    let hashes = std::cell::RefCell::new(std::collections::HashMap::new());
+    let digest = |bytes: &[u8]| -> String {
+        let hash = || format!("{:x}", Sha256::digest(bytes));
+        hashes.borrow_mut().entry((bytes.as_ptr(), bytes.len())).or_insert_with(hash).clone()
+    };
+    let descriptor = |kind: &str, bytes: &[u8], annotations: Value| {
+        let digest = format!("sha256:{}", digest(bytes));
+        json!({ "mediaType": kind, "digest": digest, "size": bytes.len(), "annotations": annotations })
+    };
+    let titled = |(kind, title, bytes): &(&str, String, &[u8])| {
+        descriptor(kind, bytes, json!({ "org.opencontainers.image.title": title }))
+    };
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {
+            "mediaType": "application/vnd.wasm.config.v0+json",
+            "digest": format!("sha256:{}", digest(b"{}")),
+            "size": 2,
+        },
+        "layers": layers.iter().map(titled).collect::<Vec<_>>(),
+    })
+    .to_string();
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let tag = json!({ "org.opencontainers.image.ref.name": "1.0.0" });
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [descriptor(kind, manifest.as_bytes(), tag)],
+    });
+    append("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
+    append("index.json", index.to_string().as_bytes());
+    let contents = [manifest.as_bytes(), b"{}"];
+    for bytes in contents.into_iter().chain(layers.iter().map(|(_, _, bytes)| *bytes)) {
+        append(&format!("blobs/sha256/{}", digest(bytes)), bytes);
+    }
+    tar.into_inner().expect("memory")
+}
+
+#[test]
+fn a_part_that_is_named_many_times_takes_memory_once() {
+    let large = vec![b' '; MAX_MODULE_BYTES];
+    let vector = "application/vnd.tollgate.pack.vector.v1+json";
+    let many = |count: usize| -> Vec<(&str, String, &[u8])> {
+        (0..count).map(|at| (vector, format!("vectors/{at:05}.json"), &*large)).collect()
+    };
+    refused(Package::read(&with_layers(&many(20_000))), "make it smaller");
+    refused(Package::read(&with_layers(&many(1_000))), "the pack has 1000 layers; at most 259");
+    // As many as there may be: shared, not copied.
+    refused(Package::read(&with_layers(&many(259))), "it has no module");
+    let json = br#"{"expect":{"decision":"continue"}}"#;
+    let padded = [&json[..], &vec![b' '; 900 << 10]].concat();
+    let module = plain("", "", "");
+    let about = serde_json::to_vec(&manifest(json!({}))).unwrap();
+    let mut layers = vec![
+        ("application/wasm", "module.wasm".to_owned(), &*module),
+        ("application/vnd.tollgate.pack.manifest.v1+json", "manifest.json".to_owned(), &*about),
+    ];
+    layers.extend((0..9).map(|at| (vector, format!("vectors/{at}.json"), &*padded)));
+    refused(Package::read(&with_layers(&layers)), "the list of vectors has");
+}
+
 #[test]
 fn a_part_whose_content_was_changed_is_named() {
     let (mut file, _) = signed();

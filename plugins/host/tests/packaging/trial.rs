@@ -117,6 +117,20 @@ fn a_vector_that_fails_says_what_came_instead() {
 }
 
 #[test]
+fn what_a_pack_says_is_kept_as_far_as_people_read() {
+    let settings = json!({ "how": "set", "name": "x-a", "value": "y".repeat(1000), "times": 20 });
+    let tried =
+        only(json!({ "settings": settings, "expect": { "decision": "edit", "headers": [] } }));
+    let difference = tried.difference.expect("a difference");
+    for text in [&tried.outcome, &difference] {
+        assert!(text.len() <= 515 && text.ends_with('…'), "{} bytes", text.len());
+    }
+    let settings = json!({ "how": "reject", "message": "z".repeat(10_000) });
+    let tried = only(json!({ "settings": settings, "expect": { "refused": "z" } }));
+    assert!(tried.outcome.len() < 600, "{} bytes", tried.outcome.len());
+}
+
+#[test]
 fn a_pack_that_remembers_may_not_be_reused() {
     let settings = json!({ "how": "count" });
     let expect = json!({ "decision": "edit", "headers": [{ "set": ["x-count", "1"] }] });

@@ -4,10 +4,12 @@ use super::PACK;
 use crate::Outcome;
 use model::document::PhaseName;
 use model::id::PackKeyId;
-use pack_host::{ABI, Manifest, Package, SigningKey};
+use pack_host::{ABI, BodyOf, Capability, Manifest, Package, SigningKey};
 use serde_json::{Value, json};
 use std::path::Path;
 
+/// A pack that misbehaves as it is told.
+pub(crate) const MISBEHAVING: &str = "misbehave";
 /// The version that runs.
 pub(crate) const FIRST: &str = "1.0.0";
 /// The version that comes.
@@ -23,26 +25,36 @@ pub(crate) fn key() -> Outcome<Value> {
 pub(crate) fn package(version: &str) -> Outcome<Package> {
     let pack =
         demo::PACKS.iter().find(|pack| pack.name == PACK).ok_or("the demo lacks the pack")?;
-    let manifest = Manifest {
-        name: PACK.into(),
-        version: version.to_owned(),
-        abi: ABI.to_owned(),
-        phases: vec![PhaseName::Request],
-        body: Vec::new(),
-        capabilities: Vec::new(),
-        limits: model::document::PackLimits::default(),
-    };
-    let mut package = Package::build(manifest, pack.wasm.to_vec(), None, Vec::new())?;
-    package.sign(&PackKeyId::from(demo::PACK_KEY), &SigningKey::from_pem(demo::PACK_KEY_PEM)?);
-    Ok(package)
+    let phases = vec![PhaseName::Request];
+    let (body, capabilities) = (Vec::new(), Vec::new());
+    signed(Manifest { phases, body, capabilities, ..manifest(PACK, version) }, pack.wasm)
 }
 
-/// Lays both versions where gateways look for them.
+/// Lays all of them where gateways look for them.
 pub(crate) fn lay(folder: &Path) -> Outcome<()> {
     std::fs::create_dir_all(folder)?;
-    for version in [FIRST, SECOND] {
-        let package = package(version)?;
+    let misbehaving = signed(manifest(MISBEHAVING, FIRST), demo::MISBEHAVE)?;
+    for package in [package(FIRST)?, package(SECOND)?, misbehaving] {
         std::fs::write(folder.join(package.file_name()), package.write())?;
     }
     Ok(())
+}
+
+/// Of a pack that decides about requests, with everything that there is.
+fn manifest(name: &str, version: &str) -> Manifest {
+    Manifest {
+        name: name.into(),
+        version: version.to_owned(),
+        abi: ABI.to_owned(),
+        phases: vec![PhaseName::Request, PhaseName::Response],
+        body: vec![BodyOf::Request, BodyOf::Response],
+        capabilities: Capability::ALL.to_vec(),
+        limits: model::document::PackLimits::default(),
+    }
+}
+
+fn signed(manifest: Manifest, module: &[u8]) -> Outcome<Package> {
+    let mut package = Package::build(manifest, module.to_vec(), None, Vec::new())?;
+    package.sign(&PackKeyId::from(demo::PACK_KEY), &SigningKey::from_pem(demo::PACK_KEY_PEM)?);
+    Ok(package)
 }
