@@ -169,12 +169,15 @@ mod tests {
     #[tokio::test]
     async fn pieces_are_joined_up_to_the_limit() {
         let budget = Budget::default();
-        let whole = collect(&mut Pieces(vec![b"ab", b"", b"cd"]), 4, &budget, Share::default()).await.unwrap();
+        let whole = collect(&mut Pieces(vec![b"ab", b"", b"cd"]), 4, &budget, Share::default())
+            .await
+            .unwrap();
         assert_eq!(whole.bytes().as_ref(), b"abcd");
         let empty = collect(&mut Pieces(vec![]), 0, &budget, Share::default()).await.unwrap();
         assert!(empty.bytes().is_empty());
         for pieces in [vec![&b"abcde"[..]], vec![b"abc", b"de"]] {
-            let reject = collect(&mut Pieces(pieces), 4, &budget, Share::default()).await.unwrap_err();
+            let reject =
+                collect(&mut Pieces(pieces), 4, &budget, Share::default()).await.unwrap_err();
             assert_eq!(reject.code, ErrorCode::BodyTooLarge);
         }
     }
@@ -182,15 +185,18 @@ mod tests {
     #[tokio::test]
     async fn many_small_pieces_take_no_more_than_their_sum() {
         let budget = Budget(Arc::new(Semaphore::new(1)));
-        let body = collect(&mut Pieces(vec![b"a"; 100]), 100, &budget, Share::default()).await.unwrap();
+        let body =
+            collect(&mut Pieces(vec![b"a"; 100]), 100, &budget, Share::default()).await.unwrap();
         assert_eq!(body.bytes().len(), 100);
     }
 
     #[tokio::test]
     async fn the_budget_is_given_back_with_the_body() {
         let budget = Budget(Arc::new(Semaphore::new(1)));
-        let held = collect(&mut Pieces(vec![b"a", b"b"]), 9, &budget, Share::default()).await.unwrap();
-        let reject = collect(&mut Pieces(vec![b"c"]), 9, &budget, Share::default()).await.unwrap_err();
+        let held =
+            collect(&mut Pieces(vec![b"a", b"b"]), 9, &budget, Share::default()).await.unwrap();
+        let reject =
+            collect(&mut Pieces(vec![b"c"]), 9, &budget, Share::default()).await.unwrap_err();
         assert_eq!(reject.code, ErrorCode::Overloaded);
         drop(held);
         assert!(collect(&mut Pieces(vec![b"c"]), 9, &budget, Share::default()).await.is_ok());

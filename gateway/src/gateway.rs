@@ -175,12 +175,7 @@ impl Gateway {
             lookups: Lookups::new(settings.store.clone()),
             store: settings.store,
             packs: packs.clone(),
-            sources: Sources {
-                packs: files,
-                live: packs,
-                key_sets,
-                master_keys: settings.keys,
-            },
+            sources: Sources { packs: files, live: packs, key_sets, master_keys: settings.keys },
             standing: watch::Sender::default(),
             was_ready: AtomicBool::new(false),
             settlements,

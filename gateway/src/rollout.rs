@@ -99,11 +99,7 @@ impl Packs {
     }
 
     /// How `name@version` fares at an attachment that runs it or has it as its candidate.
-    pub fn version(
-        &self,
-        version: &str,
-        attachment: &document::Attachment,
-    ) -> Arc<VersionHealth> {
+    pub fn version(&self, version: &str, attachment: &document::Attachment) -> Arc<VersionHealth> {
         let QuarantineAfter { faults, window } = attachment.quarantine;
         let rule = format!("{} {version} {faults}/{window}", attachment.id);
         let record = self.records.get(&rule, || Record::new(window));
@@ -155,7 +151,8 @@ impl Packs {
     fn forget_counters(&self, document: &Document) {
         let is_attached = |pack: &PackId| {
             let mut attached = document.attachments.iter();
-            attached.any(|entry| entry.pack.split_once('@').is_some_and(|(id, _)| id == pack.as_str()))
+            attached
+                .any(|entry| entry.pack.split_once('@').is_some_and(|(id, _)| id == pack.as_str()))
         };
         let gone = |(pack, _): &(PackId, _)| !is_attached(pack);
         if self.counters.in_use().iter().any(gone) {

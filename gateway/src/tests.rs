@@ -125,7 +125,8 @@ pub(crate) fn change(text: String, base: u64) -> Change {
         nodes: None,
         staged: Staged::Keep,
         audit: entry("document.put"),
-        answer: None, events: Vec::new(),
+        answer: None,
+        events: Vec::new(),
     }
 }
 

@@ -155,7 +155,9 @@ impl PackFiles {
             return Ok(self.remember(package, None));
         }
         self.laid_one(named, keys).map_err(|missing| match (kept, info) {
-            (Kept::Away(error), _) => Missing::whole(format!("the store can't be asked for it: {error}")),
+            (Kept::Away(error), _) => {
+                Missing::whole(format!("the store can't be asked for it: {error}"))
+            }
             (Kept::These(_), Some(info)) => Missing {
                 field: "/digest",
                 message: format!("the store keeps it with the digest {}", info.digest),
@@ -199,21 +201,22 @@ impl PackFiles {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let bytes = read_file(&path).map_err(|error| {
             let how = "`tollgate pack push` uploads one";
-            Missing::whole(format!("the store has no such pack ({how}), and its file `{name}` {error}"))
+            Missing::whole(format!(
+                "the store has no such pack ({how}), and its file `{name}` {error}"
+            ))
         })?;
         let package = read(&bytes, named)?;
         if let Some(wanted) = named.digest.as_ref().filter(|wanted| *wanted != package.digest()) {
-            let message = format!(
-                "its file `{name}` has the digest {}, not {wanted}",
-                package.digest()
-            );
+            let message =
+                format!("its file `{name}` has the digest {}, not {wanted}", package.digest());
             return Err(Missing { field: "/digest", message });
         }
         package.signer(keys).map_err(|error| Missing::whole(error.to_string()))?;
         if let Some(known) = self.known(package.digest(), keys) {
             return Ok(known);
         }
-        let trial = self.host.try_out(&package).map_err(|error| Missing::whole(error.to_string()))?;
+        let trial =
+            self.host.try_out(&package).map_err(|error| Missing::whole(error.to_string()))?;
         if !trial.passed() {
             let failures: Vec<String> = trial.failures().collect();
             return Err(Missing::whole(format!("its vectors fail: {}", failures.join("; "))));
@@ -296,8 +299,7 @@ pub(super) fn used(document: &Document) -> impl Iterator<Item = &Named> {
         let candidate = attachment.rollout.as_ref().map(|rollout| rollout.candidate.as_str());
         [Some(attachment.pack.as_str()), candidate].into_iter().flatten()
     });
-    let named: HashSet<_> =
-        references.filter_map(|reference| reference.split_once('@')).collect();
+    let named: HashSet<_> = references.filter_map(|reference| reference.split_once('@')).collect();
     let packs = document.packs.iter();
     packs.filter(move |pack| named.contains(&(pack.id.as_str(), pack.version.as_str())))
 }

@@ -55,11 +55,10 @@ pub(super) fn packs<'a>(
     }
     let mut prepared = prepare(&wanted, errors);
     let mut made = Maker { sources, metrics, found: &found, prepared: &mut prepared };
-    let mut packs = Packs { loaded: found.values().map(|it| it.loaded.clone()).collect(), ..Packs::default() };
+    let mut packs =
+        Packs { loaded: found.values().map(|it| it.loaded.clone()).collect(), ..Packs::default() };
     let mut ordered: Vec<_> = document.attachments.iter().enumerate().collect();
-    ordered.sort_by(|(_, a), (_, b)| {
-        (ring(a), a.order, &a.id).cmp(&(ring(b), b.order, &b.id))
-    });
+    ordered.sort_by(|(_, a), (_, b)| (ring(a), a.order, &a.id).cmp(&(ring(b), b.order, &b.id)));
     for (index, entry) in ordered {
         // Where something is amiss, it is said already.
         let Some(attachment) = made.attachment(index, entry) else { continue };
@@ -95,8 +94,12 @@ fn find<'a>(
     sources: &Sources,
     errors: &mut Vec<ConfigError>,
 ) -> HashMap<String, Found<'a>> {
-    let places: HashMap<_, _> =
-        document.packs.iter().enumerate().map(|(at, pack)| ((&pack.id, &pack.version), at)).collect();
+    let places: HashMap<_, _> = document
+        .packs
+        .iter()
+        .enumerate()
+        .map(|(at, pack)| ((&pack.id, &pack.version), at))
+        .collect();
     let kept = sources.packs.kept(used(document));
     let mut found = HashMap::new();
     for named in used(document) {
@@ -192,8 +195,7 @@ impl Maker<'_> {
         };
         let known = self.found.get(reference).map(|found| found.version.clone());
         let version = known.unwrap_or_else(|| version.into());
-        let series =
-            |part| -> Arc<Series> { self.metrics.pack(&pack.into(), &version, part) };
+        let series = |part| -> Arc<Series> { self.metrics.pack(&pack.into(), &version, part) };
         Some(Version { work, acting: series(acting), aside: series(aside) })
     }
 }

@@ -125,8 +125,6 @@ fn refused(error: WriteError) -> PublishError {
         error @ (WriteError::LastToken
         | WriteError::TooMany(_)
         | WriteError::TooLarge { .. }
-        | WriteError::OtherPack) => {
-            PublishError::Store(StoreError::Unreadable(error.to_string()))
-        }
+        | WriteError::OtherPack) => PublishError::Store(StoreError::Unreadable(error.to_string())),
     }
 }

@@ -39,7 +39,7 @@ impl Heed {
     /// start. Where the store does not answer within 5 s: what was revoked when it last did.
     pub async fn start(&self) {
         let Err(error) = self.load().await else { return };
-        match self.from_file().await {
+        match self.take_kept().await {
             Some(revocations) => tracing::error!(
                 %error,
                 revocations,
@@ -110,7 +110,7 @@ impl Heed {
     }
 
     /// Takes up what was kept; says how many revocations. None where there is no file, or it is refused.
-    async fn from_file(&self) -> Option<usize> {
+    async fn take_kept(&self) -> Option<usize> {
         let kept = match self.file.read().await {
             Ok(kept) => kept?,
             Err(error) => {

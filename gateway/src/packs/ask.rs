@@ -155,7 +155,10 @@ impl Picks {
             return Err(refused(FailureReason::Quarantined, "the attachment is halted"));
         };
         if work.health.is_stopped_for(self.caller(), chain.now) {
-            return Err(refused(FailureReason::Quarantined, "the version was stopped on this node"));
+            return Err(refused(
+                FailureReason::Quarantined,
+                "the version was stopped on this node",
+            ));
         }
         if self.tenant.usage.is_spent(chain.now) {
             return Err(refused(FailureReason::TenantCpu, "the tenant's CPU time is spent"));
@@ -174,8 +177,11 @@ impl Picks {
         let full = |whose| refused(FailureReason::Saturated, whose);
         let _of_tenant =
             self.tenant.usage.enter().ok_or_else(|| full("the tenant has no place free"))?;
-        let _of_attachment =
-            pick.attachment.usage.enter().ok_or_else(|| full("the attachment has no place free"))?;
+        let _of_attachment = pick
+            .attachment
+            .usage
+            .enter()
+            .ok_or_else(|| full("the attachment has no place free"))?;
         let grants = Grants {
             caps: self.tenant.caps,
             data: pick.data.as_ref().unwrap_or(&NO_DATA),

@@ -41,9 +41,7 @@ fn attachment(id: &str, settings: &Value, with: &Value) -> Value {
 }
 
 fn document(attachments: &[Value]) -> Value {
-    let tenant = |id: &str, plan: &str| {
-        json!({ "id": id, "plan": plan, "state": "active", "consumers": [{ "id": "app", "scopes": ["read"] }] })
-    };
+    let tenant = |id: &str, plan: &str| json!({ "id": id, "plan": plan, "state": "active", "consumers": [{ "id": "app", "scopes": ["read"] }] });
     let route = |id: &str, method: &str| {
         json!({ "id": id, "service": "contacts", "match": { "path": "/contacts", "methods": [method] },
                 "authenticate": { "any_of": ["api_key"] } })
@@ -71,7 +69,8 @@ impl Bench {
         lay(folder.path(), &misbehave("1.1.0"));
         let config = Arc::new(config::read(&document(attachments).to_string()).unwrap());
         let compiling = gateway.clone();
-        let compiled = tokio::task::spawn_blocking(move || compiling.compile(config)).await.unwrap();
+        let compiled =
+            tokio::task::spawn_blocking(move || compiling.compile(config)).await.unwrap();
         gateway.put_in_force(compiled.unwrap_or_else(|errors| panic!("{errors:?}")), 1);
         let snapshot = gateway.live.pin().unwrap();
         let trace = Trace::of(&HeaderMap::new(), Timestamp::UNIX_EPOCH);
@@ -216,7 +215,9 @@ async fn a_halted_attachment_fails_as_it_says() {
             }
         } else {
             assert_eq!(decided.unwrap(), model::Edits::default());
-            assert!(matches!(responded, Ok(Responded::Edited(edits)) if edits == model::Edits::default()));
+            assert!(
+                matches!(responded, Ok(Responded::Edited(edits)) if edits == model::Edits::default())
+            );
             assert_eq!(cost.unwrap(), 5, "the route's");
         }
     }
@@ -230,7 +231,8 @@ async fn the_sum_of_what_packs_say_is_the_cost() {
         entry
     };
     let panics = json!({ "how": "panic", "message": "boom" });
-    let fails = json!({ "phases": ["cost"], "on_failure": "open", "quarantine": { "faults": 100 } });
+    let fails =
+        json!({ "phases": ["cost"], "on_failure": "open", "quarantine": { "faults": 100 } });
     let of = |tenant: &str| json!({ "scope": { "tenant": tenant } });
     // The list is everybody's business, to create is not.
     let on_list = |mode: &str| json!({ "mode": mode, "scope": { "route": "list" } });
@@ -268,9 +270,7 @@ async fn the_sum_of_what_packs_say_is_the_cost() {
 #[tokio::test]
 async fn no_tenants_pack_undoes_what_everybodys_do() {
     let echo = json!({ "how": "echo", "names": ["x-a"] });
-    let own = |order: i32| {
-        json!({ "order": order, "scope": { "tenant": "acme" }, "phases": ["request", "response"] })
-    };
+    let own = |order: i32| json!({ "order": order, "scope": { "tenant": "acme" }, "phases": ["request", "response"] });
     let everybodys = json!({ "order": 0, "phases": ["request", "response"] });
     for order in [-9, 9] {
         let bench = Bench::of(&[
@@ -298,7 +298,8 @@ async fn no_tenants_pack_undoes_what_everybodys_do() {
 
 #[tokio::test]
 async fn a_packs_answer_is_shown_to_those_that_follow() {
-    let answers = json!({ "how": "answer", "status": 203, "headers": [["x-a", "answer"]], "body": "old" });
+    let answers =
+        json!({ "how": "answer", "status": 203, "headers": [["x-a", "answer"]], "body": "old" });
     let on = json!({ "phases": ["response"] });
     let bench = Bench::of(&[
         attachment("1", &answers, &on),
@@ -381,7 +382,11 @@ async fn a_body_that_is_not_held_fails_those_that_read_it() {
         (json!({ "phases": ["cost"] }), Readers::Nobody, Readers::Nobody),
         (json!({ "phases": ["request"] }), Readers::Actors, Readers::Nobody),
         (json!({ "mode": "observe" }), Readers::Observers, Readers::Nobody),
-        (json!({ "mode": "observe", "phases": ["response"] }), Readers::Observers, Readers::Observers),
+        (
+            json!({ "mode": "observe", "phases": ["response"] }),
+            Readers::Observers,
+            Readers::Observers,
+        ),
         (json!({ "halted": true }), Readers::Nobody, Readers::Nobody),
     ] {
         let bench = Bench::of(&[attachment("1", &sets("x-a", "changed"), &with)]).await;

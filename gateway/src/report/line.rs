@@ -11,11 +11,7 @@ pub(super) fn log(facts: &Facts, took: Duration) {
         return;
     }
     let field = |value: Option<&str>| value.map(str::to_owned).unwrap_or_default();
-    let packs: Vec<String> = facts
-        .packs
-        .iter()
-        .map(told)
-        .collect();
+    let packs: Vec<String> = facts.packs.iter().map(told).collect();
     let limits: Vec<String> = facts.readings.iter().map(left).collect();
     tracing::info!(
         target: "exchange",

@@ -105,7 +105,8 @@ impl PackMetrics {
             return series;
         }
         self.retire(&mut known);
-        let decisions = DECISIONS.map(|decision| self.decisions.with_label_values(&label(&name, decision)));
+        let decisions =
+            DECISIONS.map(|decision| self.decisions.with_label_values(&label(&name, decision)));
         let mut reasons = FailureReason::ALL.iter().map(|reason| reason.as_str());
         let failures = std::array::from_fn(|_| {
             let reason = reasons.next().unwrap_or_default();
@@ -179,7 +180,8 @@ mod tests {
         for version in 1..1_000 {
             series(version);
             let text = metrics.text();
-            let rows = text.lines().filter(|line| line.starts_with("tollgate_pack_decisions_total"));
+            let rows =
+                text.lines().filter(|line| line.starts_with("tollgate_pack_decisions_total"));
             assert!(rows.count() <= (RETIRED_MAX + 3) * DECISIONS.len(), "{version}");
             assert!(text.contains(r#"version="0""#), "the one in use stays");
         }

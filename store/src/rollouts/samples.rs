@@ -63,7 +63,11 @@ impl Store {
                     serialize(connection, REPORTING).await?;
                     for (rollout, window, process, samples) in rows {
                         let report = sqlx::query(REPORT).bind(rollout.clone()).bind(window);
-                        report.bind(process.clone()).bind(samples).execute(&mut *connection).await?;
+                        report
+                            .bind(process.clone())
+                            .bind(samples)
+                            .execute(&mut *connection)
+                            .await?;
                         let forget = sqlx::query(FORGET).bind(rollout).bind(window - 1);
                         forget.bind(process).execute(&mut *connection).await?;
                     }

@@ -50,7 +50,8 @@ impl Copies {
 
     /// Keeps a copy, and removes old ones that nobody uses. Where that fails, the node starts with the store or not at all.
     pub(super) fn keep(&self, package: &Package, bytes: &[u8], used: &HashSet<String>) {
-        let name = format!("{}-{}-{}.tgpack", package.name(), package.version(), hex(package.digest()));
+        let name =
+            format!("{}-{}-{}.tgpack", package.name(), package.version(), hex(package.digest()));
         let path = self.0.join(name);
         let written = fs::create_dir_all(&self.0)
             .and_then(|()| watch::replace(&path, bytes, Readers::Everybody))

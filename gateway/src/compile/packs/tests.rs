@@ -97,10 +97,25 @@ async fn what_a_pack_file_says_against_an_attachment_is_told_where_it_is_written
     let says = |settings: Value| json!({ "settings": settings });
     let spins = json!({ "how": "reject", "message": "not these" });
     let cases = [
-        (&quiet, json!({ "phases": ["request", "response"] }), "/attachments/0/phases/1", "only in: request"),
-        (&forgetful, json!({ "settings": { "how": "count" }, "reuse": 9 }), "/attachments/0/reuse", "as its vectors show"),
+        (
+            &quiet,
+            json!({ "phases": ["request", "response"] }),
+            "/attachments/0/phases/1",
+            "only in: request",
+        ),
+        (
+            &forgetful,
+            json!({ "settings": { "how": "count" }, "reuse": 9 }),
+            "/attachments/0/reuse",
+            "as its vectors show",
+        ),
         (&forgetful, says(spins), "/attachments/0/settings", "not these"),
-        (&forgetful, says(json!({ "how": "no such way" })), "/attachments/0/settings", "no such way"),
+        (
+            &forgetful,
+            says(json!({ "how": "no such way" })),
+            "/attachments/0/settings",
+            "no such way",
+        ),
     ];
     for (pack, attachment, pointer, words) in cases {
         let (at, message) = error(&node, &document(pack, &attachment)).await;
@@ -117,7 +132,8 @@ async fn what_a_pack_file_says_against_an_attachment_is_told_where_it_is_written
     let at = "/attachments/0/settings";
     assert_eq!(told, [(at, "no"), (at, "the candidate misbehave@1.1.0: no")]);
     // Halted, it needs no pack at all.
-    let halted = json!({ "halted": true, "settings": { "how": "no such way" }, "phases": ["response"] });
+    let halted =
+        json!({ "halted": true, "settings": { "how": "no such way" }, "phases": ["response"] });
     let mut halted = document(&quiet, &halted);
     halted["packs"][0]["version"] = json!("9.9.9");
     halted["attachments"][0]["pack"] = json!("quiet@9.9.9");

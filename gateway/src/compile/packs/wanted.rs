@@ -62,7 +62,10 @@ impl Wanted<'_> {
                 |tenant| format!("tenant `{tenant}`: add it to its `tenants`"),
             );
             let key = &found.key.id;
-            amiss(self.pointer(), format!("it is signed by the key `{key}`, which may not ship for {whom}"));
+            amiss(
+                self.pointer(),
+                format!("it is signed by the key `{key}`, which may not ship for {whom}"),
+            );
         }
         let manifest = found.loaded.pack.manifest();
         for (at, phase) in entry.phases.iter().enumerate() {
@@ -82,7 +85,9 @@ impl Wanted<'_> {
                 Ok(true) => {}
                 Ok(false) => amiss(
                     pointer,
-                    format!("{pack} decides otherwise when an instance is used again, as its vectors show: leave it out"),
+                    format!(
+                        "{pack} decides otherwise when an instance is used again, as its vectors show: leave it out"
+                    ),
                 ),
                 Err(error) => amiss(pointer, format!("{pack} can't be tried: {error}")),
             }
