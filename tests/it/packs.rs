@@ -228,6 +228,38 @@ async fn a_pack_that_fails_is_503_and_harms_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_tenant_whose_time_is_spent_fails_alone() {
+    let upstream = Upstream::start().await;
+    let document = misbehaves(&upstream, json!({ "how": "spin" }))
+        .with("plans", json!({ "id": "small", "limits": [], "packs": { "cpu_per_second": "1ms" } }))
+        .changed(|document| {
+            document.entry("tenants", "acme")["plan"] = json!("small");
+            let entry = document.entry("attachments", "trouble");
+            (entry["on_failure"], entry["mode"]) = (json!("open"), json!("enforce"));
+            entry["quarantine"] = json!({ "faults": 1_000_000 });
+        });
+    let node = with_packs(&document).await;
+    for key in [ACME, ACME, GLOBEX, GLOBEX] {
+        node.get("/v1/contacts").key(key).send().await.is(200);
+    }
+    let metrics = node.has_reported(4).await;
+    for (reason, count) in [("fuel", "3"), ("tenant_cpu", "1")] {
+        let labels = [("pack", "misbehave"), ("reason", reason)];
+        let failures = metrics.sum("tollgate_pack_failures_total", &labels);
+        assert_eq!(failures.to_string(), count, "{reason}");
+    }
+    // Refused for it, the caller is told when to come back.
+    let closed = document.changed(|document| {
+        document.entry("attachments", "trouble")["on_failure"] = json!("closed");
+    });
+    node.publish(&closed).await;
+    node.get("/v1/contacts").key(ACME).send().await.refuses(503, "POLICY_FAILED");
+    let again = node.get("/v1/contacts").key(ACME).send().await;
+    again.refuses(503, "POLICY_FAILED");
+    assert_eq!(again.header("retry-after"), "1");
+}
+
+#[tokio::test]
 async fn a_pack_that_fails_open_lets_the_request_through_as_it_was() {
     let upstream = Upstream::start().await;
     let document = misbehaves(&upstream, json!({ "how": "spin" }))

@@ -389,23 +389,7 @@ async fn a_thousand_hot_swaps_under_load_fail_nothing_mix_nothing_and_leave_noth
     let mut random = Random::of_this_run();
     let swaps = sized("swaps", 100, 1000);
     let stop = Arc::new(AtomicBool::new(false));
-    let mut load = JoinSet::new();
-    for _ in 0..6 {
-        let (stop, client) = (stop.clone(), crate::harness::call::Client::to(node.gateway));
-        load.spawn(async move {
-            let mut seen = BTreeMap::<String, u64>::new();
-            while !stop.load(Ordering::Relaxed) {
-                let answer = client.get("/v1/contacts").key(ACME).send().await;
-                let (asked, answered) =
-                    (answer.is(200).header("x-mark-seen"), answer.header("x-mark"));
-                assert_eq!(asked, answered, "two versions in one exchange");
-                *seen.entry(asked.to_owned()).or_default() += 1;
-                // Load that leaves the processors some room.
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            seen
-        });
-    }
+    let load = load(&node, &stop);
     let (mut early, mut late, mut mark) = (Vec::new(), Vec::new(), 0);
     let third = swaps / 3;
     let part = (swaps / READ_OVER).max(1);
@@ -438,24 +422,52 @@ async fn a_thousand_hot_swaps_under_load_fail_nothing_mix_nothing_and_leave_noth
     }
     println!("exchanges by version: {seen:?}");
     assert_eq!(seen.len(), versions.len());
-    let most = |readings: &[(u64, u64)], of: fn(&(u64, u64)) -> u64| {
-        readings.iter().map(of).max().unwrap()
-    };
-    let median = |readings: &[(u64, u64)], of: fn(&(u64, u64)) -> u64| {
+    nothing_stays(&early, &late);
+    assert_eq!(node.metrics().await.revision("rejected"), 0);
+    hoped(node.metrics().await.sum("tollgate_pack_failures_total", &[]) > 0.5, &false).unwrap();
+}
+
+/// Six clients that ask until they are stopped, and say how often each version answered.
+fn load(node: &Member, stop: &Arc<AtomicBool>) -> JoinSet<BTreeMap<String, u64>> {
+    let mut load = JoinSet::new();
+    for _ in 0..6 {
+        let (stop, client) = (stop.clone(), crate::harness::call::Client::to(node.gateway));
+        load.spawn(async move {
+            let mut seen = BTreeMap::<String, u64>::new();
+            while !stop.load(Ordering::Relaxed) {
+                let answer = client.get("/v1/contacts").key(ACME).send().await;
+                let (asked, answered) =
+                    (answer.is(200).header("x-mark-seen"), answer.header("x-mark"));
+                assert_eq!(asked, answered, "two versions in one exchange");
+                *seen.entry(asked.to_owned()).or_default() += 1;
+                // Load that leaves the processors some room.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            seen
+        });
+    }
+    load
+}
+
+/// Resident KiB and descriptors of a process.
+type Reading = (u64, u64);
+
+fn nothing_stays(early: &[Reading], late: &[Reading]) {
+    let most =
+        |readings: &[Reading], of: fn(&Reading) -> u64| readings.iter().map(of).max().unwrap();
+    let median = |readings: &[Reading], of: fn(&Reading) -> u64| {
         let mut sorted: Vec<u64> = readings.iter().map(of).collect();
         sorted.sort_unstable();
         sorted[sorted.len() / 2]
     };
     for (what, of, is_held) in [
         // Over a few swaps caches still fill.
-        ("KiB", (|reading| reading.0) as fn(&(u64, u64)) -> u64, long()),
+        ("KiB", (|reading| reading.0) as fn(&Reading) -> u64, long()),
         ("descriptors", |reading| reading.1, true),
     ] {
-        let (before, after) = (most(&early, of), median(&late, of));
+        let (before, after) = (most(early, of), median(late, of));
         println!("up to {before} {what} after a third, {after} in the end");
         let [before, after] = [before, after].map(|count| f64::from(u32::try_from(count).unwrap()));
         assert!(!is_held || after <= before * GROWTH_MAX, "{what} grew from {before} to {after}");
     }
-    assert_eq!(node.metrics().await.revision("rejected"), 0);
-    hoped(node.metrics().await.sum("tollgate_pack_failures_total", &[]) > 0.5, &false).unwrap();
 }
