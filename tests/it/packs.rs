@@ -237,6 +237,8 @@ async fn a_tenant_whose_time_is_spent_fails_alone() {
             let entry = document.entry("attachments", "trouble");
             (entry["on_failure"], entry["mode"]) = (json!("open"), json!("enforce"));
             entry["quarantine"] = json!({ "faults": 1_000_000 });
+            // Worth several milliseconds.
+            entry["limits"] = json!({ "fuel": 50_000_000 });
         });
     let node = with_packs(&document).await;
     for key in [ACME, ACME, GLOBEX, GLOBEX] {

@@ -36,7 +36,7 @@ attachments:
 /// A sound document with all that may be said of packs, with `from` replaced by `to`.
 fn document(from: &str, to: &str) -> String {
     let others = SOUND.split_once("packs:").unwrap().0;
-    let others = others.replace("limits: [{ id: burst", "packs: { cpu_per_second: 1ms, fuel: 1000, deadline: 101ms, memory: 64KiB, output: 1025, host_calls: 1, instances: 1 }, limits: [{ id: burst");
+    let others = others.replace("limits: [{ id: burst", "packs: { cpu_per_second: 1ms, fuel: 1000, deadline: 101ms, memory: 64KiB, output: 1025B, host_calls: 1, instances: 1 }, limits: [{ id: burst");
     let text = format!("{others}{}", PACKS.trim_start());
     assert!(text.contains(from), "{from}");
     text.replace(from, to)
@@ -64,7 +64,7 @@ fn all_of_it_at_the_ends_of_its_ranges_is_accepted_and_comes_back_as_it_was() {
         ("output: 16MiB", "output: 1KiB"),
         ("cpu_per_second: 1ms", "cpu_per_second: 60s"),
         ("deadline: 101ms", "deadline: 10s"),
-        ("output: 1025", "output: 16MiB"),
+        ("output: 1025B", "output: 16MiB"),
         ("memory: 64KiB", "memory: 64MiB"),
         ("p99: 10us", "p99: 10s"),
         ("tenants: [acme]", "tenants: [acme, \"*\"]"),
@@ -203,8 +203,8 @@ const FAULTS: &[(&str, &str, &str)] = &[
         "/plans/0/packs/deadline: must be at least 100ms and at most 10s",
     ),
     (
-        "output: 1025",
-        "output: 1023",
+        "output: 1025B",
+        "output: 1023B",
         "/plans/0/packs/output: must be at least 1KiB and at most 16MiB",
     ),
     (
