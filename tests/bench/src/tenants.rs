@@ -73,8 +73,6 @@ struct Case {
 
 /// Measures every size in every round.
 pub(crate) async fn measure(folder: &Path, rounds: u32) -> Outcome<Vec<Measured>> {
-    // The gateway wants a provider, though nothing is fetched here. Fails only where somebody was first.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut cases = Vec::new();
     for tenants in TENANTS {
         let case = Case::of(tenants, folder).await?;
@@ -104,6 +102,8 @@ pub(crate) async fn gateway(
     name: &str,
     programs: Option<&Path>,
 ) -> Outcome<Arc<Gateway>> {
+    // It wants a provider, though nothing is fetched here. Fails only where somebody was first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let url = format!("sqlite://{}", folder.join(format!("{name}.db")).display());
     let worker = programs.map_or(Worker::Here, |path| Worker::Process(path.join("tollgate")));
     let packs = HostSettings { cache: Some(folder.join("aot")), ..HostSettings::small(worker) };
