@@ -25,6 +25,8 @@ use store::control::PackInfo;
 const STORE_DEADLINE: Duration = Duration::from_secs(10);
 /// Packs that are known to be in the store; beyond them, their files are looked for all the same.
 const KEPT_MAX: usize = 10_000;
+/// Trials that are remembered. With one more, all are forgotten: the next to want one tries again.
+const TRIED_MAX: usize = 1_000;
 
 /// Where pack files lie.
 pub struct PackFolders {
@@ -45,6 +47,9 @@ pub struct PackFiles {
     loaded: Mutex<HashMap<String, Weak<Loaded>>>,
     /// Those that the store has. It never loses or changes one, so that nobody looks for their files.
     kept: Mutex<HashSet<(PackId, String)>>,
+    /// Those that passed their trial here, by digest, and whether they are reusable: a version that comes back after nobody
+    /// used it is not tried anew.
+    tried: Mutex<HashMap<String, bool>>,
 }
 
 /// A pack that a document names, and what was made of it.
@@ -87,8 +92,8 @@ impl PackFiles {
     ) -> Self {
         let PackFolders { laid, cache } = folders;
         let copies = Copies::of(cache);
-        let (loaded, kept) = (Mutex::default(), Mutex::default());
-        Self { laid, copies, host, store, runtime, loaded, kept }
+        let (loaded, kept, tried) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { laid, copies, host, store, runtime, loaded, kept, tried }
     }
 
     /// What the files look like that were laid for a document's packs; changes whenever one of them is replaced.
@@ -152,7 +157,8 @@ impl PackFiles {
             Kept::These(_) | Kept::Away(_) => self.copies.find(named, digest),
         };
         if let Some(package) = copy.filter(|package| package.signer(keys).is_ok()) {
-            return Ok(self.remember(package, None));
+            let reusable = self.tried(package.digest());
+            return Ok(self.remember(package, reusable));
         }
         self.laid_one(named, keys).map_err(|missing| match (kept, info) {
             (Kept::Away(error), _) => {
@@ -195,7 +201,7 @@ impl PackFiles {
         Ok(self.remember(package, Some(info.reusable)))
     }
 
-    /// One that an operator laid. Its vectors are tried here, once.
+    /// One that an operator laid. Its vectors are tried here, unless they were already.
     fn laid_one(&self, named: &Named, keys: &[PackKey]) -> Result<Arc<Loaded>, Missing> {
         let path = self.laid(named);
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -215,13 +221,37 @@ impl PackFiles {
         if let Some(known) = self.known(package.digest(), keys) {
             return Ok(known);
         }
+        let reusable = match self.tried(package.digest()) {
+            Some(reusable) => reusable,
+            None => self.try_out(&package)?,
+        };
+        Ok(self.remember(package, Some(reusable)))
+    }
+
+    /// Runs its vectors, and tells whether it is reusable. That they failed is not remembered: nothing runs then.
+    fn try_out(&self, package: &Package) -> Result<bool, Missing> {
         let trial =
-            self.host.try_out(&package).map_err(|error| Missing::whole(error.to_string()))?;
+            self.host.try_out(package).map_err(|error| Missing::whole(error.to_string()))?;
         if !trial.passed() {
             let failures: Vec<String> = trial.failures().collect();
             return Err(Missing::whole(format!("its vectors fail: {}", failures.join("; "))));
         }
-        Ok(self.remember(package, Some(trial.reusable)))
+        self.passed(package.digest(), trial.reusable);
+        Ok(trial.reusable)
+    }
+
+    /// Whether the pack of this digest is reusable, where it passed its trial here.
+    fn tried(&self, digest: &str) -> Option<bool> {
+        let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        tried.get(digest).copied()
+    }
+
+    fn passed(&self, digest: &str, reusable: bool) {
+        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        if tried.len() >= TRIED_MAX {
+            tried.clear();
+        }
+        tried.insert(digest.to_owned(), reusable);
     }
 
     /// One that is in use already, if it is signed by one of these keys.
@@ -319,3 +349,6 @@ fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     }
     fs::read(path).map_err(unreadable)
 }
+
+#[cfg(test)]
+mod tests;

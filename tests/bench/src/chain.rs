@@ -190,7 +190,8 @@ impl Tollgate {
         let config = write_json(&folder.join("tollgate.yaml"), &settings)?;
         let mut command = Command::new(place.programs.join("tollgate"));
         command.args(["serve", "--config"]).arg(config).env("TOLLGATE_LOG", "warn");
-        let mut process = Process::start(name, &mut command, &folder.join("tollgate.log"))?;
+        let mut process =
+            Process::start(name, &mut command, &place.folder.join(format!("{name}.log")))?;
         ready(&mut process, status, "/readyz", start_max).await?;
         Ok(Self { address: gateway, process })
     }

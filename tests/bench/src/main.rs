@@ -14,6 +14,7 @@ mod tenants;
 use chain::{Chain, Place};
 use clap::Parser as _;
 use load::Load;
+use model::Clock;
 use process::{Cpu, Process};
 use report::{Report, Run};
 use std::io::Write as _;
@@ -26,6 +27,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
+/// What stays of a run, by its ending.
+const STAYS: [&str; 3] = ["json", "md", "log"];
 /// Between runs, for the connections of the last one to be closed on both sides.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -100,36 +103,43 @@ async fn until_stopped(settings: Settings) -> Outcome<bool> {
 }
 
 async fn bench(settings: Settings) -> Outcome<bool> {
-    let began = Instant::now();
     let programs = programs()?;
-    let clock = model::Clock::system();
+    let clock = Clock::system();
     let started = clock.now();
     let target = programs.parent().ok_or("the program lies in no folder")?;
     let folder = target.join("bench").join(started.strftime("%Y%m%dT%H%M%SZ").to_string());
     std::fs::create_dir_all(&folder)?;
-    let mut report = Report::new(started, &settings, machine::describe());
+    let report = Report::new(started, &settings, machine::describe());
+    let place = Place { folder: &folder, programs: &programs, settings: &settings };
+    let passed = measure_parts(&place, &clock, report).await?;
+    // Where a run could not end, its data may say why.
+    clear(&folder)?;
+    Ok(passed)
+}
 
+async fn measure_parts(place: &Place<'_>, clock: &Clock, mut report: Report) -> Outcome<bool> {
+    let began = Instant::now();
+    let Place { folder, settings, .. } = place;
     let mut chains = Vec::new();
     let mut ended = Ok(());
     if settings.parts.contains(&Part::Tenants) {
         // Before the chains, whose processes would share the machine.
-        report.tenants = tenants::measure(&folder, settings.rounds).await?;
+        report.tenants = tenants::measure(folder, settings.rounds).await?;
     }
-    let place = Place { folder: &folder, programs: &programs, settings: &settings };
     if settings.parts.contains(&Part::Packs) {
-        report.packs = Some(packs::measure(&place).await?);
+        report.packs = Some(packs::measure(place).await?);
     }
     if settings.parts.contains(&Part::Chains) {
-        let (upstream, started) = chain::start(&place, &clock).await?;
+        let (upstream, started) = chain::start(place, clock).await?;
         for chain in &started {
             chain.prove().await?;
         }
-        ended = rounds(&started, &upstream, &settings, &mut report).await;
+        ended = rounds(&started, &upstream, settings, &mut report).await;
         chains = started;
     }
     // What was measured until then stays, whatever ended it.
     report.conclude(&chains, began.elapsed());
-    write(&folder, &report)?;
+    write(folder, &report)?;
     ended.map(|()| report.passed)
 }
 
@@ -177,6 +187,19 @@ fn write(folder: &Path, report: &Report) -> Outcome<()> {
     std::fs::write(folder.join("results.md"), &table)?;
     writeln!(std::io::stdout().lock(), "{table}")?;
     say(&format!("bench: written to {}", folder.join("results.json").display()));
+    Ok(())
+}
+
+/// Leaves what was measured and logged, and nothing of what it was measured on.
+fn clear(folder: &Path) -> Outcome<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            std::fs::remove_dir_all(path)?;
+        } else if path.extension().is_none_or(|it| STAYS.iter().all(|stays| it != *stays)) {
+            std::fs::remove_file(path)?;
+        }
+    }
     Ok(())
 }
 

@@ -1,4 +1,6 @@
-//! How long a version of a pack is on its way: one of many attachments takes another version, compiled before.
+//! How long a version of a pack is on its way: one of many attachments takes another version, tried and compiled before.
+//!
+//! Invariant: nothing else uses that version, so that it is had anew each time.
 
 use super::{ATTACHMENTS, PACK, document, file};
 use crate::chain::Place;
@@ -33,17 +35,15 @@ impl Published {
     }
 }
 
-/// Goes to and fro between two versions, both compiled by the first turns.
+/// Goes to and fro between two versions, both tried and compiled by the first turns.
 pub(super) async fn measure(place: &Place<'_>) -> Outcome<Vec<Published>> {
     let folder = place.folder.join("packs-published");
     std::fs::create_dir_all(&folder)?;
     file::lay(&folder.join("packs"))?;
     let gateway = gateway(&folder, "published", Some(place.programs)).await?;
-    let mut first = document(ATTACHMENTS, ATTACHMENTS)?;
-    // Both versions are in use throughout: a file that nobody used before would be tried out first.
-    attach_second(&mut first, 1);
+    let first = document(ATTACHMENTS, ATTACHMENTS)?;
     let mut second = first.clone();
-    attach_second(&mut second, 0);
+    attach_second(&mut second)?;
     let texts = [first, second].map(|document: Value| document.to_string());
     let threads = usize::try_from(place.settings.threads)?;
     let mut measured = Vec::new();
@@ -57,10 +57,10 @@ pub(super) async fn measure(place: &Place<'_>) -> Outcome<Vec<Published>> {
     Ok(measured)
 }
 
-fn attach_second(document: &mut Value, attachment: usize) {
-    if let Some(pack) = document.pointer_mut(&format!("/attachments/{attachment}/pack")) {
-        *pack = json!(format!("{PACK}@{}", file::SECOND));
-    }
+fn attach_second(document: &mut Value) -> Outcome<()> {
+    let pack = document.pointer_mut("/attachments/0/pack").ok_or("no attachment")?;
+    *pack = json!(format!("{PACK}@{}", file::SECOND));
+    Ok(())
 }
 
 fn rounds(place: &Place<'_>) -> Outcome<usize> {
