@@ -3,15 +3,16 @@
 //! Every struct refuses unknown fields. Reading one is [`read`](crate::config::read), which reports all errors at once;
 //! what it returns is a checked [`Config`](crate::config::Config).
 
+mod limits;
 mod packs;
 
+pub use limits::*;
 pub use packs::*;
 
 use crate::id::{
-    ConsumerId, CredentialId, IssuerId, LimitId, PlanId, RouteId, ServiceId, TenantId, UpstreamId,
+    ConsumerId, CredentialId, IssuerId, PlanId, RouteId, ServiceId, TenantId, UpstreamId,
     VersionName,
 };
-use crate::quota::{OnStoreError, Per, Quota, Rate};
 use crate::record::RecordMode;
 use crate::units::{Duration, Size};
 use jiff::Timestamp;
@@ -149,6 +150,13 @@ pub struct Upstream {
     /// How long each part of an exchange may take.
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// What it is sent at most, by all tenants together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub limits: Vec<UpstreamLimit>,
+    /// What follows from its 429 and 503 with `Retry-After`.
+    #[serde(default, skip_serializing_if = "Backoff::is_default")]
+    pub backoff: Backoff,
 }
 
 /// One peer of an upstream.
@@ -304,6 +312,14 @@ pub struct Route {
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub cost: u32,
+    /// The header of the upstream's answer that says what the request cost in all, in units. What is more than `cost` is
+    /// charged then, whether it fits or not; what is less is given back to quotas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "header"))]
+    pub cost_from_response_header: Option<String>,
+    /// What is charged to quotas that would not be.
+    #[serde(default, skip_serializing_if = "Charge::is_default")]
+    pub charge: Charge,
     /// Whether the upstream gets `Authorization` and `X-Api-Key` as they came.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forward_credentials: bool,
@@ -436,25 +452,11 @@ impl Default for Body {
     }
 }
 
-/// A set of limits. Without any, nothing is limited.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Plan {
-    /// The plan's id.
-    pub id: PlanId,
-    /// Its limits, all decided together.
-    #[schemars(length(max = 16))]
-    pub limits: Vec<Limit>,
-    /// What packs may use for a tenant.
-    #[serde(default, skip_serializing_if = "PackCaps::is_default")]
-    pub packs: PackCaps,
-}
-
 /// What packs may use for one tenant, on one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PackCaps {
-    /// CPU time in each second, all its packs together: 1ms to 60s; 200ms when absent.
+    /// CPU time in each second, all its packs together: 1ms to 60s; 100ms when absent.
     pub cpu_per_second: Duration,
     /// Fuel of one call, whatever the attachment says; 50,000,000 when absent.
     #[schemars(range(min = 1_000, max = 100_000_000))]
@@ -476,7 +478,7 @@ pub struct PackCaps {
 impl Default for PackCaps {
     fn default() -> Self {
         Self {
-            cpu_per_second: Duration(std::time::Duration::from_millis(200)),
+            cpu_per_second: Duration(std::time::Duration::from_millis(100)),
             fuel: 50_000_000,
             deadline: Duration(std::time::Duration::from_secs(1)),
             memory: Size(64 << 20),
@@ -494,32 +496,6 @@ impl PackCaps {
     }
 }
 
-/// A limit: exactly one of `rate` (with `burst`), `quota` and `concurrency`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Limit {
-    /// The limit's id, as partners see it.
-    pub id: LimitId,
-    /// So many units per second, minute or hour.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rate: Option<Rate>,
-    /// How many units a `rate` admits at one instant.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_000_000_000))]
-    pub burst: Option<u32>,
-    /// So many units in each calendar period of the tenant's time zone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quota: Option<Quota>,
-    /// So many requests at the same time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_000_000))]
-    pub concurrency: Option<u32>,
-    /// Who shares the counter.
-    pub per: Per,
-    /// What happens when the store of counters can't answer. No default: the operator chooses.
-    pub on_store_error: OnStoreError,
-}
-
 /// A tenant.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -534,6 +510,10 @@ pub struct Tenant {
     #[serde(default = "utc")]
     #[schemars(extend("format" = "timezone"))]
     pub timezone: String,
+    /// The day of the month on which its billing months begin; in shorter months the last one.
+    #[serde(default = "first", skip_serializing_if = "is_first")]
+    #[schemars(range(min = 1, max = 31))]
+    pub billing_day: i8,
     /// The version of each service that it gets when a request names none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub pins: BTreeMap<String, VersionName>,
@@ -589,6 +569,15 @@ pub struct ApiKey {
     /// When it stops being accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
+}
+
+fn first() -> i8 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn is_first(day: &i8) -> bool {
+    *day == first()
 }
 
 fn one() -> u32 {

@@ -33,3 +33,5 @@ pub const PACK_ROLLED_BACK: &str = "tollgate.pack.rolled_back";
 pub const PACK_HALTED: &str = "tollgate.pack.halted";
 /// A candidate became the running version.
 pub const PACK_PROMOTED: &str = "tollgate.pack.promoted";
+/// A tenant, consumer or credential has used so much of a quota.
+pub const QUOTA_REACHED: &str = "tollgate.quota.reached";

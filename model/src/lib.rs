@@ -14,6 +14,7 @@ pub mod node;
 pub mod port;
 pub mod quota;
 pub mod record;
+pub mod retry_after;
 pub mod revision;
 pub mod revocation;
 pub mod role;

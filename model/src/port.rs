@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// Why a store could not answer. The cause is for the log; callers see `DEPENDENCY_UNAVAILABLE`.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The store refused, broke off or is closed.
     #[error("the store is not available: {0}")]

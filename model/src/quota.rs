@@ -11,6 +11,8 @@ mod charging;
 mod counter;
 mod demand;
 pub mod fields;
+mod kept;
+mod pace;
 mod slots;
 #[cfg(feature = "suite")]
 pub mod suite;
@@ -19,14 +21,16 @@ mod verdict;
 mod window;
 
 pub use amount::{InvalidQuota, InvalidRate, Period, Quota, Rate};
-pub use bucket::Bucket;
+pub use bucket::{BACKLOG_MAX, Bucket};
 pub use charging::{Outcome, Settlement, Terms};
 pub use counter::Counter;
 pub use demand::{Charge, Counted, CounterKey, Demand, Part, PermitId, PermitRecord, Taken};
+pub use kept::KeptQuota;
+pub use pace::{Judged, Measured, Pace, PaceRules, Turn};
 pub use slots::Slots;
 pub use tally::Tally;
 pub use verdict::{Level, Reading, Refused, Verdict, Wait};
-pub use window::{Spent, Window};
+pub use window::{Calendar, Spent, Window};
 
 use crate::error::ErrorCode;
 use crate::id::LimitId;
@@ -43,6 +47,10 @@ pub struct Limit {
     pub kind: Kind,
     /// Who shares the counter.
     pub per: Per,
+    /// Whether the shared store decides about each request, so that no node takes units in advance.
+    pub exact: bool,
+    /// Whether it refuses.
+    pub mode: LimitMode,
     /// What happens when the store of counters can't answer.
     pub on_store_error: OnStoreError,
 }
@@ -57,7 +65,7 @@ pub enum Kind {
         /// How many units are admitted at one instant; at least 1.
         burst: u32,
     },
-    /// Units per calendar window of the tenant's time zone.
+    /// Units per window of the tenant's calendar.
     Quota(Quota),
     /// So many requests at the same time; at least 1.
     Concurrency(u32),
@@ -70,6 +78,28 @@ impl Kind {
             Self::Rate { .. } => ErrorCode::RateLimited,
             Self::Quota(_) => ErrorCode::QuotaExceeded,
             Self::Concurrency(_) => ErrorCode::ConcurrencyLimited,
+        }
+    }
+
+    /// How much there is at one moment: the burst, the amount, the slots.
+    pub const fn size(self) -> u64 {
+        match self {
+            Self::Rate { burst, .. } => burst as u64,
+            Self::Quota(quota) => quota.amount(),
+            Self::Concurrency(slots) => slots as u64,
+        }
+    }
+
+    /// What one of so many nodes may admit alone: an equal part of it, at least 1.
+    #[must_use]
+    pub fn share(self, nodes: u32) -> Self {
+        let part = |units: u32| (units / nodes.max(1)).max(1);
+        match self {
+            Self::Rate { rate, burst } => {
+                Self::Rate { rate: rate.share(nodes), burst: part(burst) }
+            }
+            Self::Quota(quota) => Self::Quota(quota.share(nodes)),
+            Self::Concurrency(slots) => Self::Concurrency(part(slots)),
         }
     }
 }
@@ -88,6 +118,32 @@ pub enum Per {
     Ip,
 }
 
+/// Whether a limit refuses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitMode {
+    /// It does.
+    #[default]
+    Enforce,
+    /// It counts and says what it would refuse, and refuses nothing.
+    Observe,
+}
+
+impl LimitMode {
+    /// Whether it is that of limits which say nothing.
+    pub fn is_enforce(&self) -> bool {
+        *self == Self::Enforce
+    }
+
+    /// The name used in documents and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+        }
+    }
+}
+
 /// What happens when the store of counters can't answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -100,6 +156,17 @@ pub enum OnStoreError {
     Closed,
 }
 
+impl OnStoreError {
+    /// The name used in documents, header fields and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Open => "open",
+            Self::Closed => "closed",
+        }
+    }
+}
+
 /// A store of counters. Time is microseconds since the epoch; a store with a clock of its own may prefer that.
 pub trait Counters: Send + Sync {
     /// Charges all limits of the demand in one atomic step, or none. Asked again for a permit that is open: the same
@@ -110,7 +177,8 @@ pub trait Counters: Send + Sync {
         now: i64,
     ) -> impl Future<Output = Result<Verdict, StoreError>> + Send;
 
-    /// Ends a permit: frees its slots and gives quotas back if the settlement says so. Nothing the second time.
+    /// Ends a permit: frees its slots, gives quotas back if the settlement says so, charges what it cost in the end.
+    /// Nothing the second time.
     fn settle(
         &self,
         permit: &PermitRecord,

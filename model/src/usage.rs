@@ -1,7 +1,9 @@
 //! The port to whoever holds counters: what tenants have used, and setting that back.
 
+use crate::document::LimitScope;
 use crate::id::{ConsumerId, LimitId, TenantId};
 use crate::port::StoreError;
+use crate::quota::LimitMode;
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -14,6 +16,11 @@ pub struct Usage {
     /// Whose share it is, where each consumer has its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consumer: Option<ConsumerId>,
+    /// What it counts, where that is not every request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<LimitScope>,
+    /// Whether it refuses.
+    pub mode: LimitMode,
     /// How much is used.
     pub used: u64,
     /// How much there is.

@@ -12,6 +12,7 @@ pub(super) fn check(document: &Value, errors: &mut Vec<ConfigError>) {
     for (at, route) in items(document, "routes") {
         refer(route, "service", &at, &known.services, "service", errors);
     }
+    plans(document, &known, errors);
     tenants(document, &known, errors);
     for (at, issuer) in items(document, "issuers") {
         refer(issuer, "tenant", &at, &known.tenants, "tenant", errors);
@@ -48,6 +49,9 @@ impl<'a> Known<'a> {
         distinct(items(document, "attachments"), "id", "attachment", errors);
         for (at, plan) in items(document, "plans") {
             distinct(under(&at, plan, "limits"), "id", "limit of this plan", errors);
+        }
+        for (at, upstream) in items(document, "upstreams") {
+            distinct(under(&at, upstream, "limits"), "id", "limit of this upstream", errors);
         }
         distinct(items(document, "services"), "id", "service", errors);
         Self {
@@ -93,6 +97,17 @@ fn services(document: &Value, known: &Known<'_>, errors: &mut Vec<ConfigError>) 
             for (at, extension) in under(&at, version, "extensions") {
                 refer(extension, "tenant", &at, &known.tenants, "tenant", errors);
             }
+        }
+    }
+}
+
+fn plans(document: &Value, known: &Known<'_>, errors: &mut Vec<ConfigError>) {
+    for (at, plan) in items(document, "plans") {
+        for (at, limit) in under(&at, plan, "limits") {
+            let Some(scope) = limit.get("scope") else { continue };
+            let at = format!("{at}/scope");
+            refer(scope, "route", &at, &known.routes, "route", errors);
+            refer(scope, "service", &at, &known.services, "service", errors);
         }
     }
 }

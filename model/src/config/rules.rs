@@ -1,12 +1,13 @@
 //! What a document must mean beyond its shape: ranges, choices of exactly one, dates in order, routes that don't overlap.
 
+mod limits;
 mod packs;
 
 use super::references::{items, once};
 use super::{ConfigError, escape};
 use crate::document::{
-    Algorithm, Attachment, Issuer, Limit, Method, Pack, Plan, Route, Secret, Select, Service,
-    Tenant, Upstream, VersionState,
+    Algorithm, Attachment, Issuer, Method, Pack, Plan, Route, Secret, Select, Service, Tenant,
+    Upstream, VersionState,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -106,15 +107,14 @@ pub(super) fn check(sections: &Sections, errors: &mut Vec<ConfigError>) {
                 errors.add(at, &format!("timeouts/{field}"), "must be more than 0s and at most 1h");
             }
         }
+        limits::check_upstream(at, upstream, &mut errors);
     }
     for (at, service) in &sections.services {
         check_service(at, service, &mut errors);
     }
     routes(&sections.routes, &mut errors);
     for (at, plan) in &sections.plans {
-        for (index, limit) in plan.limits.iter().enumerate() {
-            check_limit(&format!("{at}/limits/{index}"), limit, &mut errors);
-        }
+        limits::check_plan(at, plan, &mut errors);
         packs::check_caps(&format!("{at}/packs"), &plan.packs, &mut errors);
     }
     for (at, tenant) in &sections.tenants {
@@ -249,6 +249,9 @@ fn routes(routes: &[(String, Route)], errors: &mut Errors<'_>) {
         {
             errors.add(at, "idempotency/retention", "must be at least 1m and at most 168h");
         }
+        if let Some(name) = &route.cost_from_response_header {
+            limits::check_cost_header(at, name, errors);
+        }
     }
 }
 
@@ -274,15 +277,5 @@ fn check_scopes(at: &str, scopes: &[String], errors: &mut Errors<'_>) {
                 "is not a scope: visible ASCII without spaces, quotes, backslashes",
             );
         }
-    }
-}
-
-fn check_limit(at: &str, limit: &Limit, errors: &mut Errors<'_>) {
-    let kinds = [limit.rate.is_some(), limit.quota.is_some(), limit.concurrency.is_some()];
-    if kinds.iter().filter(|given| **given).count() != 1 {
-        errors.add(at, "", "needs exactly one of `rate`, `quota` and `concurrency`");
-    }
-    if limit.burst.is_some() && limit.rate.is_none() {
-        errors.add(at, "burst", "stands without `rate`");
     }
 }

@@ -44,7 +44,7 @@ const FORMATS: &[Format] = &[
     Format {
         name: "quota",
         takes: |text| text.parse::<Quota>().is_ok(),
-        wanted: "a quota, like `1000/hour`, `100000/day` or `1000000/month`",
+        wanted: "a quota, like `100000/day`: so many per `minute`, `hour`, `day`, `week`, `month` or `billing_month`",
     },
     Format {
         name: "record",
@@ -62,6 +62,11 @@ const FORMATS: &[Format] = &[
             (1..=64).contains(&text.chars().count()) && !text.chars().any(char::is_control)
         },
         wanted: "a name: 1 to 64 characters, without line breaks and other control characters",
+    },
+    Format {
+        name: "header",
+        takes: |text| http::HeaderName::try_from(text).is_ok(),
+        wanted: "the name of a header, like `X-Cost`",
     },
     Format { name: "address", takes: is_address, wanted: "`host:port`" },
     Format {

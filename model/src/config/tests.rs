@@ -1,3 +1,4 @@
+mod limits;
 mod packs;
 
 use super::{ConfigError, read};

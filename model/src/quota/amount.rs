@@ -38,6 +38,12 @@ impl Rate {
             Unit::Hour => 3_600_000_000,
         }
     }
+
+    /// What one of so many nodes may admit alone: an equal part, at least 1 unit.
+    #[must_use]
+    pub fn share(self, nodes: u32) -> Self {
+        Self { units: (self.units / nodes.max(1)).max(1), ..self }
+    }
 }
 
 /// A rate that can't be read.
@@ -77,7 +83,7 @@ impl fmt::Display for Rate {
     }
 }
 
-/// So many units in each calendar period of the tenant's time zone: `100000/day`.
+/// So many units in each period of the tenant's calendar: `100000/day`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quota {
     amount: u64,
@@ -97,6 +103,12 @@ impl Quota {
     pub const fn period(self) -> Period {
         self.period
     }
+
+    /// What one of so many nodes may admit alone: an equal part, at least 1 unit.
+    #[must_use]
+    pub fn share(self, nodes: u32) -> Self {
+        Self { amount: (self.amount / u64::from(nodes.max(1))).max(1), ..self }
+    }
 }
 
 /// A calendar period. Weeks start on Monday (ISO 8601).
@@ -112,11 +124,14 @@ pub enum Period {
     Week,
     /// From the first to the last day.
     Month,
+    /// From the tenant's billing day to the day before the next one.
+    BillingMonth,
 }
 
 impl Period {
     /// Every period, shortest first.
-    pub const ALL: [Self; 5] = [Self::Minute, Self::Hour, Self::Day, Self::Week, Self::Month];
+    pub const ALL: [Self; 6] =
+        [Self::Minute, Self::Hour, Self::Day, Self::Week, Self::Month, Self::BillingMonth];
 
     /// The name used in documents.
     pub const fn as_str(self) -> &'static str {
@@ -126,6 +141,7 @@ impl Period {
             Self::Day => "day",
             Self::Week => "week",
             Self::Month => "month",
+            Self::BillingMonth => "billing_month",
         }
     }
 
@@ -137,7 +153,7 @@ impl Period {
             Self::Hour => 3_600,
             Self::Day => 86_400,
             Self::Week => 7 * 86_400,
-            Self::Month => 31 * 86_400,
+            Self::Month | Self::BillingMonth => 31 * 86_400,
         }
     }
 }
@@ -145,7 +161,7 @@ impl Period {
 /// A quota that can't be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not a quota; a quota is written like `100000/day`: 1 to 999999999999999 per `minute`, `hour`, `day`, `week` or `month`"
+    "`{0}` is not a quota; a quota is written like `100000/day`: 1 to 999999999999999 per `minute`, `hour`, `day`, `week`, `month` or `billing_month`"
 )]
 pub struct InvalidQuota(String);
 

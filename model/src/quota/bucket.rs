@@ -1,9 +1,13 @@
 //! The counter of a rate: GCRA (ITU-T I.371), as one theoretical arrival time (TAT).
 //!
 //! Invariant: in any interval T, no more than `burst + rate·T` units are admitted, exactly. Arithmetic is in *ticks* of
-//! 1/units of a microsecond, in which one unit costs a whole number: nothing is rounded, so nothing drifts.
+//! 1/units of a microsecond, in which one unit costs a whole number: nothing is rounded, so nothing drifts. A store that
+//! calculates in 53 bits can do the same with whole microseconds and the rest of ticks apart: see [`Rate::time_of`].
 
 use super::{Level, Rate, Wait};
+
+/// The longest backlog that an edit of the rate can leave, in microseconds: 142 years, which 53 bits hold beside the time.
+pub const BACKLOG_MAX: i64 = 1 << 52;
 
 /// How far the backlog of a rate reaches, with the rate and burst under which it grew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +36,7 @@ impl Bucket {
             used: to_u64(div_up(backlog, unit)),
             remaining: to_u64(left / unit),
             reset_after: Some(to_micros(div_up(backlog, rate.units().into()))),
+            window: None,
         }
     }
 
@@ -67,19 +72,34 @@ impl Bucket {
         self.tat.saturating_add(1)
     }
 
-    /// What was used and has not yet drained, in ticks of `rate`. A rate that was edited keeps the units, not the time.
+    /// What was kept elsewhere of such a bucket.
+    pub const fn restored(tat: i64, part: u32, rate: Rate, burst: u32) -> Self {
+        Self { tat, part, rate, burst }
+    }
+
+    /// What was used and has not yet drained, in ticks of `rate`. A rate that was edited keeps the units, rounded up, and
+    /// not the time.
     ///
-    /// An honest backlog never exceeds the burst under which it grew. A larger one means that the clock stepped back:
-    /// the burst then counts as spent, and drains from now on.
+    /// An honest backlog never exceeds the burst under which it grew. A larger one means that the clock stepped back, or
+    /// that an answer cost more than there was: the burst then counts as spent, and drains from now on.
     fn backlog(&self, rate: Rate, now: i64) -> i128 {
         let since = i128::from(self.tat) - i128::from(now);
         let ticks = since * i128::from(self.rate.units()) + i128::from(self.part);
         let ticks = ticks.clamp(0, room(self.rate, self.burst));
         if self.rate == rate {
-            ticks
-        } else {
-            div_up(ticks * i128::from(rate.micros()), self.rate.micros().into())
+            return ticks;
         }
+        let units = div_up(ticks, self.rate.micros().into());
+        let most = i128::from(BACKLOG_MAX) * i128::from(rate.units());
+        (units * i128::from(rate.micros())).min(most)
+    }
+}
+
+impl Rate {
+    /// In which time so many units pass: whole microseconds, and the rest in 1/[`units`](Self::units) of a microsecond.
+    pub fn time_of(self, units: u32) -> (i64, u32) {
+        let (ticks, by) = (price(self, units), i128::from(self.units()));
+        (to_micros(ticks.div_euclid(by)), u32::try_from(ticks.rem_euclid(by)).unwrap_or(0))
     }
 }
 

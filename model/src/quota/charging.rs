@@ -1,7 +1,7 @@
 //! What an exchange's outcome does to what it was charged: the CONTRACT's "Charging", as one table.
 //!
 //! Always: a request refused by a limit was charged nothing; rates keep their charge, because the request did arrive;
-//! slots are freed. So a settlement only says what becomes of quotas.
+//! slots are freed. So a settlement says what becomes of quotas, and what an answer cost in the end.
 
 use http::StatusCode;
 
@@ -64,13 +64,27 @@ impl Default for Terms {
     }
 }
 
-/// What becomes of a permit. Either way rates keep their charge and slots are freed.
+/// What becomes of a permit. Whatever it is, rates keep their charge and slots are freed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Settlement {
     /// Quotas keep their charge.
     Commit,
     /// Quotas get it back.
     Refund,
+    /// It cost so many units in all: quotas end with that, rates are charged what is more than they were. Whether it fits
+    /// or not; a rate's burst is the most that can be owed.
+    Cost(u32),
+}
+
+impl Settlement {
+    /// The same where the answer said what it cost: what is kept is that.
+    #[must_use]
+    pub const fn at_cost(self, actual: Option<u32>) -> Self {
+        match (self, actual) {
+            (Self::Commit, Some(units)) => Self::Cost(units),
+            (settlement, _) => settlement,
+        }
+    }
 }
 
 #[cfg(test)]

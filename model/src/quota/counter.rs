@@ -3,9 +3,7 @@
 //! Invariant: checking changes nothing, and charging takes the cost whether it fits or not: who decides for all limits of
 //! a request together is [`Tally`](super::Tally). A limit whose kind was edited starts anew.
 
-use super::{
-    Bucket, Demand, Kind, Level, Limit, PermitId, Reading, Settlement, Slots, Spent, Taken, Wait,
-};
+use super::{Bucket, Demand, Kind, Limit, PermitId, Reading, Settlement, Slots, Spent, Taken};
 
 /// The state of a counter.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,20 +21,20 @@ impl Counter {
     pub fn at_rest(kind: Kind, demand: &Demand, now: i64) -> Self {
         match kind {
             Kind::Rate { rate, burst } => Self::Bucket(Bucket::at_rest(rate, burst)),
-            Kind::Quota(quota) => Self::Spent(Spent::at_rest(quota, &demand.zone, now)),
+            Kind::Quota(quota) => Self::Spent(Spent::at_rest(quota, &demand.calendar, now)),
             Kind::Concurrency(_) => Self::Slots(Slots::default()),
         }
     }
 
     /// What a request of this demand would find.
     pub fn check(&self, limit: &Limit, demand: &Demand, now: i64) -> Reading {
-        let (cost, zone) = (demand.cost, &demand.zone);
+        let (cost, calendar) = (demand.cost, &demand.calendar);
         let (level, refusal) = match (self, limit.kind) {
             (Self::Bucket(bucket), Kind::Rate { rate, burst }) => {
                 (bucket.level(rate, burst, now), bucket.refusal(rate, burst, cost, now))
             }
             (Self::Spent(spent), Kind::Quota(quota)) => {
-                (spent.level(quota, zone, now), spent.refusal(quota, zone, cost, now))
+                (spent.level(quota, calendar, now), spent.refusal(quota, calendar, cost, now))
             }
             (Self::Slots(slots), Kind::Concurrency(size)) => {
                 (slots.level(size, now), slots.refusal(size, now))
@@ -45,20 +43,22 @@ impl Counter {
                 return Self::at_rest(kind, demand, now).check(limit, demand, now);
             }
         };
-        reading(limit, level, refusal)
+        Reading::new(limit, level, refusal)
     }
 
-    /// Takes the demand's cost or slot; says what there is to settle. A rate's charge is final.
+    /// Takes the demand's cost or slot; says what there is to settle. A rate's charge is final, but where the cost is known
+    /// in the end only.
     pub fn charge(&mut self, limit: &Limit, demand: &Demand, now: i64) -> Option<Taken> {
         let cost = demand.cost;
         match (&mut *self, limit.kind) {
             (Self::Bucket(bucket), Kind::Rate { rate, burst }) => {
                 bucket.charge(rate, burst, cost, now);
-                None
+                demand.costs_later.then_some(Taken::Rate { cost, rate, burst })
             }
-            (Self::Spent(spent), Kind::Quota(quota)) => {
-                Some(Taken::Quota { cost, window: spent.charge(quota, &demand.zone, cost, now) })
-            }
+            (Self::Spent(spent), Kind::Quota(quota)) => Some(Taken::Quota {
+                cost,
+                window: spent.charge(quota, &demand.calendar, cost, now),
+            }),
             (Self::Slots(slots), Kind::Concurrency(_)) => {
                 slots.charge(demand.permit, demand.until(now), now);
                 Some(Taken::Slot)
@@ -70,16 +70,20 @@ impl Counter {
         }
     }
 
-    /// Frees a slot; gives a quota back if the settlement says so.
-    pub fn settle(&mut self, permit: PermitId, taken: Taken, settlement: Settlement) {
+    /// Frees a slot; gives a quota back if the settlement says so; charges what the request turned out to cost.
+    pub fn settle(&mut self, permit: PermitId, taken: Taken, settlement: Settlement, now: i64) {
         match (self, taken, settlement) {
-            (Self::Slots(slots), Taken::Slot, Settlement::Commit | Settlement::Refund) => {
-                slots.free(permit);
-            }
+            (Self::Slots(slots), Taken::Slot, _) => slots.free(permit),
             (Self::Spent(spent), Taken::Quota { cost, window }, Settlement::Refund) => {
                 spent.give_back(cost, window);
             }
-            // A committed quota; a counter that was evicted, or whose limit became one of another kind.
+            (Self::Spent(spent), Taken::Quota { cost, window }, Settlement::Cost(actual)) => {
+                spent.correct(cost, actual, window);
+            }
+            (Self::Bucket(bucket), Taken::Rate { cost, rate, burst }, Settlement::Cost(actual)) => {
+                bucket.charge(rate, burst, actual.saturating_sub(cost), now);
+            }
+            // A committed charge; a counter that was evicted, or whose limit became one of another kind.
             (Self::Bucket(_) | Self::Spent(_) | Self::Slots(_), _, _) => {}
         }
     }
@@ -100,17 +104,5 @@ impl Counter {
             Self::Spent(spent) => spent.rests_at(),
             Self::Slots(slots) => slots.rests_at(),
         }
-    }
-}
-
-fn reading(limit: &Limit, level: Level, refusal: Option<Wait>) -> Reading {
-    Reading {
-        id: limit.id.clone(),
-        kind: limit.kind,
-        limit: level.limit,
-        used: level.used,
-        remaining: level.remaining,
-        reset_after: level.reset_after,
-        refusal,
     }
 }

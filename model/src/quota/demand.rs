@@ -1,9 +1,8 @@
 //! What a request asks of the counters, and what it then holds.
 
-use super::{Limit, Per, Window};
+use super::{Calendar, Limit, Per, Rate, Window};
 use crate::exchange::Identity;
-use crate::id::{ConsumerId, LimitId, RouteId, TenantId};
-use jiff::tz::TimeZone;
+use crate::id::{ConsumerId, LimitId, TenantId};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -15,10 +14,12 @@ pub struct Demand {
     pub permit: PermitId,
     /// Whose counters these are.
     pub tenant: TenantId,
-    /// Where the tenant's days, weeks and months begin.
-    pub zone: TimeZone,
+    /// When the tenant's days, weeks and months begin.
+    pub calendar: Calendar,
     /// What rates and quotas are charged. Concurrency always takes one slot.
     pub cost: u32,
+    /// Whether the permit may be settled at another cost ([`Settlement::Cost`](super::Settlement::Cost)).
+    pub costs_later: bool,
     /// After how many microseconds the permit counts as lost: its slots are free, its charges stay.
     pub permit_ttl: i64,
     /// The limits. Keys do not repeat.
@@ -45,7 +46,7 @@ impl Counted {
     /// A plan's limit for this caller.
     pub fn of(limit: &Arc<Limit>, identity: &Identity, client: IpAddr) -> Self {
         let part = Part::of(limit.per, identity, client);
-        let key = CounterKey { limit: limit.id.clone(), route: None, part };
+        let key = CounterKey { limit: limit.id.clone(), part };
         Self { key, limit: Arc::clone(limit) }
     }
 }
@@ -55,8 +56,6 @@ impl Counted {
 pub struct CounterKey {
     /// The limit.
     pub limit: LimitId,
-    /// The route, where the limit is a route's own.
-    pub route: Option<RouteId>,
     /// Whose share it counts.
     pub part: Part,
 }
@@ -65,7 +64,6 @@ impl CounterKey {
     /// The counter's name in a store that many tenants share: `q:{acme}:burst:t`. The braces keep a tenant's counters
     /// together in a Redis cluster. Distinct counters have distinct names, whatever a consumer or credential is called.
     pub fn storage_name(&self, tenant: &TenantId) -> String {
-        let route = self.route.as_ref().map(|route| format!("@{route}")).unwrap_or_default();
         let part = match &self.part {
             Part::Tenant => "t".to_owned(),
             Part::Consumer(consumer) => format!("c:{consumer}"),
@@ -74,7 +72,25 @@ impl CounterKey {
             }
             Part::Ip(address) => format!("i:{address}"),
         };
-        format!("q:{{{tenant}}}:{}{route}:{part}", self.limit)
+        format!("q:{{{tenant}}}:{}:{part}", self.limit)
+    }
+
+    /// The counter of such a name, and whose it is. What [`storage_name`](Self::storage_name) makes of ids reads back.
+    pub fn of_storage_name(name: &str) -> Option<(TenantId, Self)> {
+        let (tenant, counter) = name.strip_prefix("q:{")?.split_once("}:")?;
+        let (limit, part) = counter.split_once(':')?;
+        let part = match part.split_once(':') {
+            None if part == "t" => Part::Tenant,
+            Some(("c", consumer)) => Part::Consumer(consumer.into()),
+            Some(("k", both)) => {
+                let (length, both) = both.split_once(':')?;
+                let (consumer, credential) = both.split_at_checked(length.parse().ok()?)?;
+                Part::Credential(consumer.into(), credential.strip_prefix(':')?.into())
+            }
+            Some(("i", address)) => Part::Ip(address.parse().ok()?),
+            _ => return None,
+        };
+        Some((tenant.into(), Self { limit: limit.into(), part }))
     }
 }
 
@@ -132,7 +148,7 @@ pub struct PermitRecord {
     pub id: PermitId,
     /// Whose counters were charged.
     pub tenant: TenantId,
-    /// What there is to settle; charges of rates are final and not named.
+    /// What there is to settle; charges of rates that are final are not named.
     pub charges: Arc<[Charge]>,
 }
 
@@ -148,6 +164,15 @@ pub struct Charge {
 /// What was taken from a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
+    /// Units of a rate, where what they cost is known in the end only.
+    Rate {
+        /// How many.
+        cost: u32,
+        /// The rate that was charged.
+        rate: Rate,
+        /// Its burst.
+        burst: u32,
+    },
     /// Units of a quota.
     Quota {
         /// How many.
@@ -185,22 +210,38 @@ mod tests {
             (Per::Ip, "2001:db8:1:2:3:4:5:6", "q:{acme}:burst:i:2001:db8:1:2::"),
         ] {
             let part = Part::of(per, &identity(), client.parse().unwrap());
-            let key = CounterKey { limit: "burst".into(), route: None, part };
+            let key = CounterKey { limit: "burst".into(), part };
             assert_eq!(key.storage_name(&"acme".into()), name);
+            assert_eq!(CounterKey::of_storage_name(name), Some(("acme".into(), key)));
         }
     }
 
     #[test]
     fn names_do_not_collide() {
-        let key = |consumer: &str, credential: &str, route: Option<&str>| {
-            CounterKey {
-                limit: "burst".into(),
-                route: route.map(Into::into),
-                part: Part::Credential(consumer.into(), credential.into()),
-            }
-            .storage_name(&"acme".into())
+        let key = |consumer: &str, credential: &str| {
+            let part = Part::Credential(consumer.into(), credential.into());
+            CounterKey { limit: "burst".into(), part }.storage_name(&"acme".into())
         };
-        assert_ne!(key("a:b", "c", None), key("a", "b:c", None));
-        assert_ne!(key("a", "b", None), key("a", "b", Some("r")));
+        assert_ne!(key("a:b", "c"), key("a", "b:c"));
+    }
+
+    #[test]
+    fn names_read_back_whatever_a_credential_is_called() {
+        for (consumer, credential) in [("a", ""), ("ä:", ":b"), ("a:b", "}:t"), ("", "k:1:a:b")] {
+            let part = Part::Credential(consumer.into(), credential.into());
+            let key = CounterKey { limit: "burst".into(), part };
+            let name = key.storage_name(&"acme".into());
+            assert_eq!(CounterKey::of_storage_name(&name), Some(("acme".into(), key)), "{name}");
+        }
+        for name in [
+            "",
+            "q:{acme}",
+            "q:{acme}:burst",
+            "q:{acme}:burst:x",
+            "q:{acme}:burst:k:9:a:b",
+            "q:{a}:b:i:1",
+        ] {
+            assert_eq!(CounterKey::of_storage_name(name), None, "{name}");
+        }
     }
 }

@@ -14,22 +14,42 @@ const SLOT_RETRY: i64 = 1_000_000;
 pub struct Slots(Held<()>);
 
 impl Slots {
-    /// What is used of so many slots now. When they are free again is not known in advance.
-    pub fn level(&self, slots: u32, now: i64) -> Level {
-        let used = self.0.live(now) as u64;
+    /// What is used of so many slots when this many are held. When they are free again is not known in advance.
+    pub fn level_of(used: u64, slots: u32) -> Level {
         let limit = u64::from(slots);
-        Level { limit, used, remaining: limit.saturating_sub(used), reset_after: None }
+        Level {
+            limit,
+            used,
+            remaining: limit.saturating_sub(used),
+            reset_after: None,
+            window: None,
+        }
     }
 
-    /// How long a request should wait for a slot; `None` when one is free now.
-    pub fn refusal(&self, slots: u32, now: i64) -> Option<Wait> {
+    /// How long a request should wait for a slot when this many are held; `None` when one is free.
+    pub fn refusal_of(used: u64, slots: u32) -> Option<Wait> {
         if slots == 0 {
             Some(Wait::Forever)
-        } else if self.0.live(now) < slots as usize {
+        } else if used < u64::from(slots) {
             None
         } else {
             Some(Wait::For(SLOT_RETRY))
         }
+    }
+
+    /// How many are held now.
+    pub fn held(&self, now: i64) -> u64 {
+        self.0.live(now) as u64
+    }
+
+    /// What is used of so many slots now.
+    pub fn level(&self, slots: u32, now: i64) -> Level {
+        Self::level_of(self.held(now), slots)
+    }
+
+    /// How long a request should wait for a slot; `None` when one is free now.
+    pub fn refusal(&self, slots: u32, now: i64) -> Option<Wait> {
+        Self::refusal_of(self.held(now), slots)
     }
 
     /// Takes a slot until `until`, whether one is free or not.

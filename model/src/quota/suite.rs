@@ -2,11 +2,11 @@
 //! makes a test of each. [`agrees_with_the_machine`] compares long random histories with [`Tally`].
 
 use super::{
-    Counted, CounterKey, Counters, Demand, Kind, Limit, OnStoreError, Part, Per, PermitId,
-    PermitRecord, Reading, Settlement, Tally, Verdict,
+    Calendar, Counted, CounterKey, Counters, Demand, Kind, Limit, LimitMode, OnStoreError, Part,
+    Per, PermitId, PermitRecord, Reading, Settlement, Tally, Verdict,
 };
+use crate::port::StoreError;
 use crate::suite::Dice;
-use jiff::tz::TimeZone;
 use std::sync::Arc;
 
 /// When the claims begin: 2027-01-15T08:00Z, in microseconds since the epoch.
@@ -33,6 +33,9 @@ macro_rules! counters_suite {
             tenants_and_parts_do_not_share,
             looking_charges_nothing,
             an_operator_resets_what_was_used_but_not_what_is_held,
+            a_limit_that_only_observes_says_so_and_refuses_nothing,
+            what_an_answer_cost_in_the_end_is_charged_once,
+            billing_months_begin_on_the_tenants_day,
             agrees_with_the_machine,
         );
 
@@ -239,6 +242,74 @@ pub async fn an_operator_resets_what_was_used_but_not_what_is_held(store: &impl 
     assert!(matches!(refused, Verdict::Refused(_)), "{refused:?}");
 }
 
+/// A limit that is tried out: it counts what it would have admitted, as if it refused the rest.
+pub async fn a_limit_that_only_observes_says_so_and_refuses_nothing(store: &impl Counters) {
+    let limits =
+        [("burst", rate("1/h", 2)), ("daily", quota("9/day")), ("open", Kind::Concurrency(2))];
+    let ask = |id| observing(demand(id, 1, &limits), &["burst", "open"]);
+    for (id, used, refused) in [
+        (1, [1, 1, 1], [false, false, false]),
+        (2, [2, 2, 2], [false, false, false]),
+        (3, [2, 3, 2], [true, false, true]),
+    ] {
+        let verdict = store.reserve(&ask(id), START).await.expect("the store answers");
+        let seen = |reading: &Reading| (reading.used, reading.refusal.is_some());
+        let seen: Vec<_> = verdict.readings().iter().map(seen).collect();
+        assert_eq!(seen, used.into_iter().zip(refused).collect::<Vec<_>>(), "{id}");
+        let permit = admitted(Ok::<_, StoreError>(verdict));
+        let names = permit.charges.iter().map(|charge| charge.key.limit.as_str());
+        let slot = if refused.contains(&true) { None } else { Some("open") };
+        assert_eq!(
+            names.collect::<Vec<_>>(),
+            ["daily"].into_iter().chain(slot).collect::<Vec<_>>()
+        );
+    }
+    // One that enforces refuses for all.
+    let ask = observing(demand(4, 7, &limits), &["burst", "open"]);
+    let refused = store.reserve(&ask, START).await.expect("the store answers");
+    match &refused {
+        Verdict::Refused(refused) => assert_eq!(refused.cause().id.as_str(), "daily"),
+        Verdict::Admitted { .. } => unreachable!("3 and 7 are more than 9"),
+    }
+    assert_eq!(used(store, &ask, START).await, [2, 3, 2]);
+}
+
+/// `cost_from_response_header`.
+pub async fn what_an_answer_cost_in_the_end_is_charged_once(store: &impl Counters) {
+    let limits =
+        [("burst", rate("1/h", 9)), ("daily", quota("20/day")), ("open", Kind::Concurrency(2))];
+    for (tenant, actual, after) in [
+        ("less", 1, [3, 1, 0]),
+        ("equal", 3, [3, 3, 0]),
+        ("more", 5, [5, 5, 0]),
+        ("most", 90, [9, 90, 0]),
+    ] {
+        let ask = Demand { tenant: tenant.into(), costs_later: true, ..demand(1, 3, &limits) };
+        let permit = admitted(store.reserve(&ask, START).await);
+        for _ in 0..2 {
+            settle(store, &permit, Settlement::Cost(actual), START).await;
+            assert_eq!(used(store, &ask, START).await, after, "{tenant}");
+        }
+    }
+}
+
+/// From the 31st, or the last day of a shorter month, in the tenant's time zone.
+pub async fn billing_months_begin_on_the_tenants_day(store: &impl Counters) {
+    let limits = [("bill", quota("9/billing_month"))];
+    // START is 15 January 2027, 08:00 UTC; the 31st is sixteen days on, minus the eight hours.
+    let begins = START + 16 * DAY - 8 * 3600 * SECOND;
+    let calendar = Calendar { billing_day: 31, ..Calendar::UTC };
+    let ask = |id| Demand { calendar: calendar.clone(), ..demand(id, 5, &limits) };
+    admitted(store.reserve(&ask(1), START).await);
+    let refused = store.reserve(&ask(2), begins - 1).await.expect("the store answers");
+    assert!(matches!(refused, Verdict::Refused(_)), "{refused:?}");
+    admitted(store.reserve(&ask(2), begins).await);
+    // The next one begins on 28 February.
+    let refused = store.reserve(&ask(3), begins + 28 * DAY - 1).await.expect("the store answers");
+    assert!(matches!(refused, Verdict::Refused(_)), "{refused:?}");
+    admitted(store.reserve(&ask(3), begins + 28 * DAY).await);
+}
+
 /// Long random histories of reserving, settling, resetting, looking and editing; every answer is that of [`Tally`].
 pub async fn agrees_with_the_machine(store: &impl Counters) {
     for seed in 0..HISTORIES {
@@ -253,6 +324,9 @@ pub async fn agrees_with_the_machine(store: &impl Counters) {
             let id = u128::from(dice.below(STEPS));
             let cost = dice.pick(&[0, 1, 1, 1, 2, 5]);
             let ask = Demand { tenant: tenant.as_str().into(), ..demand(id, cost, &limits) };
+            let watched: &[&str] = dice.pick(&[&[], &[], &["daily"], &["burst", "open"]]);
+            let costs_later = dice.below(4) == 0;
+            let ask = Demand { costs_later, ..observing(ask, watched) };
             let place = format!("seed {seed}, step {step}, {ask:?}");
             match dice.below(9) {
                 0..4 => {
@@ -263,7 +337,12 @@ pub async fn agrees_with_the_machine(store: &impl Counters) {
                     }
                 }
                 4 | 5 => {
-                    let settlement = dice.pick(&[Settlement::Commit, Settlement::Refund]);
+                    let settlement = dice.pick(&[
+                        Settlement::Commit,
+                        Settlement::Refund,
+                        Settlement::Cost(0),
+                        Settlement::Cost(4),
+                    ]);
                     let Some(permit) = dice.one_of(&permits) else { continue };
                     settle(store, permit, settlement, now).await;
                     tally.settle(permit, settlement, now);
@@ -313,22 +392,36 @@ fn random_limits(dice: &mut Dice) -> Vec<(&'static str, Kind)> {
 
 fn demand(id: u128, cost: u32, limits: &[(&str, Kind)]) -> Demand {
     let counted = |(id, kind): &(&str, Kind)| Counted {
-        key: CounterKey { limit: (*id).into(), route: None, part: Part::Tenant },
+        key: CounterKey { limit: (*id).into(), part: Part::Tenant },
         limit: Arc::new(Limit {
             id: (*id).into(),
             kind: *kind,
             per: Per::Tenant,
+            exact: false,
+            mode: LimitMode::Enforce,
             on_store_error: OnStoreError::Closed,
         }),
     };
     Demand {
         permit: PermitId(id),
         tenant: "acme".into(),
-        zone: TimeZone::UTC,
+        calendar: Calendar::UTC,
+        costs_later: false,
         cost,
         permit_ttl: PERMIT_TTL,
         limits: limits.iter().map(counted).collect(),
     }
+}
+
+/// The same demand with these limits only observing.
+fn observing(mut demand: Demand, ids: &[&str]) -> Demand {
+    for counted in &mut demand.limits {
+        if ids.contains(&counted.limit.id.as_str()) {
+            let limit = Limit { mode: LimitMode::Observe, ..Limit::clone(&counted.limit) };
+            counted.limit = Arc::new(limit);
+        }
+    }
+    demand
 }
 
 fn rate(text: &str, burst: u32) -> Kind {

@@ -1,14 +1,15 @@
 //! The machine: all counters of one tenant and the permits that are open on them.
 //!
-//! Invariants: every limit of a demand is charged or none is; reserving again under an open permit charges nothing more;
+//! Invariants: every limit of a demand is charged or none is, but those that only observe; reserving again under an open permit charges nothing more;
 //! settling takes effect once. A permit that has nothing to settle (rates only) is not kept open: nobody has to end it.
 //! A store in this process keeps tallies under locks; another must decide as they do.
 
 use super::{
-    Charge, Counter, CounterKey, Demand, PermitRecord, Reading, Refused, Settlement, Verdict,
-    slots::Held,
+    Charge, Counter, CounterKey, Demand, PermitRecord, Reading, Refused, Settlement, Spent,
+    Verdict, slots::Held,
 };
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// How long after a look at a counter that is in use the next one pays, in microseconds.
 const LOOK_AGAIN: i64 = 1_000_000;
@@ -23,16 +24,20 @@ pub struct Tally {
 impl Tally {
     /// Charges all limits of the demand, or none.
     pub fn reserve(&mut self, demand: &Demand, now: i64) -> Verdict {
+        let mut readings = self.peek(demand, now);
         if let Some(permit) = self.open.get(demand.permit, now) {
-            let readings = self.peek(demand, now).into_iter().map(admitted).collect();
+            let readings = readings.into_iter().map(Reading::admitted).collect();
             return Verdict::Admitted { permit: permit.clone(), readings };
         }
-        if let Some(refused) = Refused::of(&self.peek(demand, now)) {
+        if let Some(refused) = Refused::of(&readings) {
             return Verdict::Refused(refused);
         }
         let mut charges = Vec::new();
-        let mut readings = Vec::with_capacity(demand.limits.len());
-        for counted in &demand.limits {
+        for (counted, reading) in demand.limits.iter().zip(&mut readings) {
+            // One that only observes: it counts as if it had refused.
+            if reading.refusal.is_some() {
+                continue;
+            }
             let limit = &counted.limit;
             let counter = self
                 .counters
@@ -41,7 +46,7 @@ impl Tally {
             if let Some(taken) = counter.charge(limit, demand, now) {
                 charges.push(Charge { key: counted.key.clone(), taken });
             }
-            readings.push(admitted(counter.check(limit, demand, now)));
+            *reading = counter.check(limit, demand, now).admitted();
         }
         let tenant = demand.tenant.clone();
         let permit = PermitRecord { id: demand.permit, tenant, charges: charges.into() };
@@ -59,7 +64,7 @@ impl Tally {
         }
         for charge in &*record.charges {
             if let Some(counter) = self.counters.get_mut(&charge.key) {
-                counter.settle(record.id, charge.taken, settlement);
+                counter.settle(record.id, charge.taken, settlement, now);
             }
         }
     }
@@ -89,6 +94,29 @@ impl Tally {
                 }
                 Some(Counter::Slots(_)) | None => {}
             }
+        }
+    }
+
+    /// Takes up a counter that was kept elsewhere. Where the same quota was counted since, both are added; anything else
+    /// that was counted since stays as it is.
+    pub fn restore(&mut self, key: CounterKey, kept: Counter) {
+        match self.counters.entry(key) {
+            Entry::Vacant(place) => {
+                place.insert(kept);
+            }
+            Entry::Occupied(mut since) => {
+                if let (Counter::Spent(since), Counter::Spent(kept)) = (since.get_mut(), kept) {
+                    since.add(kept);
+                }
+            }
+        }
+    }
+
+    /// What was used of a quota, to be kept elsewhere; `None` when there is no such counter.
+    pub fn spent(&self, key: &CounterKey) -> Option<Spent> {
+        match self.counters.get(key)? {
+            Counter::Spent(spent) => Some(*spent),
+            Counter::Bucket(_) | Counter::Slots(_) => None,
         }
     }
 
@@ -123,17 +151,13 @@ impl Tally {
     }
 }
 
-/// The reading of an admitted request: what a next one would meet is not its affair.
-fn admitted(reading: Reading) -> Reading {
-    Reading { refusal: None, ..reading }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{Counted, Kind, Limit, OnStoreError, Part, Per, PermitId, Wait};
+    use super::super::{
+        Calendar, Counted, Kind, Limit, LimitMode, OnStoreError, Part, Per, PermitId, Wait,
+    };
     use super::*;
     use crate::error::ErrorCode;
-    use jiff::tz::TimeZone;
     use std::sync::Arc;
 
     const NOW: i64 = 1_800_000_000_000_000;
@@ -149,18 +173,21 @@ mod tests {
 
     fn demand(permit: u128, cost: u32, limits: &[(&str, Kind)]) -> Demand {
         let counted = |(id, kind): &(&str, Kind)| Counted {
-            key: CounterKey { limit: (*id).into(), route: None, part: Part::Tenant },
+            key: CounterKey { limit: (*id).into(), part: Part::Tenant },
             limit: Arc::new(Limit {
                 id: (*id).into(),
                 kind: *kind,
                 per: Per::Tenant,
+                exact: false,
+                mode: LimitMode::Enforce,
                 on_store_error: OnStoreError::Closed,
             }),
         };
         Demand {
             permit: PermitId(permit),
             tenant: "acme".into(),
-            zone: TimeZone::UTC,
+            calendar: Calendar::UTC,
+            costs_later: false,
             cost,
             permit_ttl: 40 * SECOND,
             limits: limits.iter().map(counted).collect(),
@@ -195,6 +222,34 @@ mod tests {
             assert_eq!(used(&tally, &demand(3, 1, &limits), NOW), [1, 1, 1], "{refusing}");
             assert_eq!(refused.readings().len(), 3);
             assert_eq!(tally.open(NOW), 1);
+        }
+    }
+
+    #[test]
+    fn what_was_kept_is_added_to_what_was_counted_since_in_the_same_window() {
+        let limits = [("daily", quota("100/day")), ("weekly", quota("100/week"))];
+        let charged = |cost, now| {
+            let mut tally = Tally::default();
+            permit(tally.reserve(&demand(1, cost, &limits), now));
+            tally
+        };
+        let day = 24 * 3600 * SECOND;
+        for (kept_at, since, expected) in [
+            // Nothing was counted since.
+            (NOW, None, [7, 7]),
+            (NOW, Some(NOW + SECOND), [10, 10]),
+            // The day is over; the week is not.
+            (NOW, Some(NOW + day), [3, 10]),
+            (NOW, Some(NOW + 14 * day), [3, 3]),
+        ] {
+            let kept = charged(7, kept_at);
+            let mut tally = since.map_or_else(Tally::default, |at| charged(3, at));
+            for counted in demand(2, 1, &limits).limits {
+                let spent = kept.spent(&counted.key).unwrap();
+                tally.restore(counted.key, Counter::Spent(spent));
+            }
+            let now = since.unwrap_or(kept_at);
+            assert_eq!(used(&tally, &demand(2, 1, &limits), now), expected, "{since:?}");
         }
     }
 

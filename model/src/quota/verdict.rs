@@ -1,6 +1,6 @@
 //! What a store of counters answers: readings, and whether the request may go on.
 
-use super::{Kind, PermitRecord};
+use super::{Kind, Limit, LimitMode, OnStoreError, PermitRecord, Window};
 use crate::error::ErrorCode;
 use crate::id::LimitId;
 
@@ -41,6 +41,7 @@ impl Refused {
     pub fn of(readings: &[Reading]) -> Option<Self> {
         let (wait, cause) = readings
             .iter()
+            .filter(|reading| reading.mode == LimitMode::Enforce)
             .filter_map(|reading| Some((reading.refusal?, reading)))
             // Of equals the first, in the order in which the plan names them.
             .rev()
@@ -87,8 +88,38 @@ pub struct Reading {
     pub remaining: u64,
     /// Microseconds until all of it remains again; `None` for slots, where nobody knows.
     pub reset_after: Option<i64>,
-    /// Whether a request of the demand's cost is refused, and for how long.
+    /// The window that a quota counts in, by the clock of whoever counts.
+    pub window: Option<Window>,
+    /// Whether a request of the demand's cost is refused, and for how long; by a limit that only observes, would be.
     pub refusal: Option<Wait>,
+    /// Whether it refuses, or only says that it would.
+    pub mode: LimitMode,
+    /// How it was decided without the shared store, when that could not answer.
+    pub degraded: Option<OnStoreError>,
+}
+
+impl Reading {
+    /// A limit at this level.
+    pub fn new(limit: &Limit, level: Level, refusal: Option<Wait>) -> Self {
+        Self {
+            id: limit.id.clone(),
+            kind: limit.kind,
+            limit: level.limit,
+            used: level.used,
+            remaining: level.remaining,
+            reset_after: level.reset_after,
+            window: level.window,
+            refusal,
+            mode: limit.mode,
+            degraded: None,
+        }
+    }
+
+    /// The reading of an admitted request: what a next one would meet is not its affair.
+    #[must_use]
+    pub fn admitted(self) -> Self {
+        Self { refusal: None, ..self }
+    }
 }
 
 /// How long a refused request has to wait.
@@ -111,4 +142,6 @@ pub struct Level {
     pub remaining: u64,
     /// Microseconds until all of it remains again, where that is known.
     pub reset_after: Option<i64>,
+    /// The window that a quota counts in.
+    pub window: Option<Window>,
 }

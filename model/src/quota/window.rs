@@ -1,13 +1,28 @@
-//! The counter of a quota: what was used in the present calendar window of the tenant's time zone.
+//! The counter of a quota: what was used in the present window of the tenant's calendar.
 //!
 //! Invariant: windows of a period follow each other without gap or overlap, also where clocks are put forward or back.
 
 use super::{Level, Period, Quota, Wait};
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, Zoned};
 
 /// Clocks of one process may differ by this much around a window's end without a step being meant, in microseconds.
 const CLOCK_TOLERANCE: i64 = 1_000_000;
+
+/// By what a tenant's days, weeks and months are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Calendar {
+    /// Where its days begin.
+    pub zone: TimeZone,
+    /// The day on which its billing months begin, 1 to 31: in shorter months the last one.
+    pub billing_day: i8,
+}
+
+impl Calendar {
+    /// UTC, with billing months that are the calendar's.
+    pub const UTC: Self = Self { zone: TimeZone::UTC, billing_day: 1 };
+}
 
 /// A calendar window: microseconds since the epoch, `end` excluded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,11 +35,13 @@ pub struct Window {
 
 impl Window {
     /// The window of this period that holds `now`.
-    pub fn of(period: Period, zone: &TimeZone, now: i64) -> Self {
+    pub fn of(period: Period, calendar: &Calendar, now: i64) -> Self {
         let window = match period {
-            Period::Minute => Some(Self::of_clock(60, zone, now)),
-            Period::Hour => Some(Self::of_clock(3_600, zone, now)),
-            Period::Day | Period::Week | Period::Month => Self::of_calendar(period, zone, now),
+            Period::Minute => Some(Self::of_clock(60, &calendar.zone, now)),
+            Period::Hour => Some(Self::of_clock(3_600, &calendar.zone, now)),
+            Period::Day | Period::Week | Period::Month | Period::BillingMonth => {
+                Self::of_calendar(period, calendar, now)
+            }
         };
         // Only at the ends of the calendar (years -9999 and 9999).
         window.filter(|window| window.holds(now)).unwrap_or(Self { start: now, end: i64::MAX })
@@ -50,7 +67,8 @@ impl Window {
         }
     }
 
-    fn of_calendar(period: Period, zone: &TimeZone, now: i64) -> Option<Self> {
+    fn of_calendar(period: Period, calendar: &Calendar, now: i64) -> Option<Self> {
+        let zone = &calendar.zone;
         let date = timestamp(now).to_zoned(zone.clone()).date();
         let (first, next) = match period {
             Period::Month => (date.first_of_month(), date.last_of_month().tomorrow().ok()?),
@@ -59,6 +77,7 @@ impl Window {
                 let monday = date.checked_sub(jiff::Span::new().days(days)).ok()?;
                 (monday, monday.checked_add(jiff::Span::new().days(7)).ok()?)
             }
+            Period::BillingMonth => billing_month(date, calendar.billing_day)?,
             Period::Minute | Period::Hour | Period::Day => (date, date.tomorrow().ok()?),
         };
         let instant = |midnight: Zoned| midnight.timestamp().as_microsecond();
@@ -73,6 +92,22 @@ impl Window {
     }
 }
 
+/// The first day of the billing month that holds this date, and that of the next one.
+fn billing_month(date: Date, day: i8) -> Option<(Date, Date)> {
+    let begins = |month: Date| {
+        let day = day.clamp(1, month.days_in_month());
+        Date::new(month.year(), month.month(), day).ok()
+    };
+    let here = date.first_of_month();
+    let first = begins(here)?;
+    if date < first {
+        let last = here.yesterday().ok()?;
+        return Some((begins(last)?, first));
+    }
+    let next = here.last_of_month().tomorrow().ok()?;
+    Some((first, begins(next)?))
+}
+
 /// What was used in a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spent {
@@ -83,25 +118,26 @@ pub struct Spent {
 
 impl Spent {
     /// Nothing used in the window that holds `now`.
-    pub fn at_rest(quota: Quota, zone: &TimeZone, now: i64) -> Self {
+    pub fn at_rest(quota: Quota, calendar: &Calendar, now: i64) -> Self {
         let period = quota.period();
-        Self { window: Window::of(period, zone, now), period, used: 0 }
+        Self { window: Window::of(period, calendar, now), period, used: 0 }
     }
 
     /// What is used of the quota now.
-    pub fn level(&self, quota: Quota, zone: &TimeZone, now: i64) -> Level {
-        let spent = self.at(quota, zone, now);
+    pub fn level(&self, quota: Quota, calendar: &Calendar, now: i64) -> Level {
+        let spent = self.at(quota, calendar, now);
         Level {
             limit: quota.amount(),
             used: spent.used,
             remaining: quota.amount().saturating_sub(spent.used),
             reset_after: Some(spent.window.end.saturating_sub(now)),
+            window: Some(spent.window),
         }
     }
 
     /// How long a request of this cost has to wait; `None` when it fits now.
-    pub fn refusal(&self, quota: Quota, zone: &TimeZone, cost: u32, now: i64) -> Option<Wait> {
-        let spent = self.at(quota, zone, now);
+    pub fn refusal(&self, quota: Quota, calendar: &Calendar, cost: u32, now: i64) -> Option<Wait> {
+        let spent = self.at(quota, calendar, now);
         let cost = u64::from(cost);
         if cost == 0 || spent.used.saturating_add(cost) <= quota.amount() {
             None
@@ -113,10 +149,17 @@ impl Spent {
     }
 
     /// Takes the cost, whether it fits or not; says in which window.
-    pub fn charge(&mut self, quota: Quota, zone: &TimeZone, cost: u32, now: i64) -> Window {
-        *self = self.at(quota, zone, now);
+    pub fn charge(&mut self, quota: Quota, calendar: &Calendar, cost: u32, now: i64) -> Window {
+        *self = self.at(quota, calendar, now);
         self.used = self.used.saturating_add(cost.into());
         self.window
+    }
+
+    /// Takes or gives back what a charge in `window` turned out to cost more or less; nothing when that window is over.
+    pub fn correct(&mut self, reserved: u32, cost: u32, window: Window) {
+        if self.window.start == window.start {
+            self.used = self.used.saturating_add(cost.into()).saturating_sub(reserved.into());
+        }
     }
 
     /// Gives back what was taken in `window`; nothing when that window is over.
@@ -131,16 +174,33 @@ impl Spent {
         self.window.end
     }
 
-    /// The counter as of now. The window that is counted in runs to its end, even when the tenant's time zone is edited.
+    /// What was kept elsewhere of such a counter.
+    pub const fn restored(period: Period, window: Window, used: u64) -> Self {
+        Self { window, period, used }
+    }
+
+    /// Adds what was kept elsewhere of the same counter; nothing when that was in another window.
+    pub fn add(&mut self, kept: Self) {
+        if self.period == kept.period && self.window.start == kept.window.start {
+            self.used = self.used.saturating_add(kept.used);
+        }
+    }
+
+    /// What it counts in, and how much: to be kept elsewhere.
+    pub const fn parts(&self) -> (Period, Window, u64) {
+        (self.period, self.window, self.used)
+    }
+
+    /// The counter as of now. The window that is counted in runs to its end, even when the tenant's calendar is edited.
     ///
     /// What was counted in a window that is not over stays, when all of it lies in the new one: the period was
     /// lengthened, or the clock stepped back.
-    fn at(&self, quota: Quota, zone: &TimeZone, now: i64) -> Self {
+    fn at(&self, quota: Quota, calendar: &Calendar, now: i64) -> Self {
         let began = self.window.start.saturating_sub(CLOCK_TOLERANCE);
         if self.period == quota.period() && began <= now && now < self.window.end {
             return *self;
         }
-        let new = Self::at_rest(quota, zone, now);
+        let new = Self::at_rest(quota, calendar, now);
         let stays = now < self.window.end && new.window.start <= self.window.start;
         let used = if stays { self.used } else { 0 };
         Self { used, ..new }
@@ -162,8 +222,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn zone(name: &str) -> TimeZone {
-        TimeZone::get(name).unwrap()
+    fn zone(name: &str) -> Calendar {
+        Calendar { zone: TimeZone::get(name).unwrap(), billing_day: 1 }
     }
 
     fn at(text: &str) -> i64 {
@@ -240,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_refund_goes_to_the_window_that_paid() {
-        let (quota, zone) = ("10/day".parse().unwrap(), TimeZone::UTC);
+        let (quota, zone) = ("10/day".parse().unwrap(), Calendar::UTC);
         let now = at("2026-11-21T23:59Z");
         let mut spent = Spent::at_rest(quota, &zone, now);
         let paid = spent.charge(quota, &zone, 4, now);
@@ -255,7 +315,7 @@ mod tests {
 
     #[test]
     fn an_edit_keeps_what_was_used() {
-        let zone = TimeZone::UTC;
+        let zone = Calendar::UTC;
         let now = at("2026-11-21T12:00Z");
         let day = "10/day".parse().unwrap();
         let mut spent = Spent::at_rest(day, &zone, now);
@@ -283,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_steps_back_neither_resets_nor_locks() {
-        let (quota, zone) = ("10/day".parse().unwrap(), TimeZone::UTC);
+        let (quota, zone) = ("10/day".parse().unwrap(), Calendar::UTC);
         let midnight = at("2026-11-21T00:00Z");
         let mut spent = Spent::at_rest(quota, &zone, midnight);
         spent.charge(quota, &zone, 6, midnight);
