@@ -15,7 +15,7 @@ mod revocations;
 mod tokens;
 mod write;
 
-pub use outbox::Outgoing;
+pub use outbox::{Outgoing, ToldOnce};
 pub use pack_data::{
     DATA_BYTES_MAX, DATA_KEYS_MAX, DATUM_KEY_MAX, DATUM_VALUE_MAX, PackData, PackDatum,
 };

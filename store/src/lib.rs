@@ -10,6 +10,7 @@ mod feed;
 mod ledger;
 mod postgres;
 mod purge;
+mod quotas;
 pub mod records;
 pub mod rollouts;
 mod rows;

@@ -35,14 +35,23 @@ const EVENTS: &str = "DELETE FROM outbox WHERE at <= $1 AND number IN \
 const ROLLOUTS: &str = "DELETE FROM rollouts WHERE ended_at <= $1 AND id IN \
     (SELECT id FROM rollouts WHERE ended_at <= $1 LIMIT $2)";
 
+const TOLD: &str = "DELETE FROM told WHERE until <= $1 AND digest IN \
+    (SELECT digest FROM told WHERE until <= $1 LIMIT $2)";
+
+const QUOTAS: &str = "DELETE FROM quotas WHERE ends <= $1 AND (node, digest) IN \
+    (SELECT node, digest FROM quotas WHERE ends <= $1 LIMIT $2)";
+
 impl Store {
     /// Deletes what expired: idempotency records, kept answers, revocations, nodes that have been silent for 7 days, events
-    /// of the outbox after 7 days, rollouts 90 days after their end. Says how many rows. Decision records have a retention of their own: [`purge_records`](Self::purge_records).
+    /// of the outbox after 7 days, rollouts 90 days after their end, quotas whose windows are over, names of what was told
+    /// once. Says how many rows. Decision records have a retention of their own: [`purge_records`](Self::purge_records).
     pub async fn purge(&self, now: i64) -> Result<u64, StoreError> {
         let mut purged = 0;
         for (delete, before) in [
             (RECORDS, now),
             (ANSWERS, now),
+            (TOLD, now),
+            (QUOTAS, now),
             (REVOCATIONS, now),
             (NODES, now.saturating_sub(SILENT_NODE)),
             (EVENTS, now.saturating_sub(TOLD_EVENT)),

@@ -6,6 +6,7 @@ mod differences;
 mod nodes;
 mod outbox;
 mod packs;
+mod quotas;
 mod records;
 mod revisions;
 mod rollouts;
@@ -17,6 +18,7 @@ pub(super) use differences::*;
 pub(super) use nodes::*;
 pub(super) use outbox::*;
 pub(super) use packs::*;
+pub(super) use quotas::*;
 pub(super) use records::*;
 pub(super) use revisions::*;
 pub(super) use rollouts::*;
@@ -51,6 +53,9 @@ macro_rules! store_suite {
             records_go_by_age_and_by_tenant,
             what_expired_is_purged,
             events_are_told_with_the_revision_that_they_tell_of,
+            what_was_told_under_a_name_is_not_told_again,
+            a_nodes_quotas_are_what_it_kept_last,
+            very_many_quotas_are_kept_and_read,
             a_pack_file_is_kept_for_good_under_its_version,
             only_the_signature_of_the_same_pack_is_replaced,
             pack_files_are_bounded,
@@ -69,6 +74,7 @@ macro_rules! store_suite {
         $crate::tests::behaviour::store_suite!(@at_once $fresh;
             of_many_who_publish_each_is_acknowledged_once: many_publish,
             of_many_who_publish_none_is_missed_in_the_outbox: many_tell,
+            of_many_who_tell_the_same_one_is_first: many_tell_the_same,
             of_many_who_push_a_version_one_content_is_kept: many_push,
             of_many_nodes_that_see_a_revision_one_opens_its_rollouts: many_sync,
             what_many_report_counts_until_the_rollout_ends: many_report,

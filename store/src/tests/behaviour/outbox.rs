@@ -1,7 +1,7 @@
 //! The outbox: with the write that it tells of, or not at all; in the order of commits.
 
 use crate::Store;
-use crate::control::{Effect, Write, WriteError};
+use crate::control::{Effect, ToldOnce, Write, WriteError};
 use crate::tests::samples::{at, done, id, published, write};
 use model::event::Event;
 use serde_json::json;
@@ -86,4 +86,62 @@ pub(in crate::tests) async fn many_tell(store: Store) {
     }
     tasks.join_all().await;
     assert_eq!(seen, (1..=TASKS * EACH).collect::<Vec<_>>(), "none is missed");
+}
+
+/// An event that is told once under a name, remembered for a minute.
+fn once(name: &str, number: u64) -> ToldOnce {
+    ToldOnce { name: name.to_owned(), until: at(60), event: event(number) }
+}
+
+pub(in crate::tests) async fn what_was_told_under_a_name_is_not_told_again(store: &Store) {
+    let ids = async || {
+        let told = store.outbox(0, 100).await.unwrap();
+        told.into_iter().map(|told| told.event.id).collect::<Vec<_>>()
+    };
+    let long = "x".repeat(10_000);
+    for (told, count, expected) in [
+        (vec![], 0, &[][..]),
+        // In the order in which they are given, whatever their names.
+        (vec![once("c", 4), once("a", 3), once("b", 2), once("a", 1)], 3, &[4, 3, 2]),
+        (vec![once("a", 5), once(&long, 6), once("b", 7)], 1, &[4, 3, 2, 6]),
+        (vec![once(&long, 8)], 0, &[4, 3, 2, 6]),
+    ] {
+        assert_eq!(store.tell_once(told).await.unwrap(), count);
+        assert_eq!(ids().await, expected.iter().copied().map(id).collect::<Vec<_>>());
+    }
+    // An event that can't be written takes its name back.
+    store.tell_once(vec![once("d", 9), once("e", 4)]).await.unwrap_err();
+    assert_eq!(store.tell_once(vec![once("d", 9)]).await.unwrap(), 1);
+    // Names are forgotten after their time; the events stay for theirs.
+    assert_eq!(store.purge(at(59).as_microsecond()).await.unwrap(), 0);
+    assert_eq!(store.purge(at(60).as_microsecond()).await.unwrap(), 5);
+    assert_eq!(store.tell_once(vec![once("a", 10)]).await.unwrap(), 1);
+    assert_eq!(ids().await.len(), 6);
+}
+
+/// Many nodes tell of the same, each in an order of its own, while others publish.
+pub(in crate::tests) async fn many_tell_the_same(store: Store) {
+    const NODES: u64 = 8;
+    const NAMES: u64 = 40;
+    let mut nodes = tokio::task::JoinSet::new();
+    for node in 0..NODES {
+        let store = store.clone();
+        nodes.spawn(async move {
+            let told = |number: u64| once(&(number % NAMES).to_string(), 1_000 * (node + 1) + number);
+            // Every node begins elsewhere.
+            let told: Vec<_> = (node * 5..node * 5 + NAMES).map(told).collect();
+            let mut first = 0;
+            for told in told.chunks(10) {
+                first += store.tell_once(told.to_vec()).await.unwrap();
+            }
+            first
+        });
+    }
+    for base in 0..5 {
+        let number = base + 1;
+        done(store.write(telling("text", base, vec![event(number)])).await);
+    }
+    let first: usize = nodes.join_all().await.into_iter().sum();
+    assert_eq!(first as u64, NAMES);
+    assert_eq!(store.outbox(0, 1_000).await.unwrap().len() as u64, NAMES + 5);
 }
