@@ -8,13 +8,14 @@ pub mod jwt;
 pub mod key_set;
 pub mod revocations;
 
+use crate::throttle::PlanLimits;
 use api_key::ApiKeys;
 use http::{HeaderName, HeaderValue, header};
 use jiff::Timestamp;
 use jwt::{Issuer, TokenCache};
 use model::document::{CredentialKind, TenantState};
 use model::id::{ConsumerId, PlanId, TenantId};
-use model::quota::Limit;
+use model::quota::{Calendar, PaceRules};
 use model::{ErrorCode, Head, HeaderFault, Identity, Reject};
 use revocations::Revocations;
 use std::collections::HashMap;
@@ -78,12 +79,12 @@ pub struct Tenant {
     pub state: TenantState,
     /// Its plan.
     pub plan: PlanId,
-    /// Its plan's limits, in its time zone.
-    pub limits: Arc<[Arc<Limit>]>,
-    /// `RateLimit-Policy` of those limits; none when nothing is limited.
-    pub policy: Option<HeaderValue>,
-    /// The time zone of its calendar quotas.
-    pub timezone: jiff::tz::TimeZone,
+    /// Its plan's limits.
+    pub limits: Arc<PlanLimits>,
+    /// When its days, weeks and months begin.
+    pub calendar: Calendar,
+    /// When it is slowed; never without.
+    pub adaptive: Option<Arc<PaceRules>>,
     /// The version of each service that it gets when a request names none.
     pub pins: HashMap<String, String>,
     /// Its consumers and the most that each may do.

@@ -7,17 +7,20 @@ use crate::due::Due;
 use model::id::TenantId;
 use model::port::StoreError;
 use model::quota::{
-    CounterKey, Counters, Demand, PermitRecord, Reading, Settlement, Tally, Verdict,
+    Counted, Counter, CounterKey, Counters, Demand, KeptQuota, Kind, PermitRecord, Reading, Settlement,
+    Spent, Taken, Tally, Verdict,
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Tenants of different shards never wait for each other. A power of two.
 const SHARDS: usize = 64;
 /// How many counters a request looks at, per limit of its own, to forget those at rest: more than it can add.
 const LOOKS_PER_LIMIT: usize = 2;
+/// How many quotas that changed are read under one lock.
+const READ_AT_ONCE: usize = 256;
 /// How many counters of each shard are looked at when the store is full.
 const LOOKS_WHEN_FULL: usize = 256;
 
@@ -45,6 +48,8 @@ pub struct MemoryCounters {
     hasher: RandomState,
     /// Counters kept in all shards.
     kept: AtomicUsize,
+    /// Whether quotas that change are remembered.
+    is_followed: AtomicBool,
     capacity: Capacity,
 }
 
@@ -52,6 +57,8 @@ pub struct MemoryCounters {
 struct Shard {
     tallies: HashMap<TenantId, Tally>,
     due: Due<(TenantId, CounterKey)>,
+    /// Quotas that were charged, corrected or set back since somebody asked.
+    changed: HashMap<TenantId, HashSet<CounterKey>>,
 }
 
 impl MemoryCounters {
@@ -61,6 +68,7 @@ impl MemoryCounters {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             kept: AtomicUsize::new(0),
+            is_followed: AtomicBool::new(false),
             capacity,
         }
     }
@@ -79,17 +87,158 @@ impl MemoryCounters {
         }
     }
 
-    fn decide(&self, demand: &Demand, now: i64) -> Result<Verdict, StoreError> {
+    /// Ends a permit, at once.
+    pub fn settle_now(&self, permit: &PermitRecord, settlement: Settlement, now: i64) {
+        let mut shard = self.shard(&permit.tenant);
+        if let Some(tally) = shard.tallies.get_mut(&permit.tenant) {
+            tally.settle(permit, settlement, now);
+        }
+        if settlement != Settlement::Commit {
+            let is_quota = |taken| matches!(taken, Taken::Quota { .. });
+            let quotas = permit.charges.iter().filter(|charge| is_quota(charge.taken));
+            self.changes(&mut shard, &permit.tenant, quotas.map(|charge| &charge.key));
+        }
+    }
+
+    /// From now on, remembers which quotas change, for whoever asks for [`changed`](Self::changed) ones.
+    pub fn follow(&self) {
+        self.is_followed.store(true, Ordering::Relaxed);
+    }
+
+    /// The quotas that changed since this was last asked, each as it stands.
+    pub fn changed(&self) -> Vec<KeptQuota> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let lock = || shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let changed = std::mem::take(&mut lock().changed);
+            for (tenant, keys) in changed {
+                let keys: Vec<CounterKey> = keys.into_iter().collect();
+                for keys in keys.chunks(READ_AT_ONCE) {
+                    let shard = lock();
+                    let Some(tally) = shard.tallies.get(&tenant) else { break };
+                    let kept = |key: &CounterKey| Some(kept(&tenant, key, tally.spent(key)?));
+                    all.extend(keys.iter().filter_map(kept));
+                }
+            }
+        }
+        all
+    }
+
+    /// Takes up quotas that were kept, as far as their windows are not over and there is room: what was used is added to
+    /// what was counted since. Says how many there was no room for.
+    pub fn restore(&self, kept: Vec<KeptQuota>, now: i64) -> usize {
+        let mut left = 0;
+        for quota in kept.into_iter().filter(|quota| quota.window.end > now) {
+            let KeptQuota { tenant, key, period, window, used } = quota;
+            let mut shard = self.shard(&tenant);
+            let Shard { tallies, due, .. } = &mut *shard;
+            let tally = tallies.entry(tenant.clone()).or_default();
+            if !tally.has(&key) {
+                if tally.counters() >= self.capacity.counters_per_tenant
+                    || self.kept() >= self.capacity.counters
+                {
+                    left += 1;
+                    if tally.counters() == 0 {
+                        tallies.remove(&tenant);
+                    }
+                    continue;
+                }
+                self.kept.fetch_add(1, Ordering::Relaxed);
+                due.insert(window.end, (tenant, key.clone()));
+            }
+            tally.restore(key, Counter::Spent(Spent::restored(period, window, used)));
+        }
+        left
+    }
+
+    /// Remembers that these quotas changed, if anybody will ask.
+    fn changes<'a>(
+        &self,
+        shard: &mut Shard,
+        tenant: &TenantId,
+        keys: impl Iterator<Item = &'a CounterKey>,
+    ) {
+        if !self.is_followed.load(Ordering::Relaxed) {
+            return;
+        }
+        for key in keys {
+            let changed = match shard.changed.get_mut(tenant) {
+                Some(changed) => changed,
+                None => shard.changed.entry(tenant.clone()).or_default(),
+            };
+            if !changed.contains(key) {
+                changed.insert(key.clone());
+            }
+        }
+    }
+
+    /// Charges all limits of the demand, or none, at once. A counter that is not there yet begins as `first` says, or at
+    /// rest.
+    pub(crate) fn reserve_from(
+        &self,
+        demand: &Demand,
+        now: i64,
+        first: impl Fn(&Counted) -> Option<Counter>,
+    ) -> Result<Verdict, StoreError> {
+        match self.decide(demand, now, &first) {
+            Err(StoreError::Full(_)) => {
+                self.sweep(now);
+                self.decide(demand, now, &first)
+            }
+            decided => decided,
+        }
+    }
+
+    /// What a request of this demand would find, where a counter that is not there yet begins as `first` says.
+    pub(crate) fn peek_from(
+        &self,
+        demand: &Demand,
+        now: i64,
+        first: impl Fn(&Counted) -> Option<Counter>,
+    ) -> Vec<Reading> {
+        let shard = self.shard(&demand.tenant);
+        let tally = shard.tallies.get(&demand.tenant);
+        let mut unknown = Tally::default();
+        for counted in &demand.limits {
+            if tally.is_none_or(|tally| !tally.has(&counted.key))
+                && let Some(counter) = first(counted)
+            {
+                unknown.restore(counted.key.clone(), counter);
+            }
+        }
+        let begun = unknown.peek(demand, now);
+        let Some(tally) = tally else { return begun };
+        let known = tally.peek(demand, now).into_iter().zip(begun).zip(&demand.limits);
+        known
+            .map(|((known, begun), counted)| if tally.has(&counted.key) { known } else { begun })
+            .collect()
+    }
+
+    /// Forgets every counter and every permit.
+    pub(crate) fn clear(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let forgotten = std::mem::take(&mut *shard);
+            let counters = forgotten.tallies.values().map(Tally::counters).sum();
+            self.kept.fetch_sub(counters, Ordering::Relaxed);
+        }
+    }
+
+    fn decide(
+        &self,
+        demand: &Demand,
+        now: i64,
+        first: &dyn Fn(&Counted) -> Option<Counter>,
+    ) -> Result<Verdict, StoreError> {
         let mut shard = self.shard(&demand.tenant);
         self.forget(&mut shard, LOOKS_PER_LIMIT * demand.limits.len(), now);
-        let Shard { tallies, due } = &mut *shard;
+        let Shard { tallies, due, .. } = &mut *shard;
         let tally = match tallies.get_mut(&demand.tenant) {
             Some(tally) => tally,
             None => tallies.entry(demand.tenant.clone()).or_default(),
         };
-        let is_new = |key: &&CounterKey| !tally.has(key);
-        let new: Vec<_> =
-            demand.limits.iter().map(|counted| &counted.key).filter(is_new).cloned().collect();
+        let new: Vec<&Counted> =
+            demand.limits.iter().filter(|counted| !tally.has(&counted.key)).collect();
         if tally.counters() + new.len() > self.capacity.counters_per_tenant {
             return Err(StoreError::Full("counters of a tenant"));
         }
@@ -100,15 +249,23 @@ impl MemoryCounters {
             self.kept.fetch_sub(new.len(), Ordering::Relaxed);
             return Err(StoreError::Full("counters"));
         }
+        for counted in &new {
+            if let Some(counter) = first(counted) {
+                tally.restore(counted.key.clone(), counter);
+            }
+        }
         let verdict = tally.reserve(demand, now);
         let mut unused = new.len();
-        for key in new {
-            if let Some(at) = tally.rests_at(&key) {
-                due.insert(at, (demand.tenant.clone(), key));
+        for Counted { key, .. } in new {
+            if let Some(at) = tally.rests_at(key) {
+                due.insert(at, (demand.tenant.clone(), key.clone()));
                 unused -= 1;
             }
         }
         self.kept.fetch_sub(unused, Ordering::Relaxed);
+        if let Verdict::Admitted { .. } = verdict {
+            self.changes(&mut shard, &demand.tenant, quotas(demand));
+        }
         Ok(verdict)
     }
 
@@ -140,13 +297,7 @@ impl MemoryCounters {
 
 impl Counters for MemoryCounters {
     async fn reserve(&self, demand: &Demand, now: i64) -> Result<Verdict, StoreError> {
-        match self.decide(demand, now) {
-            Err(StoreError::Full(_)) => {
-                self.sweep(now);
-                self.decide(demand, now)
-            }
-            decided => decided,
-        }
+        self.reserve_from(demand, now, |_| None)
     }
 
     async fn settle(
@@ -155,9 +306,7 @@ impl Counters for MemoryCounters {
         settlement: Settlement,
         now: i64,
     ) -> Result<(), StoreError> {
-        if let Some(tally) = self.shard(&permit.tenant).tallies.get_mut(&permit.tenant) {
-            tally.settle(permit, settlement, now);
-        }
+        self.settle_now(permit, settlement, now);
         Ok(())
     }
 
@@ -169,19 +318,33 @@ impl Counters for MemoryCounters {
     }
 
     async fn reset(&self, demand: &Demand, now: i64) -> Result<(), StoreError> {
-        if let Some(tally) = self.shard(&demand.tenant).tallies.get_mut(&demand.tenant) {
+        let mut shard = self.shard(&demand.tenant);
+        if let Some(tally) = shard.tallies.get_mut(&demand.tenant) {
             tally.reset(demand, now);
         }
+        self.changes(&mut shard, &demand.tenant, quotas(demand));
         Ok(())
     }
+}
+
+/// The counters of a demand's quotas.
+fn quotas(demand: &Demand) -> impl Iterator<Item = &CounterKey> {
+    let is_quota = |kind| matches!(kind, Kind::Quota(_));
+    demand.limits.iter().filter(move |counted| is_quota(counted.limit.kind)).map(|counted| &counted.key)
+}
+
+fn kept(tenant: &TenantId, key: &CounterKey, spent: Spent) -> KeptQuota {
+    let (period, window, used) = spent.parts();
+    KeptQuota { tenant: tenant.clone(), key: key.clone(), period, window, used }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jiff::tz::TimeZone;
     use model::quota::suite::START;
-    use model::quota::{Counted, Kind, Limit, OnStoreError, Part, Per, PermitId};
+    use model::quota::{
+        Calendar, Counted, Kind, Limit, LimitMode, OnStoreError, Part, Per, PermitId,
+    };
     use std::net::Ipv4Addr;
     use std::sync::{Arc, Barrier};
     use std::task::{Context, Poll, Waker};
@@ -198,13 +361,20 @@ mod tests {
 
     fn demand(id: u128, tenant: &str, address: u32, kind: Kind) -> Demand {
         let part = Part::Ip(Ipv4Addr::from(address).into());
-        let limit =
-            Limit { id: "x".into(), kind, per: Per::Ip, on_store_error: OnStoreError::Closed };
-        let key = CounterKey { limit: limit.id.clone(), route: None, part };
+        let limit = Limit {
+            id: "x".into(),
+            kind,
+            per: Per::Ip,
+            exact: false,
+            mode: LimitMode::Enforce,
+            on_store_error: OnStoreError::Closed,
+        };
+        let key = CounterKey { limit: limit.id.clone(), part };
         Demand {
             permit: PermitId(id),
             tenant: tenant.into(),
-            zone: TimeZone::UTC,
+            calendar: Calendar::UTC,
+            costs_later: false,
             cost: 1,
             permit_ttl: 40_000_000,
             limits: vec![Counted { key, limit: Arc::new(limit) }],
@@ -285,6 +455,76 @@ mod tests {
         // Once some are at rest, room is made at once, in whatever shard they are.
         assert!(admit(&store, &demand(9, "initech", 9, rate()), START + 2_000_001).unwrap());
         assert_eq!(store.kept(), 1);
+    }
+
+    #[test]
+    fn quotas_that_changed_are_told_once_and_as_they_stand() {
+        let quota = Kind::Quota("10/day".parse().unwrap());
+        let store = MemoryCounters::new(Capacity::default());
+        now_or_never(store.reserve(&demand(0, "acme", 9, quota), START)).unwrap();
+        assert_eq!(store.changed(), [], "nobody had asked for them");
+        store.follow();
+        let changed = || {
+            let line = |quota: KeptQuota| format!("{} {}", quota.key.storage_name(&quota.tenant), quota.used);
+            let mut changed: Vec<_> = store.changed().into_iter().map(line).collect();
+            changed.sort();
+            changed
+        };
+        let reserve = |id, tenant, address, kind| {
+            let verdict = store.reserve(&demand(id, tenant, address, kind), START);
+            let Verdict::Admitted { permit, .. } = now_or_never(verdict).unwrap() else {
+                panic!("{id} was refused")
+            };
+            permit
+        };
+        let permit = reserve(1, "acme", 1, quota);
+        reserve(2, "acme", 1, quota);
+        reserve(3, "globex", 1, quota);
+        reserve(4, "globex", 2, rate());
+        let (acme, globex) = ("q:{acme}:x:i:0.0.0.1", "q:{globex}:x:i:0.0.0.1");
+        assert_eq!(changed(), [format!("{acme} 2"), format!("{globex} 1")]);
+        assert!(changed().is_empty());
+        store.settle_now(&permit, Settlement::Commit, START);
+        assert!(changed().is_empty(), "what is kept was charged before");
+        let permit = reserve(5, "acme", 1, quota);
+        store.settle_now(&permit, Settlement::Refund, START);
+        assert_eq!(changed(), [format!("{acme} 2")]);
+        now_or_never(store.reset(&demand(0, "acme", 1, quota), START)).unwrap();
+        assert_eq!(changed(), [format!("{acme} 0")]);
+        // A refusal charges nothing.
+        for id in 6..16 {
+            reserve(id, "acme", 1, quota);
+        }
+        assert_eq!(changed(), [format!("{acme} 10")]);
+        assert!(!admit(&store, &demand(16, "acme", 1, quota), START).unwrap());
+        assert!(changed().is_empty());
+    }
+
+    #[test]
+    fn what_was_kept_is_taken_up_as_far_as_there_is_room() {
+        let quota = Kind::Quota("10/day".parse().unwrap());
+        let full = MemoryCounters::new(Capacity::default());
+        full.follow();
+        for (id, tenant, address) in [(1, "acme", 1), (2, "acme", 2), (3, "acme", 3), (4, "globex", 1)] {
+            assert!(admit(&full, &demand(id, tenant, address, quota), START).unwrap());
+        }
+        let mut kept = full.changed();
+        kept.sort_by_key(|quota| quota.key.storage_name(&quota.tenant));
+        let end = kept[0].window.end;
+        let used = |store: &MemoryCounters, tenant, address| {
+            now_or_never(store.peek(&demand(0, tenant, address, quota), START)).unwrap()[0].used
+        };
+        let capacity = Capacity { counters: 3, counters_per_tenant: 2, permits_per_tenant: 9 };
+        let store = MemoryCounters::new(capacity);
+        assert_eq!(store.restore(kept.clone(), START), 1);
+        assert_eq!(store.kept(), 3);
+        assert_eq!([1, 2, 3].map(|address| used(&store, "acme", address)), [1, 1, 0]);
+        assert_eq!(used(&store, "globex", 1), 1);
+        // What is taken up goes when its window is over, as anything else.
+        store.sweep(end);
+        assert_eq!(store.kept(), 0);
+        assert_eq!(store.restore(kept, end), 0);
+        assert_eq!(store.kept(), 0, "that day is over");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 pub mod counters;
 mod due;
 pub mod ledger;
+pub mod quotas;
+pub mod redis;
 
 pub mod authenticate;
 pub mod claim;

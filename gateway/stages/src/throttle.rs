@@ -2,11 +2,15 @@
 //!
 //! Invariant: all limits of a request are charged in one step or none is.
 
+mod limits;
+
+pub use crate::quotas::Permit;
+pub use limits::{LimitSet, PlanLimits, Scoped};
+
 use crate::authenticate::Caller;
-use model::port::StoreError;
-use model::quota::{
-    Counted, Counters, Demand, OnStoreError, PermitId, PermitRecord, Reading, Settlement, Verdict,
-};
+use crate::quotas::{NotGranted, Quotas};
+use model::id::RouteId;
+use model::quota::{Counted, Demand, PermitId, Reading, Refused};
 use model::{ErrorCode, Reject};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,41 +18,6 @@ use std::time::Duration;
 
 /// How long a slot is held when nobody gives it back.
 const PERMIT_TTL_MAX: Duration = Duration::from_secs(3600);
-
-/// What an admitted request was charged.
-#[derive(Clone, Debug)]
-pub struct Permit {
-    record: Option<PermitRecord>,
-    readings: Arc<[Reading]>,
-    waived: bool,
-}
-
-impl Permit {
-    /// What its limits read after it was charged.
-    pub fn readings(&self) -> &Arc<[Reading]> {
-        &self.readings
-    }
-
-    /// Whether the counters could not answer and the request goes on uncounted.
-    pub const fn is_waived(&self) -> bool {
-        self.waived
-    }
-
-    /// Commits or refunds what may be given back, and frees its slots.
-    pub async fn settle<C: Counters>(
-        self,
-        counters: &C,
-        settlement: Settlement,
-        now: i64,
-    ) -> Result<(), StoreError> {
-        match &self.record {
-            Some(record) if !record.charges.is_empty() => {
-                counters.settle(record, settlement, now).await
-            }
-            _ => Ok(()),
-        }
-    }
-}
 
 /// A refusal by limits, with what they read.
 #[derive(Debug)]
@@ -59,74 +28,70 @@ pub struct Throttled {
     pub readings: Arc<[Reading]>,
 }
 
-/// What a caller's limits ask of the counters for one request.
-pub fn demand(caller: &Caller, client: IpAddr, cost: u32, permit: u128, hold: Duration) -> Demand {
-    let identity = caller.identity();
-    let ttl = hold.min(PERMIT_TTL_MAX).as_micros();
-    Demand {
-        permit: PermitId(permit),
-        tenant: identity.tenant.clone(),
-        zone: caller.tenant().timezone.clone(),
-        cost,
-        permit_ttl: i64::try_from(ttl).unwrap_or(i64::MAX),
-        limits: caller
-            .tenant()
-            .limits
-            .iter()
-            .map(|limit| Counted::of(limit, identity, client))
-            .collect(),
+/// One request, as its limits see it.
+pub struct Asked<'a> {
+    /// Who asks.
+    pub caller: &'a Caller,
+    /// The route that was found; none for the gateway's own endpoints.
+    pub route: Option<&'a RouteId>,
+    /// The address that it came from.
+    pub client: IpAddr,
+    /// What it is charged, in units.
+    pub cost: u32,
+    /// Whether its answer says what it cost in the end.
+    pub costs_later: bool,
+}
+
+impl Asked<'_> {
+    /// What it asks of the counters, under a permit that holds its slots for so long at most.
+    pub fn demand(&self, permit: u128, hold: Duration) -> Demand {
+        let (identity, tenant) = (self.caller.identity(), self.caller.tenant());
+        let limits = match self.route {
+            Some(route) => &tenant.limits.of_route(route).limits,
+            None => tenant.limits.all(),
+        };
+        let ttl = hold.min(PERMIT_TTL_MAX).as_micros();
+        Demand {
+            permit: PermitId(permit),
+            tenant: identity.tenant.clone(),
+            calendar: tenant.calendar.clone(),
+            cost: self.cost,
+            costs_later: self.costs_later,
+            permit_ttl: i64::try_from(ttl).unwrap_or(i64::MAX),
+            limits: limits.iter().map(|limit| Counted::of(limit, identity, self.client)).collect(),
+        }
     }
 }
 
 /// Charges a demand, or says which limit is in the way.
-pub async fn throttle<C: Counters>(
-    counters: &C,
-    demand: &Demand,
-    now: i64,
-) -> Result<Permit, Throttled> {
+pub async fn throttle(quotas: &Quotas, demand: &Demand, now: i64) -> Result<Permit, Throttled> {
     if demand.limits.is_empty() {
-        return Ok(Permit { record: None, readings: Arc::default(), waived: false });
+        return Ok(Permit::unlimited());
     }
-    match counters.reserve(demand, now).await {
-        Ok(Verdict::Admitted { permit, readings }) => {
-            Ok(Permit { record: Some(permit), readings: readings.into(), waived: false })
+    quotas.reserve(demand, now).await.map_err(|reason| match reason {
+        NotGranted::Refused(refused) => {
+            let reject = refusal(&refused, demand.cost);
+            Throttled { reject, readings: refused.readings().into() }
         }
-        Ok(Verdict::Refused(refused)) => {
-            let cause = refused.cause();
-            let mut reject = Reject::new(refused.code())
-                .detail("limit", cause.id.as_str())
-                .detail("remaining", cause.remaining)
-                .detail("cost", demand.cost);
-            match refused.retry_after() {
-                Some(seconds) => reject = reject.retry_after(seconds),
-                None => {
-                    reject = reject.message(
-                        "One request of this route costs more than the limit ever admits.",
-                    );
-                }
-            }
-            Err(Throttled { reject, readings: refused.readings().into() })
+        NotGranted::Closed { limit, error, readings } => {
+            let reject = Reject::new(ErrorCode::DependencyUnavailable)
+                .detail("limit", limit.as_str())
+                .retry_after(1)
+                .because(&error);
+            Throttled { reject, readings: readings.into() }
         }
-        Err(error) => degraded(demand, &error),
-    }
+    })
 }
 
-/// The counters can't answer: any limit that is `closed` refuses; otherwise the request goes on uncounted.
-fn degraded(demand: &Demand, error: &StoreError) -> Result<Permit, Throttled> {
-    let closed =
-        demand.limits.iter().find(|counted| counted.limit.on_store_error == OnStoreError::Closed);
-    match closed {
-        Some(counted) => {
-            let reject = Reject::new(ErrorCode::DependencyUnavailable)
-                .detail("limit", counted.limit.id.as_str())
-                .retry_after(1)
-                .because(error);
-            Err(Throttled { reject, readings: Arc::default() })
-        }
-        None => {
-            tracing::warn!(%error, tenant = %demand.tenant, "counters unavailable: admitted uncounted");
-            Ok(Permit { record: None, readings: Arc::default(), waived: true })
-        }
+fn refusal(refused: &Refused, cost: u32) -> Reject {
+    let cause = refused.cause();
+    let reject = Reject::new(refused.code())
+        .detail("limit", cause.id.as_str())
+        .detail("remaining", cause.remaining)
+        .detail("cost", cost);
+    match refused.retry_after() {
+        Some(seconds) => reject.retry_after(seconds),
+        None => reject.message("One request of this route costs more than the limit ever admits."),
     }
 }
 

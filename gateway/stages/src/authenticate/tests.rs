@@ -33,9 +33,9 @@ fn tenant(id: &str, state: TenantState, consumers: &[(&str, &[&str])]) -> Arc<Te
         id: id.into(),
         state,
         plan: "gold".into(),
-        limits: Arc::new([]),
-        policy: None,
-        timezone: jiff::tz::TimeZone::UTC,
+        limits: Arc::default(),
+        calendar: Calendar::UTC,
+        adaptive: None,
         pins: HashMap::new(),
         consumers: consumers.collect(),
     })

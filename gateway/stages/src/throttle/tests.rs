@@ -1,10 +1,9 @@
 use super::*;
 use crate::authenticate::api_key::{ApiKey, ApiKeys};
 use crate::authenticate::{Directory, Memory, Requirement, Tenant};
-use crate::counters::{Capacity, MemoryCounters};
 use http::{HeaderMap, HeaderValue, Method};
 use model::document::{CredentialKind, TenantState};
-use model::quota::{Kind, Limit, Part, Per};
+use model::quota::{Kind, Limit, LimitMode, OnStoreError, Part, Per, Settlement};
 use model::{Head, Identity};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -15,7 +14,8 @@ const KEY: &str = "tg_test_acme1_0123456789abcdef";
 const NOW: i64 = 1_795_219_200_000_000;
 
 fn limit(id: &str, kind: Kind, per: Per, on_store_error: OnStoreError) -> Arc<Limit> {
-    Arc::new(Limit { id: id.into(), kind, per, on_store_error })
+    let mode = LimitMode::Enforce;
+    Arc::new(Limit { id: id.into(), kind, per, exact: false, mode, on_store_error })
 }
 
 fn rate(burst: u32) -> Kind {
@@ -28,9 +28,9 @@ async fn caller(limits: Vec<Arc<Limit>>) -> Caller {
         id: "acme".into(),
         state: TenantState::Active,
         plan: "gold".into(),
-        limits: limits.into(),
-        policy: None,
-        timezone: jiff::tz::TimeZone::UTC,
+        limits: PlanLimits::new(limits.into_iter().map(|limit| (limit, None)).collect()).into(),
+        calendar: model::quota::Calendar::UTC,
+        adaptive: None,
         pins: std::collections::HashMap::new(),
         consumers: std::collections::HashMap::new(),
     });
@@ -62,7 +62,10 @@ async fn caller(limits: Vec<Arc<Limit>>) -> Caller {
 
 async fn asks(limits: Vec<Arc<Limit>>, cost: u32, permit: u128) -> Demand {
     let hold = Duration::from_secs(41);
-    demand(&caller(limits).await, Ipv4Addr::new(192, 0, 2, 7).into(), cost, permit, hold)
+    let caller = caller(limits).await;
+    let client = Ipv4Addr::new(192, 0, 2, 7).into();
+    let asked = Asked { caller: &caller, route: None, client, cost, costs_later: false };
+    asked.demand(permit, hold)
 }
 
 #[tokio::test]
@@ -86,19 +89,16 @@ async fn a_demand_is_the_callers_own() {
     );
     assert_eq!((demand.tenant.as_str(), demand.cost, demand.permit), ("acme", 5, PermitId(7)));
     assert_eq!(demand.permit_ttl, 41_000_000);
-    let longest = super::demand(
-        &caller(Vec::new()).await,
-        Ipv4Addr::LOCALHOST.into(),
-        1,
-        1,
-        Duration::from_secs(86_400),
-    );
+    let caller = caller(Vec::new()).await;
+    let client = Ipv4Addr::LOCALHOST.into();
+    let asked = Asked { caller: &caller, route: None, client, cost: 1, costs_later: false };
+    let longest = asked.demand(1, Duration::from_secs(86_400));
     assert_eq!(longest.permit_ttl, 3_600_000_000, "a lost slot comes back within the hour");
 }
 
 #[tokio::test]
 async fn a_refusal_names_the_limit_and_the_wait_and_charges_nothing() {
-    let counters = MemoryCounters::new(Capacity::default());
+    let quotas = Quotas::in_process();
     let limits = || {
         vec![
             limit("burst", rate(3), Per::Tenant, OnStoreError::Closed),
@@ -113,13 +113,12 @@ async fn a_refusal_names_the_limit_and_the_wait_and_charges_nothing() {
     let mut permit = 0;
     let mut ask = async |cost: u32, at: i64| {
         permit += 1;
-        throttle(&counters, &asks(limits(), cost, permit).await, at).await
+        throttle(&quotas, &asks(limits(), cost, permit).await, at).await
     };
     let first = ask(3, NOW).await.unwrap();
     let left: Vec<_> =
         first.readings().iter().map(|reading| (reading.id.as_str(), reading.remaining)).collect();
     assert_eq!(left, [("burst", 0), ("daily", 1)]);
-    assert!(!first.is_waived());
     for (cost, at, code, limit, wait) in [
         (1, NOW, ErrorCode::RateLimited, "burst", Some(1)),
         (2, NOW + 1, ErrorCode::QuotaExceeded, "daily", Some(86_400)),
@@ -141,7 +140,7 @@ async fn a_refusal_names_the_limit_and_the_wait_and_charges_nothing() {
 
 #[tokio::test]
 async fn a_settled_permit_frees_its_slot_and_gives_a_quota_back() {
-    let counters = MemoryCounters::new(Capacity::default());
+    let quotas = Quotas::in_process();
     let limits = || {
         vec![
             limit("open", Kind::Concurrency(1), Per::Tenant, OnStoreError::Closed),
@@ -153,75 +152,20 @@ async fn a_settled_permit_frees_its_slot_and_gives_a_quota_back() {
             ),
         ]
     };
-    let take = async |permit| throttle(&counters, &asks(limits(), 1, permit).await, NOW).await;
+    let take = async |permit| throttle(&quotas, &asks(limits(), 1, permit).await, NOW).await;
     let first = take(1).await.unwrap();
     assert_eq!(take(2).await.unwrap_err().reject.code, ErrorCode::ConcurrencyLimited);
-    first.clone().settle(&counters, Settlement::Refund, NOW).await.unwrap();
-    // A second settlement of the same permit does nothing.
-    first.settle(&counters, Settlement::Refund, NOW).await.unwrap();
+    quotas.settle(first, Settlement::Refund, NOW);
     for permit in [3, 4] {
-        let taken = take(permit).await.unwrap();
-        taken.settle(&counters, Settlement::Commit, NOW).await.unwrap();
+        quotas.settle(take(permit).await.unwrap(), Settlement::Commit, NOW);
     }
     assert_eq!(take(5).await.unwrap_err().reject.code, ErrorCode::QuotaExceeded);
 }
 
 #[tokio::test]
-async fn without_limits_nobody_is_asked() {
-    let permit = throttle(&Broken, &asks(Vec::new(), 1, 1).await, NOW).await.unwrap();
-    assert!(permit.readings().is_empty() && !permit.is_waived());
-    permit.settle(&Broken, Settlement::Refund, NOW).await.unwrap();
-}
-
-#[tokio::test]
-async fn where_the_counters_cannot_answer_each_limit_says_what_happens() {
-    use OnStoreError::{Closed, Local, Open};
-    for (choices, refused) in [
-        (&[Open][..], None),
-        (&[Local, Open], None),
-        (&[Open, Closed], Some("limit-1")),
-        (&[Closed], Some("limit-0")),
-    ] {
-        let limits = choices.iter().enumerate().map(|(number, choice)| {
-            limit(&format!("limit-{number}"), rate(1), Per::Tenant, *choice)
-        });
-        let judged = throttle(&Broken, &asks(limits.collect(), 1, 1).await, NOW).await;
-        match (refused, judged) {
-            (None, Ok(permit)) => {
-                assert!(permit.is_waived());
-                permit.settle(&Broken, Settlement::Commit, NOW).await.unwrap();
-            }
-            (Some(id), Err(throttled)) => {
-                assert_eq!(throttled.reject.code, ErrorCode::DependencyUnavailable);
-                assert_eq!(throttled.reject.details["limit"], id);
-                assert!(throttled.reject.retry_after.is_some());
-            }
-            (refused, judged) => panic!("{choices:?}: {refused:?}, not {judged:?}"),
-        }
-    }
-}
-
-/// Counters that can't answer.
-struct Broken;
-
-fn broken<T>() -> Result<T, StoreError> {
-    Err(StoreError::Unavailable("told to".to_owned()))
-}
-
-impl Counters for Broken {
-    async fn reserve(&self, _: &Demand, _: i64) -> Result<Verdict, StoreError> {
-        broken()
-    }
-
-    async fn settle(&self, _: &PermitRecord, _: Settlement, _: i64) -> Result<(), StoreError> {
-        broken()
-    }
-
-    async fn peek(&self, _: &Demand, _: i64) -> Result<Vec<Reading>, StoreError> {
-        broken()
-    }
-
-    async fn reset(&self, _: &Demand, _: i64) -> Result<(), StoreError> {
-        broken()
-    }
+async fn without_limits_nothing_is_charged() {
+    let quotas = Quotas::in_process();
+    let permit = throttle(&quotas, &asks(Vec::new(), 1, 1).await, NOW).await.unwrap();
+    assert!(permit.readings().is_empty());
+    quotas.settle(permit, Settlement::Refund, NOW);
 }

@@ -36,9 +36,9 @@ fn tenant(pin: Option<&str>) -> Tenant {
         id: "acme".into(),
         state: TenantState::Active,
         plan: "gold".into(),
-        limits: Arc::new([]),
-        policy: None,
-        timezone: jiff::tz::TimeZone::UTC,
+        limits: Arc::default(),
+        calendar: model::quota::Calendar::UTC,
+        adaptive: None,
         pins: pin.map(|pin| ("contacts".to_owned(), pin.to_owned())).into_iter().collect(),
         consumers: HashMap::new(),
     }

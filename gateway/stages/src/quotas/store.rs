@@ -1,0 +1,96 @@
+//! What the facade needs of a store that nodes share, beyond the port of counters.
+
+use crate::redis::{Presence, RedisCounters};
+use model::id::TenantId;
+use model::port::StoreError;
+use model::quota::{Counters, Demand, PermitRecord, Reading, Settlement, Verdict};
+
+/// Counters that other nodes use too.
+pub(crate) trait Store: Counters + 'static {
+    /// How many nodes use them, this one included: at least 1. The last known number while they can't answer.
+    fn nodes(&self) -> u32;
+
+    /// Into how many lanes tenants are sorted that fail apart from each other: shards of a cluster. At least 1.
+    fn lanes(&self) -> usize;
+
+    /// The lane that a tenant's counters are in.
+    fn lane(&self, tenant: &TenantId) -> usize;
+
+    /// Settles permits, each at most once however often it is asked for; says of each, in their order, how it went.
+    fn settle_all(
+        &self,
+        endings: &[(PermitRecord, Settlement)],
+        now: i64,
+    ) -> impl Future<Output = Vec<Result<(), StoreError>>> + Send;
+
+    /// Settles the permit of a demand that was not answered in time, if it was charged or ever will be.
+    fn settle_unknown(
+        &self,
+        demand: &Demand,
+        settlement: Settlement,
+        now: i64,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// Counters on Redis, and who else uses them.
+#[derive(Debug)]
+pub(crate) struct Redis {
+    /// The counters.
+    pub(crate) counters: RedisCounters,
+    /// The nodes.
+    pub(crate) presence: Presence,
+}
+
+impl Counters for Redis {
+    async fn reserve(&self, demand: &Demand, now: i64) -> Result<Verdict, StoreError> {
+        self.counters.reserve(demand, now).await
+    }
+
+    async fn settle(
+        &self,
+        permit: &PermitRecord,
+        settlement: Settlement,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        self.counters.settle(permit, settlement, now).await
+    }
+
+    async fn peek(&self, demand: &Demand, now: i64) -> Result<Vec<Reading>, StoreError> {
+        self.counters.peek(demand, now).await
+    }
+
+    async fn reset(&self, demand: &Demand, now: i64) -> Result<(), StoreError> {
+        self.counters.reset(demand, now).await
+    }
+}
+
+impl Store for Redis {
+    fn nodes(&self) -> u32 {
+        self.presence.nodes()
+    }
+
+    fn lanes(&self) -> usize {
+        self.counters.lanes()
+    }
+
+    fn lane(&self, tenant: &TenantId) -> usize {
+        self.counters.lane(tenant)
+    }
+
+    async fn settle_all(
+        &self,
+        endings: &[(PermitRecord, Settlement)],
+        now: i64,
+    ) -> Vec<Result<(), StoreError>> {
+        self.counters.settle_all(endings, now).await
+    }
+
+    async fn settle_unknown(
+        &self,
+        demand: &Demand,
+        settlement: Settlement,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        self.counters.settle_unknown(demand, settlement, now).await
+    }
+}
