@@ -10,20 +10,25 @@ mod packs;
 pub use issuers::{Fetched, KeySets};
 pub use pack_files::{Loaded, PackFiles, PackFolders};
 
+use crate::cost::CostHeader;
+use crate::known::Known;
+use crate::outbound::{Backoffs, Outbound};
 use crate::packs::{ATTACHMENTS_MAX, Attached, Attachment};
 use crate::report::Metrics;
 use crate::rollout;
 use crate::route::{Route, RouteTable};
 use crate::snapshot::Snapshot;
 use crate::upstream::Upstream;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use model::Identity;
 use model::config::{Config, ConfigError};
 use model::document::{self, Document};
 use model::id::{PlanId, ServiceId, TenantId, UpstreamId};
-use model::quota::{self, Kind, Limit};
+use model::quota::{Calendar, Kind, Limit, PaceRules, Settlement, Terms};
+use model::units::Duration;
 use stages::authenticate::api_key::{ApiKey, ApiKeys};
 use stages::authenticate::{Directory, Requirement, Tenant};
+use stages::throttle::{PlanLimits, Scoped};
 use stages::version::{Service, Version};
 use std::collections::HashMap;
 use std::net::ToSocketAddrs as _;
@@ -38,6 +43,8 @@ pub struct Sources {
     pub live: Arc<rollout::Packs>,
     /// Key sets that are fetched.
     pub key_sets: KeySets,
+    /// The backoffs that upstreams asked for.
+    pub(crate) backoffs: Known<Backoffs>,
     /// Open sealed secrets.
     pub master_keys: MasterKeys,
 }
@@ -50,7 +57,7 @@ pub fn compile(
 ) -> Result<Snapshot, Vec<ConfigError>> {
     let document = config.document();
     let mut errors = Vec::new();
-    let upstreams = upstreams(document, &mut errors);
+    let upstreams = upstreams(document, sources, metrics, &mut errors);
     let services = services(document);
     let packs = packs::packs(document, sources, metrics, &mut errors);
     let routes = routes(document, &services, &packs.attachments, &mut errors);
@@ -78,6 +85,8 @@ pub fn compile(
 
 fn upstreams(
     document: &Document,
+    sources: &Sources,
+    metrics: &Metrics,
     errors: &mut Vec<ConfigError>,
 ) -> HashMap<UpstreamId, Arc<Upstream>> {
     let mut upstreams = HashMap::new();
@@ -92,7 +101,10 @@ fn upstreams(
                 )),
             }
         }
-        let compiled = Upstream::new(upstream.id.clone(), upstream.timeouts.clone(), targets);
+        let (id, timeouts) = (upstream.id.clone(), upstream.timeouts.clone());
+        let asked = || Backoffs::new(metrics.backoffs(&id));
+        let outbound = Outbound::new(upstream, sources.backoffs.get(id.as_str(), asked));
+        let compiled = Upstream::new(id, timeouts, outbound, targets);
         upstreams.insert(upstream.id.clone(), Arc::new(compiled));
     }
     upstreams
@@ -172,6 +184,12 @@ fn routes(
             idempotency: route.idempotency.clone(),
             body_limit: route.body.limit.bytes(),
             cost: route.cost,
+            cost_header: route
+                .cost_from_response_header
+                .as_ref()
+                .and_then(|name| HeaderName::try_from(name.as_str()).ok())
+                .map(CostHeader::new),
+            terms: terms(route.charge),
             forward_credentials: route.forward_credentials,
             record: route.record,
             attached: attached.clone(),
@@ -188,7 +206,12 @@ fn routes(
     table
 }
 
-fn limits(plan: &document::Plan) -> Arc<[Arc<Limit>]> {
+fn terms(charge: document::Charge) -> Terms {
+    let charged = |yes| if yes { Settlement::Commit } else { Settlement::Refund };
+    Terms { replayed: charged(charge.replays), upstream_failed: charged(charge.upstream_errors) }
+}
+
+fn limits(plan: &document::Plan, routes: &[document::Route]) -> PlanLimits {
     let compiled = plan.limits.iter().filter_map(|limit| {
         let kind = match (limit.rate, limit.quota, limit.concurrency) {
             (Some(rate), None, None) => {
@@ -198,10 +221,35 @@ fn limits(plan: &document::Plan) -> Arc<[Arc<Limit>]> {
             (None, None, Some(slots)) => Kind::Concurrency(slots),
             _ => return None,
         };
-        let id = limit.id.clone();
-        Some(Arc::new(Limit { id, kind, per: limit.per, on_store_error: limit.on_store_error }))
+        let scoped = limit.scope.as_ref().map(|scope| {
+            let counts = |route: &&document::Route| {
+                scope.route.as_ref().is_none_or(|wanted| *wanted == route.id)
+                    && scope.service.as_ref().is_none_or(|wanted| *wanted == route.service)
+            };
+            let routes = routes.iter().filter(counts).map(|route| route.id.clone());
+            Scoped { scope: scope.clone(), routes: routes.collect() }
+        });
+        let compiled = Limit {
+            id: limit.id.clone(),
+            kind,
+            per: limit.per,
+            exact: limit.exact,
+            mode: limit.mode,
+            on_store_error: limit.on_store_error,
+        };
+        Some((Arc::new(compiled), scoped))
     });
-    compiled.collect()
+    PlanLimits::new(compiled.collect())
+}
+
+fn pace(adaptive: &document::Adaptive) -> PaceRules {
+    let micros = |span: Duration| i64::try_from(span.0.as_micros()).unwrap_or(i64::MAX);
+    PaceRules {
+        factor: adaptive.factor,
+        half_life: micros(adaptive.half_life),
+        floor: adaptive.floor,
+        patience: micros(adaptive.patience),
+    }
 }
 
 fn tenants(document: &Document) -> HashMap<TenantId, Arc<Tenant>> {
@@ -209,13 +257,12 @@ fn tenants(document: &Document) -> HashMap<TenantId, Arc<Tenant>> {
         .plans
         .iter()
         .map(|plan| {
-            let limits = limits(plan);
-            let policy = quota::fields::policy(limits.iter().map(|limit| &**limit));
-            (&plan.id, (limits, policy))
+            let adaptive = plan.adaptive.as_ref().map(|adaptive| Arc::new(pace(adaptive)));
+            (&plan.id, (Arc::new(limits(plan, &document.routes)), adaptive))
         })
         .collect();
     let compiled = document.tenants.iter().map(|tenant| {
-        let (limits, policy) =
+        let (limits, adaptive) =
             plans.get(&tenant.plan).cloned().expect("a checked document has no dangling plan");
         let consumers = tenant.consumers.iter().map(|consumer| {
             let mut scopes: Vec<Arc<str>> =
@@ -229,9 +276,12 @@ fn tenants(document: &Document) -> HashMap<TenantId, Arc<Tenant>> {
             state: tenant.state,
             plan: tenant.plan.clone(),
             limits,
-            policy,
-            timezone: jiff::tz::TimeZone::get(&tenant.timezone)
-                .expect("a checked document names known time zones"),
+            calendar: Calendar {
+                zone: jiff::tz::TimeZone::get(&tenant.timezone)
+                    .expect("a checked document names known time zones"),
+                billing_day: tenant.billing_day,
+            },
+            adaptive,
             pins: tenant
                 .pins
                 .iter()

@@ -13,7 +13,7 @@ use crate::snapshot::Snapshot;
 use crate::upstream::Upstream;
 use http::{HeaderMap, StatusCode};
 use model::document::PhaseName;
-use model::quota::{Outcome, Terms};
+use model::quota::Outcome;
 use model::record::Verdict;
 use model::{ErrorCode, Head, Reject};
 use std::sync::atomic::AtomicUsize;
@@ -80,6 +80,8 @@ pub struct Exchange {
     pub dispatch: Option<Arc<Dispatch>>,
     /// How it ended.
     pub outcome: Outcome,
+    /// What it cost in all, where its answer says so, in units.
+    pub cost: Option<u32>,
     /// What takes the place of an answer that was about to stream through.
     pub instead: Option<Halt>,
     /// Bytes of the request's body that have streamed through.
@@ -98,19 +100,41 @@ impl Exchange {
             held: Held::default(),
             dispatch: None,
             outcome: Outcome::Abandoned,
+            cost: None,
             instead: None,
             streamed: 0,
             ended: false,
         }
     }
 
-    /// Records the upstream's part.
-    pub fn answered(&mut self, dispatch: &Dispatch, status: Option<u16>) {
+    /// Records the upstream's part: the head of its answer as it came, if one did.
+    pub fn answered(&mut self, dispatch: &Dispatch, answer: Option<(StatusCode, &HeaderMap)>) {
         self.facts.upstream = Some(UpstreamFact {
             id: dispatch.upstream.id.clone(),
-            status,
+            status: answer.map(|(status, _)| status.as_u16()),
             took: dispatch.started.elapsed(),
         });
+        if let Some((status, headers)) = answer {
+            self.read_cost(dispatch, headers);
+            let tenant = &dispatch.admitted.caller.identity().tenant;
+            dispatch.upstream.outbound.heard(tenant, status, headers, self.gateway.clock.now());
+        }
+    }
+
+    /// Takes note of what the answer says that it cost, before packs change it.
+    fn read_cost(&mut self, dispatch: &Dispatch, answer: &HeaderMap) {
+        let route = dispatch.admitted.matched.route();
+        let Some(header) = &route.cost_header else { return };
+        match header.read(answer) {
+            Ok(cost) => self.cost = cost,
+            Err(error) => {
+                self.gateway.metrics.cost_unread(&route.id);
+                if header.warns() {
+                    let (route, header) = (route.id.as_str(), header.name().as_str());
+                    tracing::warn!(%error, route, header, "an answer's cost is ignored");
+                }
+            }
+        }
     }
 
     /// The answer that takes the upstream's place, and what it means for what was charged.
@@ -151,20 +175,24 @@ impl Exchange {
     }
 
     /// Settles and reports.
-    pub async fn end(&mut self) {
+    pub fn end(&mut self) {
         if self.ended {
             return;
         }
-        if let Some(permit) = self.held.permit.take() {
-            let settlement = self.outcome.settlement(Terms::default());
-            let now = self.gateway.clock.micros();
-            if let Err(error) = permit.settle(&self.gateway.counters, settlement, now).await {
-                tracing::warn!(%error, "a permit was left to expire");
-            }
-        }
-        // Not before: where settling is cut off, the exchange is still to be reported.
         self.ended = true;
+        self.settle();
         self.report();
+    }
+
+    /// Ends what it was charged, as its outcome and its route say.
+    fn settle(&mut self) {
+        if let Some(clearance) = self.held.clearance.take() {
+            clearance.settle(&self.gateway.quotas, self.gateway.clock.micros());
+        }
+        let Some(permit) = self.held.permit.take() else { return };
+        let terms = self.held.matched.as_ref().map(|matched| matched.route().terms);
+        let settlement = self.outcome.settlement(terms.unwrap_or_default()).at_cost(self.cost);
+        self.gateway.quotas.settle(permit, settlement, self.gateway.clock.micros());
     }
 
     /// Hands the facts to the reporter, with the upstream's part of a streamed exchange.
@@ -185,9 +213,7 @@ impl Drop for Exchange {
         if self.ended {
             return;
         }
-        if let Some(permit) = self.held.permit.take() {
-            self.gateway.settle_later(permit, self.outcome.settlement(Terms::default()));
-        }
+        self.settle();
         if self.facts.status.is_none() {
             self.facts.error.get_or_insert(ErrorCode::Internal);
             self.facts.cause.get_or_insert_with(|| "the exchange was cut off".to_owned());

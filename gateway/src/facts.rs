@@ -2,6 +2,7 @@
 //!
 //! Invariant: only [`Facts::stage`] and [`Facts::ended`] time a stage and record how it ended.
 
+use crate::outbound::Limited;
 use crate::pipeline::Halt;
 use crate::report::Series;
 use crate::trace::Trace;
@@ -31,6 +32,8 @@ pub enum Stage {
     Throttle,
     /// Whether packs allow it.
     Decide,
+    /// Whether its upstream may be sent it now; where nothing limits that, nobody is asked.
+    Outbound,
     /// Whether it is a repeat.
     Claim,
     /// The upstream's part.
@@ -43,7 +46,7 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Gate,
         Self::Route,
         Self::Authenticate,
@@ -51,6 +54,7 @@ impl Stage {
         Self::Cost,
         Self::Throttle,
         Self::Decide,
+        Self::Outbound,
         Self::Claim,
         Self::Forward,
         Self::Respond,
@@ -67,6 +71,7 @@ impl Stage {
             Self::Cost => "cost",
             Self::Throttle => "throttle",
             Self::Decide => "decide",
+            Self::Outbound => "outbound",
             Self::Claim => "claim",
             Self::Forward => "forward",
             Self::Respond => "respond",
@@ -163,6 +168,8 @@ pub struct Facts {
     pub readings: Arc<[Reading]>,
     /// What packs said.
     pub packs: Vec<PackFact>,
+    /// Which upstream it was not sent to because of that upstream's own limits, and which of them.
+    pub limited: Option<(UpstreamId, Limited)>,
     /// How its idempotency key was treated.
     pub idempotency: Option<&'static str>,
     /// The upstream's part.
@@ -198,6 +205,7 @@ impl Facts {
             version: None,
             readings: Arc::default(),
             packs: Vec::new(),
+            limited: None,
             idempotency: None,
             upstream: None,
             status: None,

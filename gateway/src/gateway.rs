@@ -2,32 +2,31 @@
 
 use crate::body::Budget;
 use crate::compile::{self, KeySets, PackFiles, PackFolders, Sources};
+use crate::known::Known;
 use crate::ledger::AnyLedger;
 use crate::own::Lookups;
+use crate::protect::Protection;
 use crate::record::{self, Recorder};
 use crate::report::{Metrics, RevisionState};
 use crate::rollout::Packs;
 use crate::snapshot::{Live, Snapshot};
+use crate::thresholds::Thresholds;
 use jiff::Timestamp;
 use model::Clock;
 use model::config::{Config, ConfigError};
 use model::id::NodeName;
 use model::idempotency::{Owner, Salt};
 use model::node::{ERRORS_MAX, Rejected};
-use model::quota::Settlement;
 use stages::authenticate::Memory;
-use stages::counters::{self, MemoryCounters};
-use stages::throttle::Permit;
+use stages::quotas::Quotas;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use store::Store;
 use store::seal::MasterKeys;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
-/// Permits of cut-off exchanges that wait to be settled.
-const SETTLEMENTS_MAX: usize = 4096;
 /// Between two looks for counters and records that expired.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -39,6 +38,8 @@ pub struct Settings {
     pub packs: PathBuf,
     /// Runs packs. A process has one.
     pub host: Arc<pack_host::Host>,
+    /// Counters of limits.
+    pub quotas: Quotas,
     /// The store of idempotency records.
     pub ledger: AnyLedger,
     /// Keeps derived idempotency keys of this deployment apart from others'.
@@ -66,7 +67,7 @@ pub struct Gateway {
     /// The one reporter.
     pub metrics: Metrics,
     /// Counters of limits.
-    pub counters: MemoryCounters,
+    pub quotas: Quotas,
     /// Idempotency records.
     pub ledger: AnyLedger,
     /// Keeps derived idempotency keys of this deployment apart from others'.
@@ -89,12 +90,15 @@ pub struct Gateway {
     pub recorder: Recorder,
     /// What packs use, and how their versions fare.
     pub packs: Arc<Packs>,
+    /// What tenants are used to send.
+    pub protection: Protection,
+    /// Quotas that are nearly or all used.
+    pub thresholds: Thresholds,
     /// Decision records, for callers.
     pub(crate) lookups: Lookups,
     sources: Sources,
     standing: watch::Sender<Standing>,
     was_ready: AtomicBool,
-    settlements: mpsc::Sender<(Permit, Settlement)>,
 }
 
 /// Which revision is in force here, and which could not be put in force.
@@ -135,8 +139,8 @@ impl Gateway {
     pub fn new(settings: Settings) -> Result<Arc<Self>, GatewayError> {
         let key_sets = KeySets::new(settings.runtime.clone())
             .map_err(|error| GatewayError::Client(error.to_string()))?;
-        let (settlements, queue) = mpsc::channel(SETTLEMENTS_MAX);
         let metrics = Metrics::new(settings.version)?;
+        metrics.counters(&settings.quotas, &settings.runtime)?;
         let recorder = Recorder::start(
             &settings.records,
             settings.store.clone(),
@@ -158,12 +162,19 @@ impl Gateway {
             settings.store.clone(),
             settings.runtime.clone(),
         );
+        let protection = Protection::start(
+            settings.store.clone(),
+            settings.node.clone(),
+            settings.clock.clone(),
+            metrics.protection().clone(),
+            &settings.runtime,
+        );
         let gateway = Arc::new(Self {
             started_at: settings.clock.now(),
             clock: settings.clock,
             live: Live::default(),
             metrics,
-            counters: MemoryCounters::new(counters::Capacity::default()),
+            quotas: settings.quotas,
             ledger: settings.ledger,
             salt: settings.salt,
             owner: settings.node.as_str().into(),
@@ -172,15 +183,21 @@ impl Gateway {
             memory: Memory::default(),
             budget: Budget::default(),
             recorder,
+            protection,
+            thresholds: Thresholds::start(settings.store.clone(), &settings.runtime),
             lookups: Lookups::new(settings.store.clone()),
             store: settings.store,
             packs: packs.clone(),
-            sources: Sources { packs: files, live: packs, key_sets, master_keys: settings.keys },
+            sources: Sources {
+                packs: files,
+                live: packs,
+                key_sets,
+                backoffs: Known::default(),
+                master_keys: settings.keys,
+            },
             standing: watch::Sender::default(),
             was_ready: AtomicBool::new(false),
-            settlements,
         });
-        settings.runtime.spawn(settle_cut_off(Arc::downgrade(&gateway), queue));
         settings.runtime.spawn(sweep(Arc::downgrade(&gateway)));
         Ok(gateway)
     }
@@ -249,26 +266,6 @@ impl Gateway {
     pub fn pack_files_state(&self, config: &Config) -> u64 {
         self.sources.packs.state(config)
     }
-
-    /// Settles the permit of an exchange that was cut off. Never waits: what finds no room expires by itself.
-    pub fn settle_later(&self, permit: Permit, settlement: Settlement) {
-        if self.settlements.try_send((permit, settlement)).is_err() {
-            tracing::warn!("a cut-off exchange's permit was left to expire: the queue is full");
-        }
-    }
-}
-
-async fn settle_cut_off(
-    gateway: std::sync::Weak<Gateway>,
-    mut queue: mpsc::Receiver<(Permit, Settlement)>,
-) {
-    while let Some((permit, settlement)) = queue.recv().await {
-        let Some(gateway) = gateway.upgrade() else { return };
-        let now = gateway.clock.micros();
-        if let Err(error) = permit.settle(&gateway.counters, settlement, now).await {
-            tracing::warn!(%error, "a permit was left to expire");
-        }
-    }
 }
 
 async fn sweep(gateway: std::sync::Weak<Gateway>) {
@@ -276,7 +273,9 @@ async fn sweep(gateway: std::sync::Weak<Gateway>) {
         tokio::time::sleep(SWEEP_INTERVAL).await;
         let Some(gateway) = gateway.upgrade() else { return };
         let now = gateway.clock.micros();
-        gateway.counters.sweep(now);
+        gateway.quotas.sweep(now);
+        gateway.protection.sweep(now);
         gateway.ledger.sweep(now);
+        gateway.sources.backoffs.in_use().iter().for_each(|asked| asked.sweep(now));
     }
 }

@@ -4,16 +4,21 @@
 
 pub mod body;
 pub mod compile;
+pub mod cost;
 pub mod exchange;
 pub mod facts;
 pub mod follow;
 mod forward;
 pub mod gate;
 pub mod gateway;
+pub mod kept;
+mod known;
 pub mod ledger;
+pub mod outbound;
 mod own;
 pub mod packs;
 pub mod pipeline;
+pub mod protect;
 pub mod proxy;
 mod publish;
 pub mod record;
@@ -26,9 +31,12 @@ mod session;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
+pub mod thresholds;
 pub mod trace;
 pub mod upstream;
 mod usage;
 pub mod watch;
 
 pub use gateway::{Gateway, GatewayError, Settings};
+pub use stages::quotas;
+pub use stages::redis;

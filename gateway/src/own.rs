@@ -9,12 +9,14 @@ use crate::pipeline::Held;
 use crate::respond::Reply;
 use crate::snapshot::Snapshot;
 use http::{HeaderValue, Method, StatusCode, header};
-use model::document::CredentialKind;
-use model::quota::{Counters as _, fields};
+use model::document::{CredentialKind, LimitScope};
+use model::id::LimitId;
+use model::quota::{OnStoreError, Reading, fields};
 use model::{ErrorCode, Head, Reject};
+use serde::Serialize;
 use serde_json::{Value, json};
 use stages::authenticate::{Caller, Requirement};
-use stages::throttle;
+use stages::throttle::Asked;
 
 /// Where they stand.
 pub(crate) const PREFIX: &str = "/.tollgate/";
@@ -116,21 +118,46 @@ async fn usage(
 ) -> Result<Reply, Reject> {
     let caller = authenticate(gateway, snapshot, head, held).await?;
     let now = gateway.clock.now();
-    let demand = throttle::demand(&caller, head.client, 1, 0, std::time::Duration::ZERO);
-    let readings = gateway.counters.peek(&demand, now.as_microsecond()).await.map_err(|error| {
+    let asked =
+        Asked { caller: &caller, route: None, client: head.client, cost: 1, costs_later: false };
+    let demand = asked.demand(0, std::time::Duration::ZERO);
+    let readings = gateway.quotas.peek(&demand, now.as_microsecond()).await.map_err(|error| {
         Reject::new(ErrorCode::DependencyUnavailable).retry_after(1).because(error)
     })?;
-    let limits: Vec<Value> = readings
-        .iter()
-        .map(|reading| {
-            json!({
-                "id": reading.id,
-                "used": reading.used,
-                "limit": reading.limit,
-                "remaining": reading.remaining,
-                "reset": reading.reset_after.map_or(0, fields::whole_seconds),
-            })
-        })
-        .collect();
-    Ok(Reply::json(StatusCode::OK, &json!({ "limits": limits })))
+    let limits = &caller.tenant().limits;
+    let told = readings.iter().filter(|reading| reading.mode.is_enforce());
+    let told: Vec<Standing<'_>> =
+        told.map(|reading| Standing::of(reading, limits.scope(&reading.id))).collect();
+    Ok(Reply::json(StatusCode::OK, &json!({ "limits": told })))
+}
+
+/// A limit as its caller is told of it.
+#[derive(Serialize)]
+struct Standing<'a> {
+    id: &'a LimitId,
+    /// What it counts, where that is not every request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<&'a LimitScope>,
+    used: u64,
+    limit: u64,
+    remaining: u64,
+    /// Whole seconds until all of it is left again; 0 where nobody knows.
+    reset: u64,
+    /// How it is decided while the store of counters can't answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    degraded: Option<OnStoreError>,
+}
+
+impl<'a> Standing<'a> {
+    fn of(reading: &'a Reading, scope: Option<&'a LimitScope>) -> Self {
+        Self {
+            id: &reading.id,
+            scope,
+            used: reading.used,
+            limit: reading.limit,
+            remaining: reading.remaining,
+            reset: reading.reset_after.map_or(0, fields::whole_seconds),
+            degraded: reading.degraded,
+        }
+    }
 }

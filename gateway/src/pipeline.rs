@@ -5,6 +5,7 @@ mod decide;
 use crate::body::{self, BODY_DEADLINE, Body, BodySource, Budget, Share};
 use crate::facts::{Facts, Stage, Witness};
 use crate::gateway::Gateway;
+use crate::outbound::{self, Clearance};
 use crate::packs::Picks;
 use crate::record::Due;
 use crate::report::Store;
@@ -12,6 +13,7 @@ use crate::respond::Reply;
 use crate::route::Matched;
 use crate::snapshot::Snapshot;
 use crate::trace::Trace;
+use crate::upstream::Upstream;
 use decide::Decided;
 use jiff::Timestamp;
 use model::document::IdempotencyMode;
@@ -20,7 +22,7 @@ use model::{Edits, ErrorCode, Head, Reject};
 use rand::RngExt as _;
 use stages::authenticate::Caller;
 use stages::claim::{self, Ask, Claim, Judged};
-use stages::throttle::{self, Permit};
+use stages::throttle::{self, Asked, Permit};
 use stages::version::Resolved;
 use std::sync::Arc;
 
@@ -31,13 +33,6 @@ pub enum Halt {
     Reject(Reject),
     /// Answered without the upstream: a stored answer, or a pack's.
     Reply(Box<Reply>),
-}
-
-impl Halt {
-    /// Whether it is a refusal with this code.
-    fn is(&self, code: ErrorCode) -> bool {
-        matches!(self, Self::Reject(reject) if reject.code == code)
-    }
 }
 
 impl From<Reject> for Halt {
@@ -75,6 +70,12 @@ impl<'a, B: BodySource> Context<'a, B> {
         Self { gateway, snapshot, head, trace, now, source, body: None }
     }
 
+    /// Where requests of this version go.
+    fn upstream(&self, version: &Resolved) -> &'a Arc<Upstream> {
+        let upstream = self.snapshot.upstreams.get(&version.version().upstream);
+        upstream.expect("a checked document has no dangling upstream")
+    }
+
     /// The body, read on first use. Whoever asks makes the exchange a buffered one.
     async fn body(&mut self, limit: usize, budget: &Budget) -> Result<&Body, Reject> {
         self.body_with(Share::default(), limit, budget).await
@@ -107,6 +108,8 @@ pub struct Admitted {
     pub packs: Option<Picks>,
     /// The changes of its head that packs asked for.
     pub edits: Edits,
+    /// Where it goes.
+    pub upstream: Arc<Upstream>,
     /// Whether a repeat of it will be recognised.
     pub claim: Claim,
     /// The body to send, when a stage had to see it or made another one; otherwise it streams.
@@ -124,6 +127,8 @@ pub struct Held {
     pub version: Option<Resolved>,
     /// What it was charged.
     pub permit: Option<Permit>,
+    /// What it takes of what its upstream is sent at most.
+    pub clearance: Option<Clearance>,
     /// Whether it leaves a decision record; its place in the buffer, where it must.
     pub record: Due,
 }
@@ -141,12 +146,15 @@ pub async fn admit<B: BodySource>(
     held.version = Some(version.clone());
     let mut packs = decide::pick(cx, facts, &matched, &caller, &version);
     let cost = decide::cost(cx, facts, &matched, packs.as_ref()).await?;
-    let permit = charge(cx, facts, &caller, &version, cost).await?;
+    let permit = charge(cx, facts, &matched, &caller, &version, cost).await?;
     held.permit = Some(permit);
     let Decided { edits, body } = decide::decide(cx, facts, &matched, packs.as_mut()).await?;
-    let claim = facts.stage(Stage::Claim, claim(cx, &matched, &caller, &version)).await?;
+    let clearance = held.clearance.insert(clear(cx, facts, &caller, &version).await?);
+    let upstream = clearance.upstream().clone();
+    let claim =
+        facts.stage(Stage::Claim, claim(cx, &matched, &caller, &version, clearance)).await?;
     let body = body.or_else(|| cx.body.take());
-    Ok(Admitted { matched, caller, version, packs, edits, claim, body })
+    Ok(Admitted { matched, caller, version, packs, edits, upstream, claim, body })
 }
 
 /// Route: which it was is a fact as soon as it is found. Where the exchange must leave a record, its place is taken here,
@@ -207,34 +215,67 @@ async fn resolve<B: BodySource>(
 async fn charge<B: BodySource>(
     cx: &Context<'_, B>,
     facts: &mut Facts,
+    matched: &Matched,
     caller: &Caller,
     version: &Resolved,
     cost: u32,
 ) -> Result<Permit, Halt> {
+    let route = matched.route();
     let mut refused: Arc<[Reading]> = Arc::default();
     let work = async {
-        let upstream = cx.snapshot.upstreams.get(&version.version().upstream);
+        let now = cx.now.as_microsecond();
+        cx.gateway.protection.judge(caller, cost, now)?;
         // The body may still have to come.
-        let hold = upstream.map(|upstream| upstream.hold()).unwrap_or_default() + BODY_DEADLINE;
+        let hold = cx.upstream(version).hold() + BODY_DEADLINE;
         let permit = rand::rng().random();
-        let demand = throttle::demand(caller, cx.head.client, cost, permit, hold);
-        throttle::throttle(&cx.gateway.counters, &demand, cx.now.as_microsecond()).await.map_err(
-            |throttled| {
-                refused = throttled.readings;
-                throttled.reject
-            },
-        )
+        let asked = Asked {
+            caller,
+            route: Some(&route.id),
+            client: cx.head.client,
+            cost,
+            costs_later: route.cost_header.is_some(),
+        };
+        let demand = asked.demand(permit, hold);
+        let throttled = throttle::throttle(&cx.gateway.quotas, &demand, now).await;
+        let readings = match &throttled {
+            Ok(permit) => permit.readings(),
+            Err(throttled) => &throttled.readings,
+        };
+        cx.gateway.thresholds.note(&demand, readings, &caller.tenant().plan, cx.now);
+        throttled.map_err(|throttled| {
+            refused = throttled.readings;
+            throttled.reject
+        })
     };
     let permit: Result<Permit, Halt> = facts.stage(Stage::Throttle, work).await;
-    let degraded = match &permit {
-        Ok(permit) => permit.is_waived(),
-        Err(halt) => halt.is(ErrorCode::DependencyUnavailable),
-    };
-    cx.gateway.metrics.degraded(Store::Counters, degraded);
     if permit.is_err() {
         facts.readings = refused;
     }
     permit
+}
+
+/// Outbound: what is in the way is a fact where it refuses. Nobody is asked where nothing could be.
+async fn clear<B: BodySource>(
+    cx: &Context<'_, B>,
+    facts: &mut Facts,
+    caller: &Caller,
+    version: &Resolved,
+) -> Result<Clearance, Halt> {
+    let upstream = cx.upstream(version);
+    if let Some(clearance) = outbound::clear_at_once(upstream) {
+        return Ok(clearance);
+    }
+    let mut limited = None;
+    let work = async {
+        let (tenant, now) = (&caller.identity().tenant, cx.gateway.clock.micros());
+        outbound::clear(upstream, tenant, &cx.gateway.quotas, now).await.map_err(|held_back| {
+            limited = Some((upstream.id.clone(), held_back.by));
+            held_back.reject
+        })
+    };
+    let clearance: Result<Clearance, Halt> = facts.stage(Stage::Outbound, work).await;
+    facts.limited = limited;
+    clearance
 }
 
 /// Claim, the last stage: taking the lease and marking the dispatch are one write.
@@ -243,6 +284,7 @@ async fn claim<B: BodySource>(
     matched: &Matched,
     caller: &Caller,
     version: &Resolved,
+    clearance: &Clearance,
 ) -> Result<Claim, Halt> {
     let route = matched.route();
     let Some(rules) = &route.idempotency else { return Ok(Claim::unkeyed()) };
@@ -254,8 +296,6 @@ async fn claim<B: BodySource>(
     };
     let gateway = cx.gateway;
     let body = cx.body(route.body_limit, &gateway.budget).await?.bytes().clone();
-    let lease =
-        cx.snapshot.upstreams.get(&version.version().upstream).map(|upstream| upstream.hold());
     let ask = Ask {
         key,
         identity: caller.identity(),
@@ -264,7 +304,7 @@ async fn claim<B: BodySource>(
         head: cx.head,
         body: &body,
         rules,
-        lease: lease.unwrap_or_default(),
+        lease: clearance.upstream().hold(),
     };
     let now = gateway.clock.micros();
     let judged = claim::claim(&gateway.ledger, &gateway.salt, &gateway.owner, &ask, now).await;
@@ -303,6 +343,10 @@ impl Witness for Permit {
     fn attest(&self, facts: &mut Facts) {
         facts.readings = self.readings().clone();
     }
+}
+
+impl Witness for Clearance {
+    fn attest(&self, _: &mut Facts) {}
 }
 
 impl Witness for Claim {

@@ -10,7 +10,6 @@ use crate::packs::{AnswerBody, Responded};
 use crate::pipeline::{self, Admitted, Context, Halt};
 use crate::respond::{self, Reply};
 use crate::session::{self, Downstream};
-use crate::snapshot::Snapshot;
 use crate::trace::Trace;
 use crate::{forward, gate, own, upstream};
 use async_trait::async_trait;
@@ -102,7 +101,7 @@ impl Edge {
             Context::new(&self.gateway, &snapshot, &head, &trace, Downstream::new(session));
         let admitted = pipeline::admit(&mut cx, &mut exchange.facts, &mut exchange.held).await;
         Ok(match admitted {
-            Ok(admitted) => Admission::Forward(dispatch(admitted, &snapshot, head, trace)),
+            Ok(admitted) => Admission::Forward(dispatch(admitted, head, trace)),
             Err(halt) => Admission::Answer(halt),
         })
     }
@@ -136,15 +135,8 @@ fn gate_head(session: &mut Session) -> std::result::Result<GateHead, Reject> {
     gate::admit(&raw, &header.method, &header.uri, &header.headers, client).map(GateHead)
 }
 
-fn dispatch(
-    admitted: Admitted,
-    snapshot: &Snapshot,
-    head: Arc<Head>,
-    trace: Trace,
-) -> Arc<Dispatch> {
-    let id = &admitted.version.version().upstream;
-    let upstream = snapshot.upstreams.get(id).cloned();
-    let upstream = upstream.expect("a checked document has no dangling upstream");
+fn dispatch(admitted: Admitted, head: Arc<Head>, trace: Trace) -> Arc<Dispatch> {
+    let upstream = admitted.upstream.clone();
     Arc::new(Dispatch {
         admitted,
         head,
@@ -284,7 +276,7 @@ impl ProxyHttp for Edge {
         if response.status.is_informational() {
             return Ok(());
         }
-        exchange.answered(&dispatch, Some(response.status.as_u16()));
+        exchange.answered(&dispatch, Some((response.status, &response.headers)));
         exchange.outcome = Outcome::of_status(response.status);
         self.respond(exchange, &dispatch, response)?;
         let added =
@@ -402,7 +394,7 @@ impl ProxyHttp for Edge {
         if let Some(exchange) = outer(role) {
             exchange.facts.status =
                 session.response_written().map(|written| written.status.as_u16());
-            exchange.end().await;
+            exchange.end();
         }
     }
 }

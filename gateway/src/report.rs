@@ -1,27 +1,35 @@
 //! The one reporter: [`Facts`] → metrics, a log line and a decision record, once, at an exchange's end. Nothing else
 //! counts, logs or records requests.
 
+mod limits;
 mod line;
 mod packs;
+mod protection;
 mod rollouts;
+mod upstreams;
 
 pub use packs::{Part, Series};
+pub use protection::ProtectionMetrics;
 pub use rollouts::RolloutMetrics;
+pub use upstreams::BackoffGauge;
 
 use crate::facts::{Facts, Stage};
 use crate::gateway::Gateway;
 use crate::record::Due;
-use model::id::PackId;
-use model::quota::Reading;
+use model::id::{PackId, RouteId, UpstreamId};
+use limits::{LimitMetrics, SharedCounters};
 use packs::PackMetrics;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use stages::quotas::Quotas;
 use std::collections::HashSet;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
+use tokio::runtime::Handle;
+use upstreams::OutboundMetrics;
 
 /// Tenants that have time series of their own; the rest is summed under [`OTHER`].
 pub const TENANT_SERIES_MAX: usize = 200;
@@ -65,11 +73,14 @@ pub struct Metrics {
     duration: Histogram,
     stages: [Histogram; Stage::ALL.len()],
     upstream: HistogramVec,
+    outbound: OutboundMetrics,
     in_flight: IntGauge,
-    limits: IntCounterVec,
+    limits: LimitMetrics,
+    costs_unread: IntCounterVec,
     idempotency: IntCounterVec,
     packs: PackMetrics,
     rollouts: RolloutMetrics,
+    protection: ProtectionMetrics,
     config_revision: IntGaugeVec,
     degraded: [IntGauge; Store::ALL.len()],
     records: RecordMetrics,
@@ -219,10 +230,12 @@ impl Metrics {
                 SECONDS,
                 &["upstream"],
             )?,
-            limits: made.counters(
-                "tollgate_limit_decisions_total",
-                "Decisions of limits.",
-                &["limit", "decision", "mode"],
+            outbound: OutboundMetrics::new(&made)?,
+            limits: LimitMetrics::new(&made)?,
+            costs_unread: made.counters(
+                "tollgate_costs_unread_total",
+                "Answers whose header of the cost was no cost.",
+                &["route"],
             )?,
             idempotency: made.counters(
                 "tollgate_idempotency_total",
@@ -231,6 +244,7 @@ impl Metrics {
             )?,
             packs: PackMetrics::new(&made)?,
             rollouts: RolloutMetrics::new(&made)?,
+            protection: ProtectionMetrics::new(&made)?,
             in_flight: made.gauge("tollgate_in_flight", "Exchanges in progress.")?,
             config_revision: made.gauges("tollgate_config_revision", revision, &["state"])?,
             degraded: Store::ALL.map(|store| degraded.with_label_values(&[store.as_str()])),
@@ -290,6 +304,22 @@ impl Metrics {
         }
     }
 
+    /// An answer's header of the cost was no cost.
+    pub fn cost_unread(&self, route: &RouteId) {
+        self.costs_unread.with_label_values(&[route.as_str()]).inc();
+    }
+
+    /// Shows where the counters of limits stand, and what they did where they are shared. Called once.
+    pub fn counters(&self, quotas: &Quotas, runtime: &Handle) -> Result<(), prometheus::Error> {
+        if let Some(counts) = quotas.counts() {
+            self.registry.register(Box::new(SharedCounters::new(counts)?))?;
+        }
+        if let Some(degraded) = self.degraded.get(Store::Counters as usize) {
+            runtime.spawn(limits::show(quotas.standing(), degraded.clone()));
+        }
+        Ok(())
+    }
+
     /// What there is to say of decision records as a whole.
     pub fn records(&self) -> &RecordMetrics {
         &self.records
@@ -298,6 +328,16 @@ impl Metrics {
     /// The counters of a version of a pack in this part.
     pub fn pack(&self, pack: &PackId, version: &Arc<str>, part: Part) -> Arc<Series> {
         self.packs.series(pack, version, part)
+    }
+
+    /// The metrics of adaptive protection.
+    pub fn protection(&self) -> &ProtectionMetrics {
+        &self.protection
+    }
+
+    /// How many backoffs of this upstream last.
+    pub fn backoffs(&self, upstream: &UpstreamId) -> BackoffGauge {
+        self.outbound.gauge(upstream)
     }
 
     /// The metrics of rollouts.
@@ -326,10 +366,13 @@ impl Metrics {
                 .with_label_values(&[upstream.id.as_str()])
                 .observe(upstream.took.as_secs_f64());
         }
+        if let Some((upstream, by)) = &facts.limited {
+            self.outbound.limited(upstream, *by);
+        }
         if let Some(outcome) = facts.key_outcome() {
             self.idempotency.with_label_values(&[outcome]).inc();
         }
-        self.report_limits(&facts.readings);
+        self.limits.decided(&facts.readings);
         facts.packs.iter().for_each(|pack| self.packs.observe(pack));
         let tenant = facts.tenant.as_ref().map_or("", |tenant| tenant.as_str());
         self.requests.with_label_values(&[
@@ -339,18 +382,6 @@ impl Metrics {
             class,
             facts.error.map_or("", |code| code.as_str()),
         ])
-    }
-
-    fn report_limits(&self, readings: &[Reading]) {
-        let refused = readings.iter().any(|reading| reading.refusal.is_some());
-        for reading in readings {
-            let decision = match (&reading.refusal, refused) {
-                (Some(_), _) => "refused",
-                (None, true) => "uncharged",
-                (None, false) => "admitted",
-            };
-            self.limits.with_label_values(&[reading.id.as_str(), decision, "enforce"]).inc();
-        }
     }
 
     /// The tenant's own label while there is room for it.

@@ -94,8 +94,9 @@ impl Witness for Reply {
 /// RFC 9209 §2.3, for the 5xx that we make.
 const fn proxy_status(code: ErrorCode) -> Option<&'static str> {
     match code {
-        ErrorCode::UpstreamUnreachable => Some("tollgate; error=destination_unavailable"),
-        ErrorCode::UpstreamUnavailable => Some("tollgate; error=destination_ip_unroutable"),
+        ErrorCode::UpstreamUnreachable | ErrorCode::UpstreamUnavailable => {
+            Some("tollgate; error=destination_unavailable")
+        }
         ErrorCode::UpstreamTimeout => Some("tollgate; error=connection_timeout"),
         ErrorCode::Internal | ErrorCode::PolicyFailed | ErrorCode::DependencyUnavailable => {
             Some("tollgate; error=proxy_internal_error")
@@ -138,10 +139,11 @@ pub fn added(facts: &Facts, held: &Held, bypassed: bool) -> HeaderMap {
         }
     }
     if let Some(caller) = &held.caller {
-        if let Some(policy) = &caller.tenant().policy {
+        let route = held.matched.as_ref().map(|matched| &matched.route().id);
+        if let Some(policy) = caller.tenant().limits.policy(route) {
             headers.insert(RATELIMIT_POLICY, policy.clone());
         }
-        limits(&mut headers, &facts.readings);
+        show(&mut headers, &facts.readings);
     }
     if bypassed {
         headers.insert(IDEMPOTENCY_STATUS, HeaderValue::from_static("not-enforced"));
@@ -149,7 +151,7 @@ pub fn added(facts: &Facts, held: &Held, bypassed: bool) -> HeaderMap {
     headers
 }
 
-fn limits(headers: &mut HeaderMap, readings: &[Reading]) {
+fn show(headers: &mut HeaderMap, readings: &[Reading]) {
     if let Some(current) = fields::current(readings) {
         headers.insert(RATELIMIT, current);
     }

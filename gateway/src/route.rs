@@ -1,10 +1,12 @@
 //! Which route a request is for. The version in the path is any first segment here; it is judged later.
 
+use crate::cost::CostHeader;
 use crate::packs::Attached;
 use http::{HeaderValue, Method, header};
 use matchit::Router;
 use model::document::Idempotency;
 use model::id::RouteId;
+use model::quota::Terms;
 use model::record::RecordMode;
 use model::{ErrorCode, Head, Reject};
 use stages::authenticate::Requirement;
@@ -26,6 +28,10 @@ pub struct Route {
     pub body_limit: usize,
     /// What a request costs.
     pub cost: u32,
+    /// The header of the answer that says what it cost in the end.
+    pub cost_header: Option<CostHeader>,
+    /// What is charged to quotas that would not be.
+    pub terms: Terms,
     /// Whether the upstream gets the client's credentials.
     pub forward_credentials: bool,
     /// Which of its exchanges leave a decision record.

@@ -13,6 +13,7 @@ use model::revision::{Change, Staged};
 use model::role::Actor;
 use pack_host::worker::Worker;
 use pack_host::{Host, HostSettings};
+use stages::quotas::Quotas;
 use std::path::Path;
 use std::sync::{Arc, LazyLock, Once};
 use std::time::Duration;
@@ -62,6 +63,7 @@ pub(crate) fn settings(store: &Store, name: &str, folder: &Path) -> Settings {
         clock: Clock::system(),
         packs,
         host: host(),
+        quotas: Quotas::in_process(),
         ledger: AnyLedger::in_process(),
         salt: Salt([0; 32]),
         node: name.into(),
@@ -74,7 +76,7 @@ pub(crate) fn settings(store: &Store, name: &str, folder: &Path) -> Settings {
 }
 
 /// What runs packs in this process.
-fn host() -> Arc<Host> {
+pub(crate) fn host() -> Arc<Host> {
     static HOST: LazyLock<Arc<Host>> =
         LazyLock::new(|| Host::new(HostSettings::small(Worker::Here)).unwrap());
     HOST.clone()

@@ -2,6 +2,7 @@
 //!
 //! Invariant: what names the caller to the upstream comes from us alone; every inbound variant of it is removed first.
 
+use crate::outbound::Outbound;
 use crate::packs::Picks;
 use crate::pipeline::Admitted;
 use crate::trace::{TRACEPARENT, TRACESTATE, Trace, X_REQUEST_ID};
@@ -32,6 +33,8 @@ pub struct Upstream {
     pub id: UpstreamId,
     /// Its timeouts.
     pub timeouts: Timeouts,
+    /// What it may be sent.
+    pub outbound: Outbound,
     targets: Vec<Target>,
     weights: usize,
     turn: AtomicUsize,
@@ -44,13 +47,18 @@ struct Target {
 
 impl Upstream {
     /// An upstream whose peers have been resolved.
-    pub fn new(id: UpstreamId, timeouts: Timeouts, targets: Vec<(SocketAddr, u32)>) -> Self {
+    pub fn new(
+        id: UpstreamId,
+        timeouts: Timeouts,
+        outbound: Outbound,
+        targets: Vec<(SocketAddr, u32)>,
+    ) -> Self {
         let targets: Vec<Target> = targets
             .into_iter()
             .map(|(address, weight)| Target { address, weight: weight as usize })
             .collect();
         let weights = targets.iter().map(|target| target.weight).sum();
-        Self { id, timeouts, targets, weights, turn: AtomicUsize::new(0) }
+        Self { id, timeouts, outbound, targets, weights, turn: AtomicUsize::new(0) }
     }
 
     /// The next peer: each in turn, by weight.
@@ -167,6 +175,7 @@ mod tests {
         let upstream = Upstream::new(
             "crm".into(),
             Timeouts::default(),
+            Outbound::unlimited(),
             vec![(address(1), 1), (address(2), 3)],
         );
         let mut counts = [0, 0];

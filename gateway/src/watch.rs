@@ -195,7 +195,7 @@ mod tests {
         };
         write(&document(2));
         stands(2, None).await;
-        assert_eq!(file.newest().await.unwrap().unwrap().text, document(2).into());
+        assert_eq!(*file.newest().await.unwrap().unwrap().text, *document(2));
         write("{");
         stands(2, Some(3)).await;
         write(&document(2));

@@ -33,7 +33,7 @@ pub(super) async fn receive(
         match task {
             HttpTask::Header(head, _) if head.status.is_informational() => continue,
             HttpTask::Header(head, _) => {
-                exchange.answered(dispatch, Some(head.status.as_u16()));
+                exchange.answered(dispatch, Some((head.status, &head.headers)));
                 gathering.head = Some(head);
             }
             HttpTask::Body(Some(piece), _) => {

@@ -36,7 +36,7 @@ pub(super) fn pick<B: BodySource>(
         body_size: body::announced(cx.head),
         identity: identity.clone(),
         plan: tenant.plan.clone(),
-        timezone: tenant.timezone.clone(),
+        timezone: tenant.calendar.zone.clone(),
         route: matched.route().id.clone(),
         version: version.version().name.clone(),
         request_id: cx.trace.request_id.as_str().into(),

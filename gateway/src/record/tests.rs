@@ -8,7 +8,7 @@ use crate::trace::Trace;
 use http::{HeaderMap, Method};
 use jiff::Timestamp;
 use model::document::PhaseName;
-use model::quota::{Kind, Quota, Reading, Wait};
+use model::quota::{Kind, LimitMode, Quota, Reading, Wait};
 use model::record::{Record, Share, Verdict};
 use model::{FailureReason, Head};
 use std::net::Ipv4Addr;
@@ -97,7 +97,10 @@ async fn a_record_tells_what_was_known_and_nothing_secret() {
         used: 10,
         remaining: 0,
         reset_after: Some(1),
+        window: None,
         refusal: Some(Wait::For(1)),
+        mode: LimitMode::Enforce,
+        degraded: None,
     }]);
     facts.packs.push(PackFact {
         attachment: "a".into(),
@@ -347,10 +350,10 @@ async fn what_is_refused_early_leaves_a_record_and_so_does_a_panic() {
     let edge = Edge::new().await;
     let (mut exchange, code) = edge.request(&[("content-length", "5000")]).await;
     assert_eq!(code, Some(ErrorCode::BodyTooLarge));
-    exchange.end().await;
+    exchange.end();
     let (mut exchange, code) = edge.request(&[("x-api-key", "tg_test_nobodys")]).await;
     assert_eq!(code, Some(ErrorCode::CredentialInvalid));
-    exchange.end().await;
+    exchange.end();
     let (mut exchange, _) = edge.request(&[]).await;
     exchange.facts.error = None;
     let panicked = tokio::spawn(async move {

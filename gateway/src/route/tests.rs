@@ -13,6 +13,8 @@ fn route(id: &str, select: &[Select]) -> Arc<Route> {
         idempotency: None,
         body_limit: 1024,
         cost: 1,
+        cost_header: None,
+        terms: Terms::default(),
         forward_credentials: false,
         record: RecordMode::Off,
         attached: Arc::default(),

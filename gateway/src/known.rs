@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 /// From so many entries on, unused ones are looked for.
 const SWEPT_FROM: usize = 64;
 
-pub(super) struct Known<V>(Mutex<Entries<V>>);
+pub(crate) struct Known<V>(Mutex<Entries<V>>);
 
 struct Entries<V> {
     by_key: HashMap<Arc<str>, Weak<V>>,
@@ -24,7 +24,7 @@ impl<V> Default for Known<V> {
 
 impl<V> Known<V> {
     /// What is known under this key, or what is made for it now.
-    pub(super) fn get(&self, key: &str, make: impl FnOnce() -> V) -> Arc<V> {
+    pub(crate) fn get(&self, key: &str, make: impl FnOnce() -> V) -> Arc<V> {
         let mut entries = self.entries();
         if let Some(known) = entries.by_key.get(key).and_then(Weak::upgrade) {
             return known;
@@ -39,12 +39,12 @@ impl<V> Known<V> {
     }
 
     /// Who asks for the key from now on gets another state; who has this one keeps it.
-    pub(super) fn forget(&self, key: &str) {
+    pub(crate) fn forget(&self, key: &str) {
         self.entries().by_key.remove(key);
     }
 
     /// Everything that is in use.
-    pub(super) fn in_use(&self) -> Vec<Arc<V>> {
+    pub(crate) fn in_use(&self) -> Vec<Arc<V>> {
         self.entries().by_key.values().filter_map(Weak::upgrade).collect()
     }
 
