@@ -78,12 +78,14 @@ ROUNDS ?= 10
 CASES ?= 50000
 
 .PHONY: chaos
-chaos: setup build ## Kill processes that hold idempotency records, ROUNDS times
+chaos: setup-test build ## Kill processes that hold idempotency records, ROUNDS times; take Redis away from quotas, in full
 	for round in $$(seq $(ROUNDS)); do \
 	  echo "round $$round of $(ROUNDS)"; \
 	  $(CARGO) test --locked -q -p store a_killed_process && \
 	  $(CARGO) test --locked -q -p tests --test it process_was_killed || exit 1; \
 	done
+	TOLLGATE_TEST_LONG=1 scripts/services with \
+	  $(CARGO) test --locked -p tests --test it quotas_ -- --nocapture --test-threads 1
 
 .PHONY: fuzz
 fuzz: setup ## Random histories and inputs against the state machines, CASES of each; a failure prints its seed
@@ -100,6 +102,10 @@ PACK_REQUESTS ?= 160000
 .PHONY: bench-packs
 bench-packs: ## Measure policy packs alone: a decision, 1,000 attachments in one process, a version on its way
 	@$(MAKE) bench ARGS='--parts packs --requests $(PACK_REQUESTS) $(ARGS)'
+
+.PHONY: bench-quotas
+bench-quotas: setup-test ## Measure decisions about limits alone: in process, on Redis, prepaid, beside a plain INCR
+	@$(MAKE) bench ARGS='--parts counters $(ARGS)'
 
 DENY_VERSION := 0.20.2
 DENY := $(TARGET)/tools/bin/cargo-deny

@@ -6,8 +6,9 @@ use crate::settings::{Role, Settings};
 use crate::status::{self, Readiness};
 use crate::{listener, ports, say};
 use anyhow::Context as _;
-use gateway::record::FLUSH_MAX;
+use gateway::kept::Kept;
 use gateway::server::{self, Listen};
+use gateway::{record, thresholds};
 use model::usage::{Elsewhere, UsageOf};
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -20,6 +21,8 @@ use tokio::task::JoinSet;
 const LISTEN_DEADLINE: Duration = Duration::from_secs(10);
 /// How long admin and status may take to end.
 const END_DEADLINE: Duration = Duration::from_secs(5);
+/// How long shared counters may take to hear what became of the last requests.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(2);
 /// How long the store may take to write what waits, at the end.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a start waits for the store to take the first token.
@@ -36,6 +39,8 @@ pub(crate) struct Listeners {
 /// A process whose roles run.
 pub(crate) struct Node {
     parts: Parts,
+    /// Quotas that this process counts for itself.
+    kept: Option<Arc<Kept>>,
     stop: watch::Sender<bool>,
     servers: JoinSet<()>,
     /// Ends with the node: follows document and store, purges the database.
@@ -76,7 +81,12 @@ impl Node {
             true => Some(bring_token(settings, &parts, &mut background).await?),
             false => None,
         };
+        let mut kept = None;
         if settings.is(Role::Gateway) {
+            kept = Kept::start(&parts.gateway).await;
+            if let Some(kept) = &kept {
+                background.spawn(kept.clone().run());
+            }
             let threads = match settings.threads {
                 0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
                 threads => threads,
@@ -91,7 +101,7 @@ impl Node {
             serve(&mut servers, admin, api, stopped.clone())?;
         }
         serve(&mut servers, listeners.status, router, stopped)?;
-        Ok(Self { parts, stop, servers, background, _lock: lock })
+        Ok(Self { parts, kept, stop, servers, background, _lock: lock })
     }
 
     /// Runs until SIGTERM or SIGINT, then lets exchanges end and writes what is left to write.
@@ -110,23 +120,46 @@ impl Node {
         if tokio::time::timeout(END_DEADLINE, ended).await.is_err() {
             self.servers.abort_all();
         }
-        let lost = self.parts.gateway.recorder.flush(FLUSH_MAX).await;
-        if lost > 0 {
-            tracing::error!(
-                records = lost,
-                "decision records were lost: the store did not take them"
-            );
-        }
+        self.write_the_rest().await;
         self.background.shutdown().await;
         if tokio::time::timeout(CLOSE_DEADLINE, self.parts.store.close()).await.is_err() {
             tracing::warn!("the store was not closed in time");
         }
         Ok(())
     }
+
+    /// Writes what exchanges have left to write.
+    async fn write_the_rest(&self) {
+        let gateway = &self.parts.gateway;
+        let kept = async {
+            if let Some(kept) = &self.kept {
+                kept.end().await;
+            }
+        };
+        let (lost, untold, (), ()) = tokio::join!(
+            gateway.recorder.flush(record::FLUSH_MAX),
+            gateway.thresholds.flush(thresholds::FLUSH_MAX),
+            gateway.quotas.flush(SETTLE_DEADLINE),
+            kept,
+        );
+        if lost > 0 {
+            tracing::error!(
+                records = lost,
+                "decision records were lost: the store did not take them"
+            );
+        }
+        if untold > 0 {
+            tracing::warn!(
+                readings = untold,
+                "quotas that reached a threshold were not told of: the next reading is to make up for it"
+            );
+        }
+    }
 }
 
 fn admin_settings(settings: &Settings, parts: &Parts) -> admin::Settings {
-    let usage: Arc<dyn UsageOf> = match settings.is(Role::Gateway) {
+    let counts_alone = parts.gateway.quotas.in_this_process().is_some();
+    let usage: Arc<dyn UsageOf> = match settings.is(Role::Gateway) || !counts_alone {
         true => parts.gateway.clone(),
         // Counters are kept in each gateway's own process.
         false => Arc::new(Elsewhere),

@@ -6,6 +6,7 @@ use crate::settings::{IdempotencyStore, Role, Settings};
 use anyhow::{Context as _, bail};
 use gateway::follow::{Follower, Heed};
 use gateway::ledger::AnyLedger;
+use gateway::quotas::{Quotas, SharedSettings};
 use gateway::watch::DocumentFile;
 use gateway::{Gateway, record};
 use jiff::Timestamp;
@@ -75,6 +76,7 @@ impl Parts {
             clock: clock.clone(),
             host: host.clone(),
             packs: folder::packs(data)?,
+            quotas: quotas(settings, &node, &clock),
             ledger: match settings.idempotency {
                 IdempotencyStore::Memory => AnyLedger::in_process(),
                 IdempotencyStore::Database => AnyLedger::Sql(store.ledger()),
@@ -121,6 +123,18 @@ impl Parts {
         tasks.spawn(gateway::rollout::run(self.gateway.clone(), self.revisions()));
         tasks.spawn(self.store.clone().purge_forever(self.clock.clone(), PURGE_PAUSE));
     }
+}
+
+/// Where limits are counted. A process that serves nobody only looks: what the others may do is not divided by it.
+fn quotas(settings: &Settings, node: &NodeName, clock: &Clock) -> Quotas {
+    let Some(url) = &settings.redis.quota else { return Quotas::in_process() };
+    Quotas::shared(SharedSettings {
+        url: url.clone(),
+        deadline: settings.redis.deadline(),
+        node: settings.is(Role::Gateway).then(|| node.clone()),
+        clock: clock.clone(),
+        runtime: tokio::runtime::Handle::current(),
+    })
 }
 
 /// Whether packs decide in this process, or are compiled and tried only.

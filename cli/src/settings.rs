@@ -1,14 +1,17 @@
 //! Process settings: `tollgate.yaml`, then `TOLLGATE_<KEY>` (dots as `_`), then flags.
 
 mod database;
+mod redis;
 
 pub(crate) use database::DatabaseUrl;
+pub(crate) use redis::Redis;
 
 use anyhow::{Context as _, bail};
 use gateway::record;
 use model::id::{NodeName, is_id};
 use model::units::Duration;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time;
@@ -77,6 +80,9 @@ pub(crate) struct Settings {
     pub(crate) records: Records,
     /// Where idempotency records are kept.
     pub(crate) idempotency: IdempotencyStore,
+    /// What is shared by way of a Redis.
+    #[serde(skip_serializing_if = "Redis::is_absent")]
+    pub(crate) redis: Redis,
     /// Worker threads of the data plane; as many as there are processors when 0.
     pub(crate) threads: usize,
 }
@@ -129,6 +135,7 @@ impl Default for Settings {
             master_keys: Vec::new(),
             records: Records::default(),
             idempotency: IdempotencyStore::default(),
+            redis: Redis::default(),
             threads: 0,
         }
     }
@@ -161,7 +168,9 @@ impl Settings {
                     .with_context(|| format!("{} is not valid", file.display()))?
             }
         };
-        for (name, value) in std::env::vars_os() {
+        // By their names, so that of `TOLLGATE_REDIS` and `TOLLGATE_REDIS_QUOTA` the more particular one comes last.
+        let environment: BTreeMap<_, _> = std::env::vars_os().collect();
+        for (name, value) in environment {
             let Some(name) = name.to_str() else { continue };
             if let Some(key) = name.strip_prefix("TOLLGATE_") {
                 let value = value
@@ -207,7 +216,7 @@ impl Settings {
         if !RECORDS_RETENTION.contains(&self.records.retention) {
             bail!("`records.retention` is not between 1h and 87600h");
         }
-        Ok(())
+        self.redis.judge()
     }
 
     fn set(&mut self, key: &str, value: &str) -> anyhow::Result<()> {
@@ -229,6 +238,10 @@ impl Settings {
             }
             "RECORDS_BUFFER" => self.records.buffer = value.parse()?,
             "IDEMPOTENCY" => self.idempotency = parse(value)?,
+            "REDIS" | "REDIS_QUOTA" => self.redis.quota = Some(value.parse()?),
+            "REDIS_DEADLINE" => {
+                self.redis.deadline = Some(value.parse().map_err(anyhow::Error::msg)?);
+            }
             "THREADS" => self.threads = value.parse()?,
             "LOG" | "ADMIN_URL" | "ADMIN_TOKEN" => {}
             _ if key.starts_with("SECRET_") || key.starts_with("TEST_") => {}

@@ -9,8 +9,10 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use gateway::Gateway;
+use gateway::quotas::Standing;
 use gateway::rollout::StoppedHere;
 use http::{StatusCode, header};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,8 +108,9 @@ async fn readyz(State(readiness): State<Arc<Readiness>>) -> Response {
         (name.to_owned(), state.map_or_else(Value::from, |()| "ready".into()))
     };
     let parts: serde_json::Map<String, Value> = parts.into_iter().map(shown).collect();
+    let counters = counters(*readiness.gateway.quotas.standing().borrow());
     let mut body = json!({
-        "ready": ready, "parts": parts, "revision": standing.revision,
+        "ready": ready, "parts": parts, "revision": standing.revision, "counters": counters,
     });
     if let (Some(rejected), Value::Object(body)) = (standing.rejected, &mut body) {
         let detail = json!({ "revision": rejected.revision, "errors": rejected.errors.len() });
@@ -123,6 +126,19 @@ async fn readyz(State(readiness): State<Arc<Readiness>>) -> Response {
     }
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+/// Who decides about limits. Nothing makes a node unready here: what happens without shared counters, the operator has
+/// chosen for each limit, and of all nodes at once none would be left.
+fn counters(standing: Standing) -> Value {
+    match standing {
+        Standing::InProcess => json!({ "state": "in_process" }),
+        Standing::Shared { nodes } => json!({ "state": "shared", "nodes": nodes }),
+        Standing::Degraded { since, nodes } => {
+            let since = Timestamp::from_microsecond(since).ok();
+            json!({ "state": "degraded", "since": since, "nodes": nodes })
+        }
+    }
 }
 
 async fn metrics(State(readiness): State<Arc<Readiness>>) -> Response {

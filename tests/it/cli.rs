@@ -283,6 +283,10 @@ fn the_settings_are_checked() {
         ("master_keys: [{ key: abc }]\n", "key"),
         ("records: { retention: 1s }\n", "records.retention"),
         ("records: { buffer: 0 }\n", "records.buffer"),
+        ("redis: http://r\n", "redis://"),
+        ("redis: { quota: redis://r, deadline: 1h }\n", "redis.deadline"),
+        ("redis: { deadline: 15ms }\n", "redis.quota"),
+        ("redis: { quota: redis://r, idempotency: redis://r }\n", "unknown field `idempotency`"),
     ] {
         std::fs::write(&file, text).unwrap();
         let output = tollgate()
@@ -308,7 +312,8 @@ fn settings_are_judged_and_shown_without_starting_anything() {
     std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
     let file = folder.path().join("tollgate.yaml");
     let text = "roles: [admin]\nnode: a-1\nrecords: { retention: 24h }\n\
-                database: postgres://tollgate:s3cret@db/t\n";
+                database: postgres://tollgate:s3cret@db/t\n\
+                redis: { quota: \"redis://tollgate:s3cret@r:6379\", deadline: 20ms }\n";
     std::fs::write(&file, text).unwrap();
     let mut serve = tollgate();
     serve.args(["serve", "--check", "--config"]).arg(&file).current_dir(&folder);
@@ -318,6 +323,8 @@ fn settings_are_judged_and_shown_without_starting_anything() {
     let shown = model::config::parse(&stdout(&output)).unwrap();
     assert_eq!((&shown["roles"], &shown["node"]), (&json!(["admin"]), &json!("a-1")));
     assert_eq!(shown["database"], "postgres://tollgate:***@db/t");
+    let redis = json!({ "quota": "redis://r:6379", "deadline": "20ms" });
+    assert_eq!(shown["redis"], redis);
     assert_eq!(shown["master_keys"], json!([{ "file": key.to_str().unwrap() }]));
     assert_eq!(shown["records"]["retention"], "24h");
     assert!(!folder.path().join("data").exists());
@@ -330,6 +337,10 @@ fn settings_are_judged_and_shown_without_starting_anything() {
     for (variable, value, named) in [
         ("TOLLGATE_NODE", "-", "node"),
         ("TOLLGATE_DATABASE", "postgres:s3cret", "TOLLGATE_DATABASE"),
+        ("TOLLGATE_REDIS", "memcached://:s3cret@r", "TOLLGATE_REDIS"),
+        ("TOLLGATE_REDIS_QUOTA", "redis:s3cret", "TOLLGATE_REDIS_QUOTA"),
+        ("TOLLGATE_REDIS_DEADLINE", "soon", "TOLLGATE_REDIS_DEADLINE"),
+        ("TOLLGATE_REDIS_IDEMPOTENCY", "redis://:s3cret@r", "TOLLGATE_REDIS_IDEMPOTENCY"),
         ("TOLLGATE_MASTER_KEYS", "no-such.key", "no-such.key"),
         ("TOLLGATE_RECORDS_RETENTION", "soon", "TOLLGATE_RECORDS_RETENTION"),
         ("TOLLGATE_RECORDS_BUFFER", "many", "TOLLGATE_RECORDS_BUFFER"),
@@ -342,6 +353,25 @@ fn settings_are_judged_and_shown_without_starting_anything() {
         ends_with(&output, 1);
         assert!(stderr(&output).contains(named), "{variable}: {}", stderr(&output));
         assert!(!stderr(&output).contains("s3cret"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn of_two_places_for_limits_the_more_particular_one_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tollgate.yaml");
+    std::fs::write(&file, "redis: { quota: redis://file, deadline: 20ms }\n").unwrap();
+    let (all, quota) = (("TOLLGATE_REDIS", "redis://all"), ("TOLLGATE_REDIS_QUOTA", "redis://quota"));
+    for (environment, host) in
+        [(vec![], "file"), (vec![all], "all"), (vec![quota, all], "quota"), (vec![all, quota], "quota")]
+    {
+        let mut serve = tollgate();
+        serve.args(["serve", "--check", "--config"]).arg(&file).current_dir(&folder);
+        let output = serve.envs(environment.clone()).output().unwrap();
+        ends_with(&output, 0);
+        let shown = model::config::parse(&stdout(&output)).unwrap();
+        let expected = json!({ "quota": format!("redis://{host}"), "deadline": "20ms" });
+        assert_eq!(shown["redis"], expected, "{environment:?}");
     }
 }
 

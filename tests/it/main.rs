@@ -11,6 +11,7 @@
 
 mod harness;
 
+mod adaptive;
 mod admin;
 mod admission;
 mod cli;
@@ -23,14 +24,26 @@ mod guide;
 mod idempotency;
 mod jwt;
 mod kills;
+mod limit_guide;
+mod limit_rules;
 mod limits;
 mod moving;
 mod nodes;
+mod outbound;
 mod pack_commands;
 mod packs;
 mod phases;
 mod policies;
+mod quota_kept;
+mod quotas_cluster;
+mod quotas_degraded;
+mod quotas_exact;
+mod quotas_neighbour;
+mod quotas_observed;
+mod quotas_secured;
+mod quotas_two_nodes;
 mod records;
+mod redis_setting;
 mod repeats;
 mod revisions;
 mod roles;

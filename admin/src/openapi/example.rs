@@ -127,7 +127,14 @@ pub(super) fn token() -> Value {
 
 /// A limit as it stands.
 pub(super) fn usage(used: u64) -> Value {
-    json!({ "id": "daily", "used": used, "limit": 1_000_000, "remaining": 1_000_000 - used, "reset": 52_200 })
+    json!({
+        "id": "daily",
+        "mode": "enforce",
+        "used": used,
+        "limit": 1_000_000,
+        "remaining": 1_000_000 - used,
+        "reset": 52_200,
+    })
 }
 
 /// A decision record.

@@ -20,7 +20,7 @@ pub(super) fn operations() -> Vec<Operation> {
 }
 
 fn usage() -> [Operation; 2] {
-    let about = "Shared limits, and each consumer's own; not those per credential or address.";
+    let about = "Shared limits, and each consumer's own, also those that only observe; not those per credential or address.";
     let standing = json!({ "tenant": "acme", "limits": [example::usage(1_250)] });
     let get = Operation::get("/v1/usage", "getUsage", "usage")
         .says("What a tenant has used of its limits.", about)

@@ -4,6 +4,7 @@ use super::api::{Api, Setup, standard};
 use async_trait::async_trait;
 use model::id::{LimitId, TenantId};
 use model::port::StoreError;
+use model::quota::LimitMode;
 use model::role::Role;
 use model::usage::{Usage, UsageError, UsageOf};
 use serde_json::{Value, json};
@@ -29,6 +30,8 @@ impl Counters {
         let limit = |(id, used): (&str, u64)| Usage {
             id: id.into(),
             consumer: None,
+            scope: None,
+            mode: LimitMode::Enforce,
             used,
             limit: 100,
             remaining: 100 - used,
@@ -92,7 +95,7 @@ async fn usage_is_told_by_tenant() {
     assert_eq!(told["tenant"], "acme");
     assert_eq!(
         told["limits"][1],
-        json!({ "id": "daily", "used": 40, "limit": 100, "remaining": 60, "reset": 60 })
+        json!({ "id": "daily", "mode": "enforce", "used": 40, "limit": 100, "remaining": 60, "reset": 60 })
     );
     for (query, status, code) in [
         ("", 400, "VALIDATION_FAILED"),

@@ -4,6 +4,7 @@ use crate::demo;
 use crate::settings::DatabaseUrl;
 use anyhow::{Context as _, bail};
 use gateway::ledger::AnyLedger;
+use gateway::quotas::Quotas;
 use gateway::server::{self, Listen};
 use gateway::watch::DocumentFile;
 use gateway::{Gateway, Settings, record};
@@ -58,6 +59,7 @@ impl Local {
             clock: clock.clone(),
             packs,
             host: host.clone(),
+            quotas: Quotas::in_process(),
             ledger: AnyLedger::in_process(),
             salt: Salt([0; 32]),
             node: "scenario".into(),

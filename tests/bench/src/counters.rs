@@ -11,7 +11,7 @@ use crate::report::Spread;
 use crate::{Outcome, say};
 use gateway::quotas::Quotas;
 use redis::Redis;
-use run::{Run, Way};
+use run::{Run, Takes, Way};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -132,11 +132,12 @@ impl Summary {
 
 /// In process, exact, prepaid; and what they are compared with.
 async fn ways(redis: &Redis) -> Outcome<Vec<Way>> {
-    let shared = Arc::new(redis.quotas());
+    let alone = Arc::new(Quotas::in_process());
+    let shared = Arc::new(redis.quotas()?);
     Ok(vec![
-        Way::quotas("in_process", "in this process", Arc::new(Quotas::in_process()), run::Takes::Each),
-        Way::quotas("exact", "on Redis, each one (`exact`)", shared.clone(), run::Takes::Each),
-        Way::quotas("prepaid", "prepaid from Redis", shared, run::Takes::Ahead),
+        Way::quotas("in_process", "in this process", alone, Takes::Each)?,
+        Way::quotas("exact", "on Redis, each one (`exact`)", shared.clone(), Takes::Each)?,
+        Way::quotas("prepaid", "on Redis, taken in advance", shared, Takes::Ahead)?,
         Way::incr("incr", "a plain `INCR`", redis.connection().await?),
     ])
 }

@@ -1,9 +1,11 @@
-//! What a request costs, the gateway beside a bare pingora, in one run, in turns; and what many tenants cost.
+//! What a request costs, the gateway beside a bare pingora, in one run, in turns; and what many tenants, policy packs and
+//! decisions about limits cost.
 //!
 //! Invariant: every chain gets the same number of requests in every round, and a run counts only when every answer was a
 //! 2xx of the expected length.
 
 mod chain;
+mod counters;
 mod load;
 mod machine;
 mod packs;
@@ -33,7 +35,7 @@ const STAYS: [&str; 3] = ["json", "md", "log"];
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Measures what a request costs: direct, a bare pingora, routing only, the full chain; in turns, in one run. And what a
-/// revision of many tenants costs, and a key's lookup among them; and what policy packs cost.
+/// revision of many tenants costs, and a key's lookup among them; what policy packs cost; what decisions about limits cost.
 ///
 /// Example: make bench ARGS='--rounds 9 --requests 60000'
 #[derive(clap::Parser, Clone, Debug, serde::Serialize)]
@@ -69,6 +71,8 @@ enum Part {
     Tenants,
     /// Decisions of policy packs, many attachments, a version on its way into force.
     Packs,
+    /// Decisions about limits, in process and on a Redis of the bench's own.
+    Counters,
 }
 
 fn main() -> ExitCode {
@@ -128,6 +132,9 @@ async fn measure_parts(place: &Place<'_>, clock: &Clock, mut report: Report) -> 
     }
     if settings.parts.contains(&Part::Packs) {
         report.packs = Some(packs::measure(place).await?);
+    }
+    if settings.parts.contains(&Part::Counters) {
+        report.counters = Some(counters::measure(place).await?);
     }
     if settings.parts.contains(&Part::Chains) {
         let (upstream, started) = chain::start(place, clock).await?;

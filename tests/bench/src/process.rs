@@ -77,7 +77,15 @@ pub(crate) struct Cpu {
 impl Cpu {
     /// What the process, with all its threads, has used so far (proc_pid_stat(5): `utime`, `stime`).
     pub(crate) fn of(process: &Process) -> Outcome<Self> {
-        let stat = process.proc("stat")?;
+        Self::read(&process.proc("stat")?)
+    }
+
+    /// The same of this process.
+    pub(crate) fn own() -> Outcome<Self> {
+        Self::read(&std::fs::read_to_string("/proc/self/stat")?)
+    }
+
+    fn read(stat: &str) -> Outcome<Self> {
         // The name, in parentheses, may hold anything; fields are counted after it, the first being number 3.
         let (_, fields) = stat.rsplit_once(") ").ok_or("stat has no name")?;
         let mut times = fields.split(' ').skip(14 - 3);

@@ -2,6 +2,7 @@
 
 use crate::Settings;
 use crate::chain::Chain;
+use crate::counters::Counted;
 use crate::load::Answers;
 use crate::machine::Machine;
 use crate::packs::Packs;
@@ -33,6 +34,7 @@ pub(crate) struct Report {
     pub(crate) runs: Vec<Run>,
     pub(crate) tenants: Vec<Measured>,
     pub(crate) packs: Option<Packs>,
+    pub(crate) counters: Option<Counted>,
 }
 
 /// One chain in one round, as measured.
@@ -149,6 +151,7 @@ impl Report {
             runs: Vec::new(),
             tenants: Vec::new(),
             packs: None,
+            counters: None,
         }
     }
 
@@ -159,7 +162,8 @@ impl Report {
         self.answered = self.runs.len() == wanted && self.runs.iter().all(Run::passed);
         self.passed = self.answered
             && (self.tenants.is_empty() || tenants::in_time(&self.tenants))
-            && self.packs.as_ref().is_none_or(Packs::passed);
+            && self.packs.as_ref().is_none_or(Packs::passed)
+            && self.counters.as_ref().is_none_or(Counted::passed);
         self.summary = chains.iter().map(|chain| self.summarise(chain)).collect();
     }
 
@@ -194,6 +198,7 @@ impl Report {
             text += &tenants::markdown(&self.tenants);
         }
         text += &self.packs.as_ref().map(Packs::markdown).unwrap_or_default();
+        text += &self.counters.as_ref().map(Counted::markdown).unwrap_or_default();
         // Writing to a string can't fail.
         let _ = writeln!(
             text,

@@ -6,6 +6,7 @@
 use crate::report::Spread;
 use crate::{Outcome, chain, say};
 use gateway::ledger::AnyLedger;
+use gateway::quotas::Quotas;
 use gateway::{Gateway, record};
 use http::{HeaderMap, HeaderValue, Method};
 use model::document::CredentialKind;
@@ -111,6 +112,7 @@ pub(crate) async fn gateway(
         clock: Clock::system(),
         packs: folder.join("packs"),
         host: Host::new(packs)?,
+        quotas: Quotas::in_process(),
         ledger: AnyLedger::in_process(),
         salt: Salt([0; 32]),
         node: "bench".into(),

@@ -45,6 +45,7 @@ fn every_service_starts_with_settings_that_the_binary_understands() {
         assert_eq!(read["node"], json!(name));
         assert_eq!(read["data"], json!(DATA));
         assert_eq!(read["database"], json!("postgres://tollgate@postgres:5432/tollgate"));
+        assert_eq!(read["redis"], json!({ "quota": "redis://redis:6379" }));
         assert_eq!(read["master_keys"], json!([{ "file": format!("{path}/master_key") }]));
         roles.insert(format!("{}: {}", name, read["roles"]));
     }
@@ -93,10 +94,28 @@ fn no_port_but_those_that_listen_is_published_and_admin_on_loopback_alone() {
         assert!(by_default.starts_with("127.0.0.1:"), "{name}: {address}");
         assert!(role == "gateway" || !address.contains('$'), "{name}: {address}");
     }
-    let postgres = &compose()["services"]["postgres"];
-    assert_eq!(postgres["ports"], Value::Null);
-    let networks = compose()["networks"].clone();
-    assert!(list(postgres, "networks").iter().all(|name| networks[name]["internal"] == true));
+    let compose = compose();
+    for name in ["postgres", "redis"] {
+        let service = &compose["services"][name];
+        assert_eq!(service["ports"], Value::Null);
+        let networks = list(service, "networks");
+        assert!(networks.iter().all(|network| compose["networks"][network]["internal"] == true));
+    }
+}
+
+/// What counts limits outlives a restart, and never forgets a counter to make room.
+#[test]
+fn redis_keeps_what_was_counted() {
+    let compose = compose();
+    let redis = &compose["services"]["redis"];
+    let command = list(redis, "command").join(" ");
+    for option in ["--appendonly yes", "--maxmemory-policy noeviction", "--maxmemory "] {
+        assert!(command.contains(option), "{command}");
+    }
+    let [volume] = &list(redis, "volumes")[..] else { panic!("{redis}") };
+    let (volume, folder) = volume.split_once(':').unwrap();
+    assert_eq!(folder, "/data", "where the image's server keeps its files");
+    assert!(compose["volumes"].get(volume).is_some(), "{volume} is not declared");
 }
 
 #[test]
@@ -123,7 +142,7 @@ fn secrets_are_files_that_are_declared_mounted_and_never_committed() {
     for (service, settings) in compose["services"].as_object().unwrap() {
         let mounted = list(settings, "secrets");
         assert!(mounted.iter().all(|name| declared.contains_key(name)), "{service}: {mounted:?}");
-        for (variable, value) in settings["environment"].as_object().unwrap() {
+        for (variable, value) in settings["environment"].as_object().into_iter().flatten() {
             let Some(name) = value.as_str().unwrap().strip_prefix(&format!("{SECRETS}/")) else {
                 assert!(!variable.ends_with("PASSWORD"), "{service}: {variable} is a secret");
                 continue;

@@ -35,6 +35,12 @@ fn the_sample_settings_are_read_and_fit_the_unit() {
     std::fs::write(&file, here).unwrap();
     let read = settings(&["--config", file.to_str().unwrap()], &Map::new());
     assert_eq!(read["roles"], json!(["gateway", "admin"]));
+    // One node counts for itself; the line for several is there, and is understood.
+    assert_eq!(read["redis"], Value::Null);
+    let several = std::fs::read_to_string(&file).unwrap().replace("# redis: ", "redis: ");
+    std::fs::write(&file, several).unwrap();
+    let shared = settings(&["--config", file.to_str().unwrap()], &Map::new());
+    assert_eq!(shared["redis"], json!({ "quota": "rediss://redis.example:6379" }));
     let unit = unit();
     let state = unit["Service.StateDirectory"].as_str().unwrap();
     assert_eq!(read["data"], json!(format!("/var/lib/{state}")));

@@ -214,6 +214,15 @@ impl Member {
         self.setup.data()
     }
 
+    /// How much of a caller's limit is used, as `/.tollgate/usage` tells it.
+    pub(crate) async fn used(&self, key: &str, limit: &str) -> u64 {
+        let answer = self.get("/.tollgate/usage").key(key).send().await;
+        let usage = answer.is(200).json();
+        let limits = usage["limits"].as_array().unwrap();
+        let found = limits.iter().find(|entry| entry["id"] == limit);
+        found.unwrap_or_else(|| panic!("{limit} is not in {usage:#}"))["used"].as_u64().unwrap()
+    }
+
     /// What `/v1/nodes` says of a node.
     pub(crate) async fn node(&self, name: &str) -> Value {
         let nodes = self.api.items("/v1/nodes").await;

@@ -17,6 +17,7 @@ pub(crate) struct Demo {
     pub(crate) crm: Client,
     pub(crate) environment: HashMap<String, String>,
     pub(crate) first_port: u16,
+    settings: Vec<(String, String)>,
     process: Process,
     folder: TempDir,
 }
@@ -24,7 +25,13 @@ pub(crate) struct Demo {
 impl Demo {
     /// Starts it on free ports and an empty folder, and waits until it is ready.
     pub(crate) async fn start() -> Self {
-        Self::start_in(tempfile::tempdir().unwrap()).await
+        Self::start_with(&[]).await
+    }
+
+    /// The same, with these settings in its environment.
+    pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Self::start_in(tempfile::tempdir().unwrap(), settings.iter().map(owned).collect()).await
     }
 
     /// Ends it, as operators do, and starts it on other ports and the same folder.
@@ -35,15 +42,16 @@ impl Demo {
         })
         .await;
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
-        *self = Self::start_in(folder).await;
+        *self = Self::start_in(folder, std::mem::take(&mut self.settings)).await;
     }
 
-    async fn start_in(folder: TempDir) -> Self {
+    async fn start_in(folder: TempDir, settings: Vec<(String, String)>) -> Self {
         let first_port = free(5);
         let data = folder.path().join("demo");
         let mut command = tollgate();
         command.arg("demo").arg("--data").arg(&data).args(["--port-base", &first_port.to_string()]);
         command.current_dir(folder.path());
+        command.envs(settings.iter().map(|(name, value)| (name, value)));
         let mut process = Process::start(command, &folder.path().join("log"));
         let admin = Client::to(local(first_port + 1));
         eventually("the demo is ready", async || {
@@ -66,6 +74,7 @@ impl Demo {
             crm: client("CRM_URL"),
             environment,
             first_port,
+            settings,
             process,
             folder,
         }

@@ -78,6 +78,19 @@ pub(crate) fn credential(id: &str, key: &str) -> Value {
     json!({ "id": id, "api_key": { "hash": hash(key), "prefix": &key[..13] } })
 }
 
+/// The key of a tenant that [`tenant`] makes.
+pub(crate) fn key_of(tenant: &str) -> String {
+    let hash = sha256(tenant);
+    format!("tg_q{}_{}", &hash[..8], &hash[8..40])
+}
+
+/// A tenant with one consumer, which may read.
+pub(crate) fn tenant(id: &str, plan: &str) -> Value {
+    json!({ "id": id, "plan": plan, "state": "active", "consumers": [
+        { "id": format!("{id}-app"), "scopes": ["contacts:read"], "credentials": [credential("k1", &key_of(id))] },
+    ] })
+}
+
 fn hash(key: &str) -> String {
     format!("sha256:{}", sha256(key))
 }
@@ -92,6 +105,9 @@ pub(crate) trait Edit {
 
     /// The same document with these limits for acme and globex.
     fn limited(self, limits: Value) -> Self;
+
+    /// The same document with a tenant that has these limits.
+    fn with_tenant(self, id: &str, limits: Value) -> Self;
 
     /// The same document with a pack attached to every route.
     fn attached(self, id: &str, pack: &str, settings: Value) -> Self;
@@ -123,6 +139,10 @@ impl Edit for Value {
             limited.entry("tenants", tenant)["plan"] = json!("limited");
         }
         limited
+    }
+
+    fn with_tenant(self, id: &str, limits: Value) -> Self {
+        self.with("plans", json!({ "id": id, "limits": limits })).with("tenants", tenant(id, id))
     }
 
     fn attached(self, id: &str, pack: &str, settings: Value) -> Self {

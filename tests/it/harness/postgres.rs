@@ -5,6 +5,7 @@
 
 use super::PATIENCE;
 use super::ports::{free, local};
+use super::process::{signal, signal_if_there};
 use super::token::unique;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -161,16 +162,6 @@ impl Drop for Server {
             process.wait().ok();
         }
     }
-}
-
-fn signal(name: &str, process: u32) {
-    assert!(signal_if_there(name, process), "SIG{name} to {process}");
-}
-
-fn signal_if_there(name: &str, process: u32) -> bool {
-    let mut kill = Command::new("kill");
-    kill.args([&format!("-{name}"), &process.to_string()]).stderr(Stdio::null());
-    kill.status().unwrap().success()
 }
 
 fn children(process: u32) -> Vec<u32> {

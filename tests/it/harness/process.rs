@@ -47,6 +47,18 @@ fn binary() -> PathBuf {
     binary
 }
 
+/// Sends this signal, by its name without `SIG`, to a process that is there.
+pub(crate) fn signal(name: &str, process: u32) {
+    assert!(signal_if_there(name, process), "SIG{name} to {process}");
+}
+
+/// Sends it where the process is there. Says whether it was.
+pub(crate) fn signal_if_there(name: &str, process: u32) -> bool {
+    let mut kill = Command::new("kill");
+    kill.args([&format!("-{name}"), &process.to_string()]).stderr(Stdio::null());
+    kill.status().unwrap().success()
+}
+
 /// What tells that a command has ended, and how. No command prints it.
 const ENDED: &str = "-- it ended with";
 /// How long one command may take: some compile.
@@ -133,8 +145,7 @@ impl Process {
 
     /// Asks it to end: SIGTERM.
     pub(crate) fn terminate(&self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        signal("TERM", self.child.id());
     }
 
     /// Memory in use, in KiB (proc_pid_status(5): `VmRSS`).
@@ -143,6 +154,12 @@ impl Process {
         let status = std::fs::read_to_string(path).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// How many threads it has (proc_pid_task(5)).
+    pub(crate) fn threads(&self) -> u64 {
+        let folder = format!("/proc/{}/task", self.child.id());
+        std::fs::read_dir(folder).unwrap().count() as u64
     }
 
     /// How many file descriptors it has open (proc_pid_fd(5)).

@@ -1,0 +1,52 @@
+//! The process setting `redis`: what is counted there, and that a process neither waits for it nor tells its password.
+
+use crate::harness::document::{self, ACME, Edit as _};
+use crate::harness::node::Setup;
+use crate::harness::redis::Redis;
+use crate::harness::{Demo, Upstream, eventually};
+use serde_json::json;
+
+#[tokio::test]
+async fn the_demo_counts_on_the_redis_that_its_environment_names() {
+    let redis = Redis::start();
+    let demo = Demo::start_with(&[("TOLLGATE_REDIS", &redis.url())]).await;
+    // The connection is made meanwhile.
+    eventually("the tenant's counters are on Redis", async || {
+        demo.get("/v2/contacts").key(demo.value("ACME_KEY")).send().await.is(200);
+        let keys = redis.ask(&["KEYS", "q:{acme}:*"]);
+        if keys.contains("q:{acme}:daily:t") { Ok(()) } else { Err(keys) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_process_is_ready_while_its_redis_is_away_and_never_tells_the_password() {
+    let upstream = Upstream::start().await;
+    let limits = |mode| json!([{ "id": "rate", "rate": "5/s", "burst": 5, "per": "tenant", "on_store_error": mode }]);
+    let document = document::standard(upstream.address)
+        .limited(limits("local"))
+        .with_tenant("strict", limits("closed"));
+    let nobody = Upstream::address_of_none();
+    let url = format!("redis://app:s3cret@{nobody}");
+    let node = Setup::of(&document).environment("TOLLGATE_REDIS_QUOTA", &url).start().await;
+
+    let answer = node.get("/v1/contacts").key(ACME).send().await;
+    answer.is(200);
+    assert!(answer.header("ratelimit").contains("tollgate-degraded=local"), "{}", answer.header("ratelimit"));
+    let strict = node.get("/v1/contacts").key(&document::key_of("strict")).send().await;
+    strict.refuses(503, "DEPENDENCY_UNAVAILABLE");
+    let metrics = node.metrics().await;
+    assert_eq!(metrics.sum("tollgate_store_degraded", &[("store", "counters")]), 1.0);
+
+    let token = node.admin_token();
+    let nodes = node.admin.get("/v1/nodes").bearer(&token).send().await;
+    for told in [
+        nodes.is(200).json().to_string(),
+        node.status.get("/readyz").send().await.is(200).json().to_string(),
+        String::from_utf8_lossy(&node.status.get("/metrics").send().await.body).into_owned(),
+        node.log(),
+        format!("{:?}", strict.body),
+    ] {
+        assert!(!told.contains("s3cret"), "{told}");
+    }
+}
