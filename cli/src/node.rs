@@ -139,7 +139,7 @@ impl Node {
         let (lost, untold, (), ()) = tokio::join!(
             gateway.recorder.flush(record::FLUSH_MAX),
             gateway.thresholds.flush(thresholds::FLUSH_MAX),
-            gateway.quotas.flush(SETTLE_DEADLINE),
+            gateway.quotas.close(SETTLE_DEADLINE),
             kept,
         );
         if lost > 0 {

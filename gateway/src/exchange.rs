@@ -99,7 +99,7 @@ impl Exchange {
             facts,
             held: Held::default(),
             dispatch: None,
-            outcome: Outcome::Abandoned,
+            outcome: Outcome::GatewayFailed,
             cost: None,
             instead: None,
             streamed: 0,

@@ -45,7 +45,9 @@ impl Kept {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "quotas are counted from nothing for now"),
             Err(_) => {
-                tracing::warn!("quotas are counted from nothing for now: the store does not answer");
+                tracing::warn!(
+                    "quotas are counted from nothing for now: the store does not answer"
+                );
             }
         }
         Some(Arc::new(kept))
@@ -87,7 +89,9 @@ impl Kept {
         let now = self.gateway.clock.micros();
         state.changed.retain(|_, quota| quota.window.end > now);
         let changed = counters.changed().into_iter();
-        state.changed.extend(changed.map(|quota| ((quota.tenant.clone(), quota.key.clone()), quota)));
+        state
+            .changed
+            .extend(changed.map(|quota| ((quota.tenant.clone(), quota.key.clone()), quota)));
         let quotas: Vec<KeptQuota> = state.changed.values().cloned().collect();
         self.gateway.store.keep_quotas(&self.gateway.node, &quotas).await?;
         // A write that breaks off is done again.

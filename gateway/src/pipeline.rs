@@ -243,6 +243,7 @@ async fn charge<B: BodySource>(
         };
         cx.gateway.thresholds.note(&demand, readings, &caller.tenant().plan, cx.now);
         throttled.map_err(|throttled| {
+            cx.gateway.protection.refused(caller, cost);
             refused = throttled.readings;
             throttled.reject
         })

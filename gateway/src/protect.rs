@@ -91,6 +91,17 @@ impl Protection {
         })
     }
 
+    /// What was counted of a request that others refused teaches nothing.
+    pub fn refused(&self, caller: &Caller, cost: u32) {
+        if caller.tenant().adaptive.is_none() {
+            return;
+        }
+        let id = &caller.identity().tenant;
+        if let Some(watched) = self.shard(id).get_mut(id) {
+            watched.pace.refused(cost);
+        }
+    }
+
     /// Looks at tenants that send nothing any more, and forgets those at rest.
     pub fn sweep(&self, now: i64) {
         let mut turned = Vec::new();

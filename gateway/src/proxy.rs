@@ -101,7 +101,11 @@ impl Edge {
             Context::new(&self.gateway, &snapshot, &head, &trace, Downstream::new(session));
         let admitted = pipeline::admit(&mut cx, &mut exchange.facts, &mut exchange.held).await;
         Ok(match admitted {
-            Ok(admitted) => Admission::Forward(dispatch(admitted, head, trace)),
+            Ok(admitted) => {
+                // From here on the upstream may do the work, whatever becomes of us.
+                exchange.outcome = Outcome::Abandoned;
+                Admission::Forward(dispatch(admitted, head, trace))
+            }
             Err(halt) => Admission::Answer(halt),
         })
     }

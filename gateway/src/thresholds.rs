@@ -14,8 +14,9 @@ use model::port::StoreError;
 use model::quota::{CounterKey, Demand, Kind, LimitMode, Part, Quota, Reading, Window};
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use store::Store;
 use store::control::ToldOnce;
@@ -29,6 +30,8 @@ const THRESHOLDS: [u64; 3] = [80, 95, 100];
 /// Counters of which a node remembers what it handed over; one takes about 150 bytes. Where there are more, all are
 /// forgotten and handed over again.
 const NOTED_MAX: usize = 65_536;
+/// Tenants of different shards never wait for each other.
+const SHARDS: usize = 64;
 /// Readings that may wait to be told. What finds no room is handed over with a later reading.
 const QUEUE: usize = 1_024;
 /// How many readings are told in one transaction, and how long one waits for others.
@@ -66,8 +69,19 @@ struct Reached {
 type Counter = (TenantId, CounterKey);
 
 /// What was handed over: the highest threshold of each counter's window.
-#[derive(Default)]
-struct Noted(Mutex<HashMap<Counter, (Window, u64)>>);
+struct Noted {
+    shards: Box<[Mutex<Shard>]>,
+    hasher: RandomState,
+}
+
+type Shard = HashMap<Counter, (Window, u64)>;
+
+impl Default for Noted {
+    fn default() -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { shards, hasher: RandomState::new() }
+    }
+}
 
 /// Readings that were handed over and not told yet.
 #[derive(Default)]
@@ -151,22 +165,21 @@ fn reached(reading: &Reading) -> Option<(Quota, Window, u64)> {
 impl Noted {
     /// The threshold that was noted before of this window, 0 for none, where it is below this one.
     fn below(&self, counter: &Counter, window: Window, percent: u64) -> Option<u64> {
-        let noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = before(&noted, counter, window);
+        let before = before(&self.shard(counter), counter, window);
         (before < percent).then_some(before)
     }
 
     /// Notes what is handed over; whether it is news still.
     fn note(&self, reached: &Reached) -> bool {
         let Reached { counter, window, percent: (_, percent), .. } = reached;
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut noted = self.shard(counter);
         if before(&noted, counter, *window) >= *percent {
             return false;
         }
-        if noted.len() >= NOTED_MAX && !noted.contains_key(counter) {
+        if noted.len() >= NOTED_MAX / SHARDS && !noted.contains_key(counter) {
             let now = reached.at.as_microsecond();
             noted.retain(|_, (window, _)| window.end > now);
-            if noted.len() >= NOTED_MAX {
+            if noted.len() >= NOTED_MAX / SHARDS {
                 noted.clear();
             }
         }
@@ -176,14 +189,24 @@ impl Noted {
 
     /// Forgets what could not be told, so that the next reading hands it over again.
     fn forget(&self, batch: &[Reached]) {
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for reached in batch {
-            noted.remove(&reached.counter);
+            self.shard(&reached.counter).remove(&reached.counter);
         }
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().unwrap().len()).sum()
+    }
+
+    fn shard(&self, counter: &Counter) -> MutexGuard<'_, Shard> {
+        let place = usize::try_from(self.hasher.hash_one(&counter.0) % SHARDS as u64).unwrap_or(0);
+        let shard = self.shards.get(place).expect("a hash modulo the number of shards");
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn before(noted: &HashMap<Counter, (Window, u64)>, counter: &Counter, window: Window) -> u64 {
+fn before(noted: &Shard, counter: &Counter, window: Window) -> u64 {
     match noted.get(counter) {
         Some((of, percent)) if of.start == window.start => *percent,
         _ => 0,
@@ -209,7 +232,8 @@ impl Reached {
     /// The events that it means: one for each threshold that was not handed over before.
     fn told(&self) -> impl Iterator<Item = ToldOnce> {
         let (before, now) = self.percent;
-        let new = THRESHOLDS.into_iter().filter(move |percent| before < *percent && *percent <= now);
+        let new =
+            THRESHOLDS.into_iter().filter(move |percent| before < *percent && *percent <= now);
         new.map(|percent| self.told_of(percent))
     }
 

@@ -4,6 +4,7 @@ use crate::error::ErrorCode;
 use crate::id::{
     AttachmentId, ConsumerId, LimitId, NodeName, PackId, RouteId, TenantId, UpstreamId, VersionName,
 };
+use crate::quota::{LimitMode, OnStoreError};
 use crate::units::as_text;
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -103,8 +104,14 @@ pub struct LimitRecord {
     pub limit: u64,
     /// How much was left.
     pub remaining: u64,
-    /// Whether it refused.
+    /// Whether it refused; of one that only observes, whether it would have.
     pub refused: bool,
+    /// Whether it refuses, or only observes.
+    #[serde(default, skip_serializing_if = "LimitMode::is_enforce")]
+    pub mode: LimitMode,
+    /// How it was decided, where the store of counters could not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub degraded: Option<OnStoreError>,
 }
 
 /// What one pack said.
@@ -157,10 +164,12 @@ impl PackRecord {
 }
 
 impl Record {
-    /// What its caller may see: everything but why, which node, what packs failed of, and why those denied that did not act.
+    /// What its caller may see: everything but why, which node, limits that are tried out, what packs failed of, and why
+    /// those denied that did not act.
     pub fn redacted(mut self) -> Self {
         self.cause = None;
         self.node = None;
+        self.limits.retain(|limit| limit.mode.is_enforce());
         for pack in &mut self.packs {
             pack.failure = None;
             pack.reason = pack.reason.take().filter(|_| pack.has_acted());

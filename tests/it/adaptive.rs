@@ -64,8 +64,9 @@ async fn who_sends_far_more_than_it_is_used_to_is_slowed_and_nobody_else() {
     assert_eq!(node.usage(ACME).await[0]["used"], json!(sent));
     assert_eq!(upstream.arrivals().len(), sent + 1);
     let metrics = node.metrics().await;
-    assert_eq!(metrics.sum("tollgate_adaptive_slowed", &[]) as u64, 1);
-    assert_eq!(metrics.sum("tollgate_adaptive_refused_total", &[]) as usize, refused.len());
+    let counted = |name: &str| metrics.sum(name, &[]).to_string();
+    assert_eq!(counted("tollgate_adaptive_slowed"), "1");
+    assert_eq!(counted("tollgate_adaptive_refused_total"), refused.len().to_string());
 
     let entry = eventually("the audit says so", async || {
         audited(&node, "tenants.slow").await.pop().ok_or("no entry")
@@ -75,7 +76,10 @@ async fn who_sends_far_more_than_it_is_used_to_is_slowed_and_nobody_else() {
     assert_eq!(entry["resource"], "/v1/tenants/acme");
     assert!(entry["actor"].to_string().contains("system"), "{entry}");
     let measured = &entry["difference"];
-    assert!(measured["offered"].as_f64().unwrap() > measured["allowed"].as_f64().unwrap(), "{entry}");
+    assert!(
+        measured["offered"].as_f64().unwrap() > measured["allowed"].as_f64().unwrap(),
+        "{entry}"
+    );
 
     // It sends no more: then it is no longer slowed.
     eventually("the audit says that it is over", async || {
@@ -83,5 +87,5 @@ async fn who_sends_far_more_than_it_is_used_to_is_slowed_and_nobody_else() {
     })
     .await;
     node.get("/v1/contacts").key(ACME).send().await.is(200);
-    assert_eq!(node.metrics().await.sum("tollgate_adaptive_slowed", &[]) as u64, 0);
+    assert!(node.metrics().await.sum("tollgate_adaptive_slowed", &[]) < 1.0);
 }

@@ -361,10 +361,14 @@ fn of_two_places_for_limits_the_more_particular_one_counts() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tollgate.yaml");
     std::fs::write(&file, "redis: { quota: redis://file, deadline: 20ms }\n").unwrap();
-    let (all, quota) = (("TOLLGATE_REDIS", "redis://all"), ("TOLLGATE_REDIS_QUOTA", "redis://quota"));
-    for (environment, host) in
-        [(vec![], "file"), (vec![all], "all"), (vec![quota, all], "quota"), (vec![all, quota], "quota")]
-    {
+    let (all, quota) =
+        (("TOLLGATE_REDIS", "redis://all"), ("TOLLGATE_REDIS_QUOTA", "redis://quota"));
+    for (environment, host) in [
+        (vec![], "file"),
+        (vec![all], "all"),
+        (vec![quota, all], "quota"),
+        (vec![all, quota], "quota"),
+    ] {
         let mut serve = tollgate();
         serve.args(["serve", "--check", "--config"]).arg(&file).current_dir(&folder);
         let output = serve.envs(environment.clone()).output().unwrap();

@@ -10,6 +10,7 @@ pub(crate) mod document;
 pub(crate) mod latch;
 pub(crate) mod load;
 pub(crate) mod metrics;
+pub(crate) mod modes;
 pub(crate) mod node;
 pub(crate) mod offer;
 pub(crate) mod pack;

@@ -33,7 +33,8 @@ fn every_example_is_a_sound_part_of_a_document() {
     let examples = blocks("yaml");
     assert!(examples.len() >= 9, "the page has examples: {}", examples.len());
     for (line, text) in examples {
-        let example = config::parse(&text).unwrap_or_else(|errors| panic!("line {line}: {errors:?}"));
+        let example =
+            config::parse(&text).unwrap_or_else(|errors| panic!("line {line}: {errors:?}"));
         let mut merged = upsert(&whole, &example, Prune::Keep);
         // Routes of an example stand in the place of those that there are.
         let named = |list: &str| -> BTreeSet<String> {

@@ -1,11 +1,13 @@
 //! What a limit counts, and what is charged: scopes, limits that only observe, billing months, costs that answers say, and
 //! outcomes that a route charges although others don't.
 
+use crate::harness::call::Call;
 use crate::harness::document::{self, ACME, Edit as _};
 use crate::harness::node::Setup;
-use crate::harness::{Node, Reply, Upstream};
+use crate::harness::{Node, Reply, Upstream, eventually};
+use jiff::Span;
 use jiff::civil::Date;
-use jiff::{Span, Timestamp, Unit};
+use model::Clock;
 use serde_json::{Value, json};
 
 /// A limit of the tenant, with more said of it.
@@ -82,8 +84,7 @@ async fn a_limit_counts_what_its_scope_names_and_nothing_else() {
     let told = answer.json()["limits"].clone();
     let told: Vec<_> = told.as_array().unwrap().iter().collect();
     let scopes: Vec<&Value> = told.iter().map(|limit| &limit["scope"]).collect();
-    let (route, service) =
-        (json!({ "route": "contacts.list" }), json!({ "service": "contacts" }));
+    let (route, service) = (json!({ "route": "contacts.list" }), json!({ "service": "contacts" }));
     assert_eq!(scopes, [&Value::Null, &route, &service]);
     let used: Vec<&Value> = told.iter().map(|limit| &limit["used"]).collect();
     assert_eq!(used, [6, 2, 4]);
@@ -124,11 +125,44 @@ async fn a_limit_that_observes_refuses_nothing_and_tells_operators_what_it_would
     assert_eq!((&told[1]["id"], &told[1]["used"]), (&json!("tight"), &json!(2)));
 }
 
-/// Seconds until the next day of this month's number begins, and whether that is another day than the first.
+#[tokio::test]
+async fn what_a_limit_would_refuse_is_in_the_record_for_operators_alone() {
+    let upstream = Upstream::start().await;
+    let limits = json!([
+        rate("burst", 4, &json!({})),
+        limit("tight", &json!({ "quota": "2/month", "mode": "observe" })),
+    ]);
+    let document = document::standard(upstream.address).limited(limits).changed(|document| {
+        document.entry("routes", "contacts.list")["record"] = json!("required");
+    });
+    let node = Node::start(&document).await;
+    for n in 1..=3 {
+        let call =
+            node.get("/v1/contacts").key(ACME).header("x-request-id", format!("observed-{n}"));
+        call.send().await.is(200);
+    }
+    let limits_of = async |call: &dyn Fn() -> Call| {
+        let record = eventually("the record is kept", async || {
+            let answer = call().send().await;
+            if answer.status == 200 { Ok(answer.json()) } else { Err(answer.status) }
+        })
+        .await;
+        record["items"][0]["limits"].clone()
+    };
+    let token = node.admin_token();
+    let burst = json!({ "id": "burst", "limit": 4, "remaining": 1, "refused": false });
+    let tight =
+        json!({ "id": "tight", "limit": 2, "remaining": 0, "refused": true, "mode": "observe" });
+    let of_operator = || node.admin.get("/v1/exchanges/observed-3").bearer(&token);
+    assert_eq!(limits_of(&of_operator).await, json!([burst, tight]));
+    let of_partner = || node.get("/.tollgate/explain/observed-3").key(ACME);
+    assert_eq!(limits_of(&of_partner).await, json!([burst]));
+}
+
+/// Whole seconds, rounded up, until this day begins.
 fn until(zone: &str, day: Date) -> i64 {
-    let begins = day.in_tz(zone).unwrap().timestamp();
-    let left = begins - Timestamp::now();
-    left.total(Unit::Second).unwrap().ceil().max(0.0) as i64
+    let left = Clock::system().now().duration_until(day.in_tz(zone).unwrap().timestamp());
+    left.as_secs() + i64::from(left.subsec_nanos() > 0)
 }
 
 #[tokio::test]
@@ -140,7 +174,7 @@ async fn a_billing_month_begins_on_the_tenants_day_in_its_own_zone() {
         limit("billed", &json!({ "quota": "100/billing_month" })),
     ]);
     // Some day soon that is not the first, on which every month begins.
-    let today = Timestamp::now().in_tz(zone).unwrap().date();
+    let today = Clock::system().now().in_tz(zone).unwrap().date();
     let mut soon = today.checked_add(Span::new().days(2)).unwrap();
     if soon.day() == 1 {
         soon = soon.tomorrow().unwrap();

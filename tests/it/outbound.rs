@@ -3,7 +3,8 @@
 
 use crate::harness::document::{self, ACME, ACME_BATCH, Edit as _, GLOBEX};
 use crate::harness::metrics::Metrics;
-use crate::harness::{Answer, Arrival, Latch, Node, Reply, Upstream, eventually, hoped};
+use crate::harness::redis::Redis;
+use crate::harness::{Answer, Arrival, Latch, Node, Pair, Reply, Upstream, eventually, hoped};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -11,8 +12,7 @@ use tokio::time::Instant;
 
 /// Both tenants have a quota of their own; the upstream has these fields.
 fn with(upstream: &Upstream, fields: &Value) -> Value {
-    let quota =
-        json!([{ "id": "monthly", "quota": "100/month", "per": "tenant", "on_store_error": "closed" }]);
+    let quota = json!([{ "id": "monthly", "quota": "100/month", "per": "tenant", "on_store_error": "closed" }]);
     document::standard(upstream.address).limited(quota).changed(|document| {
         let crm = document.entry("upstreams", "crm").as_object_mut().unwrap();
         crm.extend(fields.as_object().unwrap().clone());
@@ -127,6 +127,44 @@ async fn so_many_requests_of_all_tenants_are_at_the_upstream_at_the_same_time() 
     node.has_used(ACME, "monthly", 2).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gateways_on_one_redis_share_the_limits_towards_an_upstream() {
+    let (redis, latch) = (Redis::start(), Latch::closed());
+    let held = latch.clone();
+    let upstream = Upstream::scripted(move |_| Reply::of(200).held_by(&held)).await;
+    let document = with(&upstream, &json!({ "limits": [rate(20), slots(3)] }));
+    let pair = Pair::start(&redis.url(), &document).await;
+    let (a, b) = (pair.a(), pair.b());
+    let mut clients = JoinSet::new();
+    for (member, key) in [(a, ACME), (b, ACME), (b, GLOBEX)] {
+        clients.spawn(member.get("/v1/contacts").key(key).send());
+    }
+    upstream.has_seen(3).await;
+    for (member, key) in [(a, ACME), (a, GLOBEX), (b, ACME)] {
+        is_limited(&member.get("/v1/contacts").key(key).send().await, "open");
+    }
+    latch.open();
+    for answer in clients.join_all().await {
+        answer.is(200);
+    }
+    let mut sent = 3;
+    let refused = eventually("the rate is used up", async || {
+        for member in [a, b] {
+            let answer = member.get("/v1/contacts").key(ACME).send().await;
+            match answer.status {
+                200 => sent += 1,
+                // A slot may still be on its way back.
+                _ if answer.json()["details"]["limit"] == "open" => {}
+                _ => return Ok(answer),
+            }
+        }
+        Err(sent)
+    })
+    .await;
+    is_limited(&refused, "calls");
+    assert_eq!((sent, upstream.arrivals().len()), (20, 20));
+}
+
 /// A slot of the upstream is free again; one request of acme shows it.
 async fn is_free(node: &Node) {
     eventually("a slot is free", async || hoped(list(node, ACME).await.status, &200)).await;
@@ -158,7 +196,12 @@ async fn a_slot_towards_an_upstream_is_free_again_however_the_exchange_ends() {
     client.abort();
     is_free(&node).await;
     // Refused by Claim, and answered by it with what is stored.
-    node.post("/v1/contacts").key(ACME).body("{}").send().await.refuses(400, "IDEMPOTENCY_KEY_MISSING");
+    node.post("/v1/contacts")
+        .key(ACME)
+        .body("{}")
+        .send()
+        .await
+        .refuses(400, "IDEMPOTENCY_KEY_MISSING");
     is_free(&node).await;
     for replay in [false, true] {
         let answer = node.keyed("again").body("{}").send().await;

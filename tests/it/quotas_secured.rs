@@ -112,7 +112,7 @@ async fn who_is_not_let_in_says_so_without_its_password() {
         refused.refuses(503, "DEPENDENCY_UNAVAILABLE");
         eventually(&format!("{what} is told of"), async || {
             let log = node.log();
-            if log.contains("the shared counters") { Ok(()) } else { Err(log) }
+            if log.contains("Redis can't be reached") { Ok(()) } else { Err(log) }
         })
         .await;
         println!("{what}:\n{}", node.log());

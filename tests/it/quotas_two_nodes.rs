@@ -77,7 +77,7 @@ async fn well_below_a_limit_redis_is_asked_less_often_than_the_gateways() {
     let pair = Pair::start(&redis.url(), &document).await;
     for (tenant, least, most) in [("batches", 0.0, 0.4), ("exact", 1.0, 1.1)] {
         let before = redis.scripts_run();
-        let offer = offered(&pair, &[key_of(tenant)], 100);
+        let offer = offered(&pair, &[key_of(tenant)], 300);
         offer.goes_on_for(Duration::from_secs(sized("seconds", 3, 20))).await;
         let outcomes = Outcomes::of_all(&offer.stop().await);
         outcomes.each("200", |asked| asked.status == 200);

@@ -3,7 +3,7 @@
 use crate::harness::document::{self, ACME, Edit as _};
 use crate::harness::node::Setup;
 use crate::harness::redis::Redis;
-use crate::harness::{Demo, Upstream, eventually};
+use crate::harness::{Demo, Upstream, eventually, hoped};
 use serde_json::json;
 
 #[tokio::test]
@@ -32,11 +32,18 @@ async fn a_process_is_ready_while_its_redis_is_away_and_never_tells_the_password
 
     let answer = node.get("/v1/contacts").key(ACME).send().await;
     answer.is(200);
-    assert!(answer.header("ratelimit").contains("tollgate-degraded=local"), "{}", answer.header("ratelimit"));
+    assert!(
+        answer.header("ratelimit").contains("tollgate-degraded=local"),
+        "{}",
+        answer.header("ratelimit")
+    );
     let strict = node.get("/v1/contacts").key(&document::key_of("strict")).send().await;
     strict.refuses(503, "DEPENDENCY_UNAVAILABLE");
-    let metrics = node.metrics().await;
-    assert_eq!(metrics.sum("tollgate_store_degraded", &[("store", "counters")]), 1.0);
+    eventually("everybody can see it", async || {
+        let metrics = node.metrics().await;
+        hoped(metrics.sum("tollgate_store_degraded", &[("store", "counters")]), &1.0)
+    })
+    .await;
 
     let token = node.admin_token();
     let nodes = node.admin.get("/v1/nodes").bearer(&token).send().await;

@@ -326,8 +326,25 @@ fn readiness() -> Value {
                 "properties": { "revision": { "type": "integer" }, "errors": { "type": "integer" } },
                 "required": ["revision", "errors"],
             },
+            "counters": counters(),
         },
-        "required": ["ready", "parts", "revision"],
+        "required": ["ready", "parts", "revision", "counters"],
+    })
+}
+
+fn counters() -> Value {
+    json!({
+        "type": "object",
+        "description": "Who decides about limits. It makes nothing unready.",
+        "properties": {
+            "state": { "type": "string", "enum": ["in_process", "shared", "degraded"] },
+            "nodes": {
+                "type": "integer",
+                "description": "Gateways that share the counters; while degraded, the last known number.",
+            },
+            "since": { "type": "string", "format": "date-time", "description": "Of degraded." },
+        },
+        "required": ["state"],
     })
 }
 

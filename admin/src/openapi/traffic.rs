@@ -82,7 +82,10 @@ fn process() -> [Operation; 4] {
     let text = |example: &str| vec![Body::json("Text", example.into()).of_kind("text/plain")];
     let parts = |ready: bool, store: &str| {
         let parts = json!({ "gateway": "ready", "store": store });
-        vec![Body::json("Readiness", json!({ "ready": ready, "parts": parts, "revision": 8 }))]
+        let counters = json!({ "state": "shared", "nodes": 3 });
+        let example =
+            json!({ "ready": ready, "parts": parts, "revision": 8, "counters": counters });
+        vec![Body::json("Readiness", example)]
     };
     let description = json!({ "openapi": "3.1.0" });
     [

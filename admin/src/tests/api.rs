@@ -328,6 +328,14 @@ impl Api {
         self.write(token, |kept| kept, role, tenant).await;
     }
 
+    /// An id that was made before the API makes any: ids are in the order of their clock's time.
+    fn earlier_id(&self) -> String {
+        let before = self.clock.now() - std::time::Duration::from_secs(1);
+        let seconds = u64::try_from(before.as_second()).unwrap();
+        let at = uuid::Timestamp::from_unix(uuid::NoContext, seconds, 0);
+        uuid::Uuid::new_v7(at).to_string()
+    }
+
     async fn write(
         &self,
         token: &str,
@@ -336,7 +344,7 @@ impl Api {
         tenant: Option<&str>,
     ) {
         let kept = Token {
-            id: TokenId::from(uuid::Uuid::now_v7().to_string().as_str()),
+            id: TokenId::from(self.earlier_id().as_str()),
             name: format!("{}-of-{}", role.as_str(), tenant.unwrap_or("all")),
             role,
             tenant: tenant.map(Into::into),

@@ -122,6 +122,8 @@ fn limit(reading: &Reading) -> LimitRecord {
         limit: reading.limit,
         remaining: reading.remaining,
         refused: reading.refusal.is_some(),
+        mode: reading.mode,
+        degraded: reading.degraded,
     }
 }
 

@@ -28,7 +28,8 @@ impl LimitMetrics {
     pub(super) fn decided(&self, readings: &[Reading]) {
         let is_charged = readings.iter().all(|reading| !refuses(reading));
         for reading in readings {
-            let labels = [reading.id.as_str(), decision(reading, is_charged), reading.mode.as_str()];
+            let labels =
+                [reading.id.as_str(), decision(reading, is_charged), reading.mode.as_str()];
             self.decisions.with_label_values(&labels).inc();
         }
     }
@@ -152,11 +153,7 @@ mod tests {
     use super::*;
     use model::quota::{Kind, Wait};
 
-    fn reading(
-        mode: LimitMode,
-        refusal: Option<Wait>,
-        degraded: Option<OnStoreError>,
-    ) -> Reading {
+    fn reading(mode: LimitMode, refusal: Option<Wait>, degraded: Option<OnStoreError>) -> Reading {
         Reading {
             id: "x".into(),
             kind: Kind::Concurrency(1),

@@ -2,7 +2,7 @@
 
 use super::Series;
 use crate::facts::{Facts, PackFact, Said};
-use model::quota::{Kind, Reading};
+use model::quota::{Kind, OnStoreError, Reading};
 use std::time::Duration;
 
 /// Writes it, where anybody listens.
@@ -47,11 +47,18 @@ fn told(pack: &PackFact) -> String {
     format!("{}:{}@{version}{part}={what}", pack.attachment, pack.phase.as_str())
 }
 
+/// `daily:quota=99871/100000`; with what is different about how it was decided.
 fn left(reading: &Reading) -> String {
     let kind = match reading.kind {
         Kind::Rate { .. } => "rate",
         Kind::Quota(_) => "quota",
         Kind::Concurrency(_) => "slots",
     };
-    format!("{}:{kind}={}/{}", reading.id, reading.remaining, reading.limit)
+    let mode = (!reading.mode.is_enforce()).then(|| reading.mode.as_str());
+    let how: String = mode
+        .into_iter()
+        .chain(reading.degraded.map(OnStoreError::as_str))
+        .map(|word| format!("({word})"))
+        .collect();
+    format!("{}{how}:{kind}={}/{}", reading.id, reading.remaining, reading.limit)
 }

@@ -7,8 +7,8 @@ use crate::due::Due;
 use model::id::TenantId;
 use model::port::StoreError;
 use model::quota::{
-    Counted, Counter, CounterKey, Counters, Demand, KeptQuota, Kind, PermitRecord, Reading, Settlement,
-    Spent, Taken, Tally, Verdict,
+    Counted, Counter, CounterKey, Counters, Demand, KeptQuota, Kind, PermitRecord, Reading,
+    Settlement, Spent, Taken, Tally, Verdict,
 };
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -330,7 +330,11 @@ impl Counters for MemoryCounters {
 /// The counters of a demand's quotas.
 fn quotas(demand: &Demand) -> impl Iterator<Item = &CounterKey> {
     let is_quota = |kind| matches!(kind, Kind::Quota(_));
-    demand.limits.iter().filter(move |counted| is_quota(counted.limit.kind)).map(|counted| &counted.key)
+    demand
+        .limits
+        .iter()
+        .filter(move |counted| is_quota(counted.limit.kind))
+        .map(|counted| &counted.key)
 }
 
 fn kept(tenant: &TenantId, key: &CounterKey, spent: Spent) -> KeptQuota {
@@ -465,16 +469,17 @@ mod tests {
         assert_eq!(store.changed(), [], "nobody had asked for them");
         store.follow();
         let changed = || {
-            let line = |quota: KeptQuota| format!("{} {}", quota.key.storage_name(&quota.tenant), quota.used);
+            let line = |quota: KeptQuota| {
+                format!("{} {}", quota.key.storage_name(&quota.tenant), quota.used)
+            };
             let mut changed: Vec<_> = store.changed().into_iter().map(line).collect();
             changed.sort();
             changed
         };
         let reserve = |id, tenant, address, kind| {
-            let verdict = store.reserve(&demand(id, tenant, address, kind), START);
-            let Verdict::Admitted { permit, .. } = now_or_never(verdict).unwrap() else {
-                panic!("{id} was refused")
-            };
+            let demand = demand(id, tenant, address, kind);
+            let verdict = now_or_never(store.reserve(&demand, START)).unwrap();
+            let Verdict::Admitted { permit, .. } = verdict else { panic!("{id} was refused") };
             permit
         };
         let permit = reserve(1, "acme", 1, quota);
@@ -505,7 +510,9 @@ mod tests {
         let quota = Kind::Quota("10/day".parse().unwrap());
         let full = MemoryCounters::new(Capacity::default());
         full.follow();
-        for (id, tenant, address) in [(1, "acme", 1), (2, "acme", 2), (3, "acme", 3), (4, "globex", 1)] {
+        for (id, tenant, address) in
+            [(1, "acme", 1), (2, "acme", 2), (3, "acme", 3), (4, "globex", 1)]
+        {
             assert!(admit(&full, &demand(id, tenant, address, quota), START).unwrap());
         }
         let mut kept = full.changed();

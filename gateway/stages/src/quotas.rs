@@ -14,6 +14,9 @@ mod shared;
 mod standing;
 mod store;
 
+#[cfg(test)]
+mod tests;
+
 pub use standing::{Count, Counts, Standing};
 
 use crate::counters::{Capacity, MemoryCounters};
@@ -210,11 +213,12 @@ impl Quotas {
         }
     }
 
-    /// Settles what has ended, as far as that goes in this time: the process is about to.
-    pub async fn flush(&self, within: Duration) {
+    /// Settles what has ended and gives back what was taken in advance, as far as that goes in this time: the process is
+    /// about to end.
+    pub async fn close(&self, within: Duration) {
         match &self.0 {
             Where::InProcess(_) => {}
-            Where::Shared(shared) => shared.flush(within).await,
+            Where::Shared(shared) => shared.close(within).await,
         }
     }
 }

@@ -259,6 +259,24 @@ mod tests {
     }
 
     #[test]
+    fn a_share_is_an_equal_part_and_at_least_one_unit() {
+        use super::super::Kind;
+        let rate = |text: &str, burst| Kind::Rate { rate: text.parse().unwrap(), burst };
+        let quota = |text: &str| Kind::Quota(text.parse().unwrap());
+        for (whole, nodes, share) in [
+            (rate("100/s", 50), 4, rate("25/s", 12)),
+            (rate("3/h", 1), 4, rate("1/h", 1)),
+            (quota("10/day"), 4, quota("2/day")),
+            (quota("1/day"), 4, quota("1/day")),
+            (Kind::Concurrency(9), 4, Kind::Concurrency(2)),
+            (Kind::Concurrency(9), 1, Kind::Concurrency(9)),
+            (Kind::Concurrency(9), 0, Kind::Concurrency(9)),
+        ] {
+            assert_eq!(whole.share(nodes), share, "{whole:?} {nodes}");
+        }
+    }
+
+    #[test]
     fn schemas_name_the_format() {
         let rate = schemars::schema_for!(Rate);
         assert_eq!(rate.get("format"), Some(&json!("rate")));

@@ -52,19 +52,30 @@ impl Bucket {
         }
     }
 
-    /// Takes the cost, whether it fits or not.
+    /// Takes the cost, whether it fits or not: of what does not, as much as the burst has room for.
     pub fn charge(&mut self, rate: Rate, burst: u32, cost: u32, now: i64) {
         if cost == 0 {
             return;
         }
         let units = i128::from(rate.units());
-        let tat = i128::from(now) * units + self.backlog(rate, now) + price(rate, cost);
+        let backlog = self.backlog(rate, now);
+        let most = backlog.max(room(rate, burst));
+        let tat = i128::from(now) * units + (backlog + price(rate, cost)).min(most);
         *self = Self {
             tat: to_micros(tat.div_euclid(units)),
             part: u32::try_from(tat.rem_euclid(units)).unwrap_or(0),
             rate,
             burst,
         };
+    }
+
+    /// After a step back of the clock: what is used drains from now on.
+    pub fn bound(&mut self, now: i64) {
+        let (whole, part) = self.rate.time_of(self.burst);
+        let bound = (now.saturating_add(whole), part);
+        if (self.tat, self.part) > bound {
+            (self.tat, self.part) = bound;
+        }
     }
 
     /// When nothing is used any more, in microseconds since the epoch.
@@ -80,8 +91,8 @@ impl Bucket {
     /// What was used and has not yet drained, in ticks of `rate`. A rate that was edited keeps the units, rounded up, and
     /// not the time.
     ///
-    /// An honest backlog never exceeds the burst under which it grew. A larger one means that the clock stepped back, or
-    /// that an answer cost more than there was: the burst then counts as spent, and drains from now on.
+    /// A backlog never exceeds the burst under which it grew. A larger one means that the clock stepped back: the burst then
+    /// counts as spent, and drains from when it is next [bound](Self::bound) or charged.
     fn backlog(&self, rate: Rate, now: i64) -> i128 {
         let since = i128::from(self.tat) - i128::from(now);
         let ticks = since * i128::from(self.rate.units()) + i128::from(self.part);
@@ -224,7 +235,10 @@ mod tests {
         let back = START - 3_600_000_000;
         assert_eq!(bucket.level(rate, burst, back).used, 100);
         assert_eq!(bucket.refusal(rate, burst, 1, back), Some(Wait::For(20_000)));
-        // From the first charge on, the new time holds.
+        // From the first look that may write on, the new time holds.
+        bucket.bound(back);
+        assert_eq!(bucket.refusal(rate, burst, 1, back + 19_999), Some(Wait::For(1)));
+        assert_eq!(bucket.refusal(rate, burst, 1, back + 20_000), None);
         bucket.charge(rate, burst, 0, back);
         assert!(!take(&mut bucket, rate, burst, 1, back));
         let mut bucket = Bucket::at_rest(rate, burst);

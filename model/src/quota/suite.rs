@@ -28,6 +28,7 @@ macro_rules! counters_suite {
             settling_keeps_rates_frees_slots_and_gives_quotas_back_only_on_refund,
             a_lost_permit_frees_its_slot_and_keeps_its_charge,
             what_was_used_comes_back_when_it_was_said_to,
+            a_clock_that_steps_back_locks_for_no_longer_than_the_burst,
             a_refund_goes_to_the_window_that_paid,
             an_edit_keeps_what_was_used,
             tenants_and_parts_do_not_share,
@@ -164,6 +165,19 @@ pub async fn what_was_used_comes_back_when_it_was_said_to(store: &impl Counters)
     }
 }
 
+/// Redis after a failover, or a machine whose clock was wrong.
+pub async fn a_clock_that_steps_back_locks_for_no_longer_than_the_burst(store: &impl Counters) {
+    let limits = [("burst", rate("1/s", 5))];
+    let ask = |id, cost| demand(id, cost, &limits);
+    admitted(store.reserve(&ask(1, 1), START).await);
+    let back = START - 3600 * SECOND;
+    let refused = store.reserve(&ask(2, 5), back).await.expect("the store answers");
+    assert!(matches!(refused, Verdict::Refused(_)), "{refused:?}");
+    let early = store.reserve(&ask(3, 5), back + 5 * SECOND - 1).await.expect("the store answers");
+    assert!(matches!(early, Verdict::Refused(_)), "{early:?}");
+    admitted(store.reserve(&ask(4, 5), back + 5 * SECOND).await);
+}
+
 /// Giving back after midnight does not enlarge the new day.
 pub async fn a_refund_goes_to_the_window_that_paid(store: &impl Counters) {
     let limits = [("daily", quota("9/day"))];
@@ -290,6 +304,9 @@ pub async fn what_an_answer_cost_in_the_end_is_charged_once(store: &impl Counter
             settle(store, &permit, Settlement::Cost(actual), START).await;
             assert_eq!(used(store, &ask, START).await, after, "{tenant}");
         }
+        // No more is owed than the burst.
+        let whole = Demand { limits: ask.limits.get(..1).unwrap_or_default().to_vec(), ..ask };
+        assert_eq!(used(store, &whole, START + 9 * 3600 * SECOND).await, [0], "{tenant}");
     }
 }
 

@@ -30,6 +30,11 @@ impl Tally {
             return Verdict::Admitted { permit: permit.clone(), readings };
         }
         if let Some(refused) = Refused::of(&readings) {
+            for counted in &demand.limits {
+                if let Some(Counter::Bucket(bucket)) = self.counters.get_mut(&counted.key) {
+                    bucket.bound(now);
+                }
+            }
             return Verdict::Refused(refused);
         }
         let mut charges = Vec::new();

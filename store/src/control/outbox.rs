@@ -70,10 +70,7 @@ impl Store {
     }
 }
 
-async fn tell_new(
-    connection: &mut AnyConnection,
-    told: Vec<ToldOnce>,
-) -> Result<usize, Undone> {
+async fn tell_new(connection: &mut AnyConnection, told: Vec<ToldOnce>) -> Result<usize, Undone> {
     let digest = |told: &ToldOnce| Sha256::digest(&told.name).to_vec();
     let mut names: Vec<_> =
         told.iter().enumerate().map(|(place, told)| (digest(told), told.until, place)).collect();

@@ -25,7 +25,7 @@ impl Metrics {
             };
             found == name && wanted.iter().all(has)
         };
-        self.0.iter().filter(|(sample, _)| fits(sample)).map(|(_, value)| value).sum()
+        self.0.iter().filter(|(sample, _)| fits(sample)).fold(0.0, |sum, (_, value)| sum + value)
     }
 
     /// How many exchanges have ended.

@@ -2,11 +2,13 @@
 //!
 //! Invariant: a server goes with the test that started it, and its data with it.
 
+mod failing;
 mod monitor;
 mod sentinel;
 mod shards;
 mod wire;
 
+pub(crate) use failing::{Failing, Fault};
 pub(crate) use monitor::Monitor;
 pub(crate) use sentinel::Watched;
 pub(crate) use shards::Shards;

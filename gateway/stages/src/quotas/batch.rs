@@ -7,8 +7,8 @@
 use super::known::Ahead;
 use super::settling::{Ended, Ending, Queue};
 use model::quota::{Kind, PermitRecord, Reading, Settlement};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// How long units may be held in advance, in microseconds.
 pub(super) const LIFETIME: i64 = 500_000;
@@ -56,6 +56,8 @@ pub(super) struct Batch {
     /// When its permit counts as lost.
     until: i64,
     queue: Arc<Queue>,
+    /// What was left over when it closed counts as held until it is settled.
+    left_over: OnceLock<Ahead>,
 }
 
 impl Batch {
@@ -94,7 +96,7 @@ pub(super) struct Open {
     /// What its limits read when it was bought, at [`bought`](Self::bought).
     readings: Arc<[Reading]>,
     bought: i64,
-    _ahead: Ahead,
+    ahead: Option<Ahead>,
 }
 
 /// Some units of a batch.
@@ -148,7 +150,11 @@ impl Open {
         let units = u32::try_from(ahead.units()).unwrap_or(u32::MAX);
         let is_quota = |reading: &&Reading| matches!(reading.kind, Kind::Quota(_));
         // Not beyond the window that paid. The store answered after it was asked, so no window ends later than this.
-        let window = readings.iter().filter(is_quota).filter_map(|reading| reading.reset_after).min();
+        let window =
+            readings.iter().filter(is_quota).filter_map(|reading| reading.reset_after).min();
+        // A limit that only observes had no room for so many: what is not for this request goes back.
+        let is_whole = readings.iter().all(|reading| reading.refusal.is_none());
+        let lifetime = if is_whole { window.unwrap_or(LIFETIME).min(LIFETIME) } else { 0 };
         let batch = Batch {
             record,
             units,
@@ -156,22 +162,20 @@ impl Open {
             is_void: AtomicBool::new(false),
             until,
             queue,
+            left_over: OnceLock::new(),
         };
         Self {
             batch: Arc::new(batch),
             left: units,
-            closes: asked.saturating_add(window.unwrap_or(LIFETIME).min(LIFETIME)),
+            closes: asked.saturating_add(lifetime),
             readings: readings.into(),
             bought: answered,
-            _ahead: ahead,
+            ahead: Some(ahead),
         }
     }
 
-    /// Takes so many units, if they are there.
+    /// Takes so many units, if they are there, whether it is over or not: for the request that it was bought for.
     pub(super) fn take(&mut self, cost: u32, now: i64) -> Option<Share> {
-        if self.is_over(now) {
-            return None;
-        }
         self.left = self.left.checked_sub(cost)?;
         Some(Share {
             batch: Arc::clone(&self.batch),
@@ -196,5 +200,13 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.batch.unspent.fetch_add(self.left, Ordering::Relaxed);
+        if self.left == 0 || self.batch.record.charges.is_empty() {
+            return;
+        }
+        if let Some(mut ahead) = self.ahead.take() {
+            ahead.shrink(self.left.into());
+            // It closes once, so there is nothing yet.
+            let _ = self.batch.left_over.set(ahead);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Whether a store is asked at all: a pure machine over (state, input, time), and the same for many threads.
 //!
-//! Invariants: it opens after [`FAILURES`] failures in a row and only a probe closes it, so that no request waits for a
+//! Invariants: it opens after [`FAILURES`] failures in a row, or at once without a connection, and only a probe closes it, so that no request waits for a
 //! store that is known to be away.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +30,8 @@ enum Input {
     Answered,
     /// A request was not.
     Failed,
+    /// A request was not, and none can be.
+    Lost,
     /// A probe was answered.
     ProbeAnswered,
 }
@@ -41,8 +43,11 @@ impl State {
                 Self::Open { since: now }
             }
             (Self::Closed { failures }, Input::Failed) => Self::Closed { failures: failures + 1 },
+            (Self::Closed { .. }, Input::Lost) => Self::Open { since: now },
             // An answer to what was asked before it opened proves nothing.
-            (Self::Open { since }, Input::Failed | Input::Answered) => Self::Open { since },
+            (Self::Open { since }, Input::Failed | Input::Lost | Input::Answered) => {
+                Self::Open { since }
+            }
             (Self::Closed { .. }, Input::Answered | Input::ProbeAnswered)
             | (Self::Open { .. }, Input::ProbeAnswered) => Self::Closed { failures: 0 },
         }
@@ -96,13 +101,22 @@ impl Breaker {
 
     /// A request was not answered. Whether it opened by that.
     pub(super) fn failed(&self, now: i64) -> bool {
-        let (before, after) = self.step(Input::Failed, now);
-        before != after && matches!(after, State::Open { .. })
+        self.opens(Input::Failed, now)
+    }
+
+    /// A request was not answered, and none can be. Whether it opened by that.
+    pub(super) fn lost(&self, now: i64) -> bool {
+        self.opens(Input::Lost, now)
     }
 
     /// A probe was answered.
     pub(super) fn probe_answered(&self, now: i64) {
         self.step(Input::ProbeAnswered, now);
+    }
+
+    fn opens(&self, input: Input, now: i64) -> bool {
+        let (before, after) = self.step(input, now);
+        before != after && matches!(after, State::Open { .. })
     }
 
     fn step(&self, input: Input, now: i64) -> (State, State) {
@@ -122,7 +136,7 @@ mod tests {
     #[test]
     fn it_opens_after_five_failures_in_a_row_and_closes_by_a_probe_only() {
         let breaker = Breaker::default();
-        // f: a request failed, a: one was answered, p: a probe was; then whether it is open, and since when.
+        // f: a request failed, l: without a connection, a: one was answered, p: a probe was; then since when it is open.
         for (at, (step, open_since)) in [
             ("f", None),
             ("f", None),
@@ -140,6 +154,8 @@ mod tests {
             ("f", None),
             ("p", None),
             ("f", None),
+            ("l", Some(16)),
+            ("l", Some(16)),
         ]
         .into_iter()
         .enumerate()
@@ -147,12 +163,17 @@ mod tests {
             let now = i64::try_from(at).unwrap();
             match step {
                 "f" => assert_eq!(breaker.failed(now), at == 9, "it opens once, at {at}"),
+                "l" => assert_eq!(breaker.lost(now), at == 16, "it opens once, at {at}"),
                 "a" => breaker.answered(now),
                 _ => breaker.probe_answered(now),
             }
             assert_eq!(breaker.open_since(), open_since, "{at}");
             assert_eq!(breaker.is_open(), open_since.is_some(), "{at}");
-            assert_eq!(breaker.is_calm(), matches!(step, "a" | "p") && open_since.is_none(), "{at}");
+            assert_eq!(
+                breaker.is_calm(),
+                matches!(step, "a" | "p") && open_since.is_none(),
+                "{at}"
+            );
         }
     }
 }

@@ -40,6 +40,14 @@ struct State {
     refused: Option<Remembered>,
 }
 
+impl State {
+    /// Lets go of what is over.
+    fn tidy(&mut self, now: i64) {
+        self.batch.take_if(|batch| batch.is_over(now));
+        self.refused.take_if(|refused| refused.is_over(now));
+    }
+}
+
 /// What a group can say without the store.
 #[derive(Debug)]
 pub(super) enum Here {
@@ -68,10 +76,9 @@ impl Group {
         let mut state = self.lock();
         if may_prepay(demand) {
             state.pace.add(demand.cost, now);
+            state.tidy(now);
             let taken = state.batch.as_mut().and_then(|batch| batch.take(demand.cost, now));
-            if state.batch.as_ref().is_some_and(|batch| batch.is_over(now)) {
-                state.batch = None;
-            }
+            state.tidy(now);
             if let Some(share) = taken {
                 return Here::Granted(share);
             }
@@ -113,21 +120,15 @@ impl Group {
         self.lock().refused = Remembered::of(refused, cost, at);
     }
 
+    /// The store admitted something: whoever was refused before has to wait for longer than was said.
+    pub(super) fn admitted(&self) {
+        self.lock().refused = None;
+    }
+
     /// What is known of the counter, if it is one of the group.
     pub(super) fn known(&self, key: &CounterKey) -> Option<&Known> {
         let place = self.limits.iter().position(|counted| counted.key == *key)?;
         self.counters.get(place).map(|known| &**known)
-    }
-
-    /// Lets go of what is over.
-    fn tidy(&self, now: i64) {
-        let mut state = self.lock();
-        if state.batch.as_ref().is_some_and(|batch| batch.is_over(now)) {
-            state.batch = None;
-        }
-        if state.refused.as_ref().is_some_and(|refused| refused.is_over(now)) {
-            state.refused = None;
-        }
     }
 
     /// Forgets what was taken and said: an operator set its counters back.
@@ -179,8 +180,7 @@ impl Refill<'_> {
     ) -> Option<Share> {
         let mut batch = Open::of(bought(self.ahead.take()?));
         let share = batch.take(cost, now);
-        let mut state = self.group.lock();
-        state.batch = (!batch.is_over(now)).then_some(batch);
+        self.group.lock().batch = (!batch.is_over(now)).then_some(batch);
         share
     }
 }
@@ -265,7 +265,7 @@ impl Groups {
         for shard in &self.shards {
             let mut forgotten = Vec::new();
             lock(shard).retain(|_, group| {
-                group.tidy(now);
+                group.lock().tidy(now);
                 let stays = now.saturating_sub(group.asked_at.load(Ordering::Relaxed)) < idle;
                 if !stays {
                     forgotten.push(Arc::clone(group));

@@ -1,7 +1,8 @@
 //! What this node knows of a shared counter: how the store last said it stood, and how much of it was taken in advance.
 //!
-//! Invariant: no more than [`most_ahead`] units of a counter are held in advance by a node, whatever number of batches they
-//! lie in. So all `N` nodes together admit at most `N·L` more than the limit, where `L` is that.
+//! Invariant: no more than [`most_ahead`] units of a counter are paid for and not spent by a node, whatever number of
+//! batches they lie in. So all `N` nodes together admit at most `N·L` more than the limit, and keep at most as many from
+//! others, where `L` is that.
 
 use model::quota::{Counter, Demand, Kind, Limit, Reading, Spent};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -110,7 +111,8 @@ impl Known {
         let is_over = seen.reset_after.is_some_and(|after| after <= since);
         match (seen.kind, kind) {
             (Kind::Rate { rate, .. }, Kind::Rate { .. }) => {
-                let drained = i128::from(since) * i128::from(rate.units()) / i128::from(rate.micros());
+                let drained =
+                    i128::from(since) * i128::from(rate.units()) / i128::from(rate.micros());
                 let drained = u64::try_from(drained).unwrap_or(u64::MAX);
                 Some(if is_over { 0 } else { seen.used.saturating_sub(drained) })
             }
@@ -155,12 +157,23 @@ impl Ahead {
     pub(super) const fn units(&self) -> u64 {
         self.units
     }
+
+    /// Holds no more than so many from now on.
+    pub(super) fn shrink(&mut self, units: u64) {
+        let less = self.units.saturating_sub(units);
+        self.give_back(less);
+        self.units -= less;
+    }
+
+    fn give_back(&self, units: u64) {
+        for counter in self.counters.iter().take(self.held) {
+            counter.ahead.fetch_sub(units, Ordering::AcqRel);
+        }
+    }
 }
 
 impl Drop for Ahead {
     fn drop(&mut self) {
-        for counter in self.counters.iter().take(self.held) {
-            counter.ahead.fetch_sub(self.units, Ordering::AcqRel);
-        }
+        self.give_back(self.units);
     }
 }

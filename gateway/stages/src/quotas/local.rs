@@ -73,7 +73,12 @@ impl Alone<'_> {
             Counted { key: counted.key.clone(), limit }
         };
         let limits = local.map(share).collect();
-        Demand { limits, calendar: self.demand.calendar.clone(), tenant: self.demand.tenant.clone(), ..*self.demand }
+        Demand {
+            limits,
+            calendar: self.demand.calendar.clone(),
+            tenant: self.demand.tenant.clone(),
+            ..*self.demand
+        }
     }
 
     /// How a share begins: with its part of what remained when the store last said something.

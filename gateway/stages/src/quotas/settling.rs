@@ -5,6 +5,7 @@
 
 use super::standing::Counts;
 use super::store::Store;
+use model::port::StoreError;
 use model::quota::{Demand, PermitRecord, Settlement, Taken};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -104,7 +105,7 @@ impl Queue {
         if next.is_empty() {
             return Progress::Idle;
         }
-        let left = send(store, next, now).await;
+        let left = self.send(store, next, now).await;
         let progress = if left.is_empty() { Progress::Settled } else { Progress::Unconfirmed };
         let mut waiting = self.lock();
         waiting.sent = 0;
@@ -128,6 +129,50 @@ impl Queue {
         next
     }
 
+    /// Sends these; gives back what the store did not confirm.
+    async fn send(&self, store: &impl Store, endings: Vec<Ending>, now: i64) -> Vec<Ending> {
+        let (mut given, mut untils, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+        for Ending { permit, settlement, until } in endings {
+            match permit {
+                Ended::Given(record) => {
+                    given.push((record, settlement));
+                    untils.push(until);
+                }
+                Ended::Unknown(demand) => unknown.push((demand, settlement, until)),
+            }
+        }
+        let mut left = Vec::new();
+        if !given.is_empty() {
+            let mut results = store.settle_all(&given, now).await.into_iter();
+            for ((record, settlement), until) in given.into_iter().zip(untils) {
+                if !self.is_over(results.next()) {
+                    left.push(Ending { permit: Ended::Given(record), settlement, until });
+                }
+            }
+        }
+        for (demand, settlement, until) in unknown {
+            // Once the store fails, the rest waits with it.
+            let is_over = left.is_empty()
+                && self.is_over(Some(store.settle_unknown(&demand, settlement, now).await));
+            if !is_over {
+                left.push(Ending { permit: Ended::Unknown(demand), settlement, until });
+            }
+        }
+        left
+    }
+
+    /// Whether there is nothing more to do. What can't be read can't be settled, however often it is tried.
+    fn is_over(&self, result: Option<Result<(), StoreError>>) -> bool {
+        match result {
+            Some(Ok(())) => true,
+            Some(Err(StoreError::Unreadable(_))) => {
+                self.counts.dropped.add();
+                true
+            }
+            Some(Err(_)) | None => false,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -142,34 +187,4 @@ pub(super) enum Progress {
     Settled,
     /// Not all are; those wait again.
     Unconfirmed,
-}
-
-/// Sends these; gives back what the store did not confirm.
-async fn send(store: &impl Store, endings: Vec<Ending>, now: i64) -> Vec<Ending> {
-    let (mut given, mut untils, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
-    for Ending { permit, settlement, until } in endings {
-        match permit {
-            Ended::Given(record) => {
-                given.push((record, settlement));
-                untils.push(until);
-            }
-            Ended::Unknown(demand) => unknown.push((demand, settlement, until)),
-        }
-    }
-    let mut left = Vec::new();
-    if !given.is_empty() {
-        let mut results = store.settle_all(&given, now).await.into_iter();
-        for ((record, settlement), until) in given.into_iter().zip(untils) {
-            if !matches!(results.next(), Some(Ok(()))) {
-                left.push(Ending { permit: Ended::Given(record), settlement, until });
-            }
-        }
-    }
-    for (demand, settlement, until) in unknown {
-        // Once the store fails, the rest waits with it.
-        if !left.is_empty() || store.settle_unknown(&demand, settlement, now).await.is_err() {
-            left.push(Ending { permit: Ended::Unknown(demand), settlement, until });
-        }
-    }
-    left
 }

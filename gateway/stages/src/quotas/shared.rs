@@ -4,32 +4,31 @@
 //! Invariants: a demand is decided within the deadline, whatever becomes of the store; all its limits are charged in one
 //! place or none is; a permit is settled where it was taken.
 
+mod lane;
+mod unanswered;
+
+pub(super) use unanswered::TakenAlone;
+
 use super::batch::{Bought, Share};
-use super::breaker::{Breaker, PROBE_EVERY, PROBE_JITTER};
 use super::groups::{Group, Groups, Here, Refill};
 use super::local::Alone;
-use super::settling::{AGAIN_AFTER, Ended, Ending, Progress, Queue, matters};
+use super::settling::{Ended, Ending, Queue, matters};
 use super::standing::{Counts, Standing};
 use super::store::Store;
 use super::{Held, NotGranted, Permit};
-use crate::counters::{Capacity, MemoryCounters};
+use lane::Lane;
 use model::Clock;
 use model::id::TenantId;
 use model::port::StoreError;
-use model::quota::{
-    Calendar, Counted, CounterKey, Demand, Kind, Limit, LimitMode, OnStoreError, Part, Per,
-    PermitId, PermitRecord, Reading, Refused, Settlement, Verdict,
-};
-use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use model::quota::{Demand, PermitRecord, Reading, Refused, Settlement, Verdict};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use unanswered::{Asking, Unanswered};
 
-/// How a probe's limit is called: no limit of a document can be.
-const PROBE_LIMIT: &str = "probe:";
 /// Between two looks whether everything is settled.
-const FLUSH_LOOK: Duration = Duration::from_millis(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Counters that nodes share.
 pub(crate) struct Shared<S> {
@@ -44,92 +43,8 @@ pub(crate) struct Shared<S> {
     me: Weak<Self>,
 }
 
-/// Tenants whose counters fail together.
-struct Lane {
-    breaker: Breaker,
-    /// This node's shares, while the store is away.
-    alone: MemoryCounters,
-    ended: Arc<Queue>,
-    /// The tenant whose demand failed last: the lane is probed with a counter of its own.
-    failed: Mutex<Option<TenantId>>,
-}
-
 /// What the store decided.
 type Decided = Result<Permit, Refused>;
-
-/// A permit that was taken without the store.
-#[derive(Debug)]
-pub(super) struct TakenAlone {
-    /// What there is to settle here.
-    record: Option<PermitRecord>,
-    /// What the store may have charged.
-    unanswered: Option<Unanswered>,
-}
-
-/// A demand that the store was asked for and did not answer in time: it may have been charged.
-#[derive(Debug)]
-struct Unanswered {
-    demand: Box<Demand>,
-    /// Whether it was asked for more than the demand's cost.
-    is_refill: bool,
-    until: i64,
-}
-
-impl Unanswered {
-    fn ending(self, settlement: Settlement) -> Ending {
-        let settlement = match settlement {
-            Settlement::Commit if self.is_refill => Settlement::Cost(self.demand.cost),
-            settlement => settlement,
-        };
-        Ending { permit: Ended::Unknown(self.demand), settlement, until: self.until }
-    }
-
-    /// Whether settling it so could change anything.
-    fn matters(&self, settlement: Settlement) -> bool {
-        let Demand { limits, costs_later, .. } = &*self.demand;
-        let corrects = self.is_refill || settlement != Settlement::Commit;
-        limits.iter().any(|counted| match counted.limit.kind {
-            Kind::Concurrency(_) => true,
-            Kind::Quota(_) => corrects,
-            Kind::Rate { .. } => *costs_later && matches!(settlement, Settlement::Cost(_)),
-        })
-    }
-}
-
-/// A demand that is on its way. Dropped before it is answered, because nobody waits any more, it gives back what the store
-/// may have charged.
-struct Asking<'a> {
-    queue: &'a Queue,
-    unanswered: Option<(&'a Demand, bool)>,
-    until: i64,
-}
-
-impl Asking<'_> {
-    fn answered(mut self) {
-        self.unanswered = None;
-    }
-
-    fn failed(mut self, error: &StoreError) -> Option<Unanswered> {
-        let (demand, is_refill) = self.unanswered.take()?;
-        let unknown = matches!(error, StoreError::TimedOut(_));
-        unknown.then(|| self.of(demand, is_refill))
-    }
-
-    fn of(&self, demand: &Demand, is_refill: bool) -> Unanswered {
-        Unanswered { demand: Box::new(demand.clone()), is_refill, until: self.until }
-    }
-}
-
-impl Drop for Asking<'_> {
-    fn drop(&mut self) {
-        if let Some((demand, is_refill)) = self.unanswered.take() {
-            let unanswered = self.of(demand, is_refill);
-            if unanswered.matters(Settlement::Refund) {
-                self.queue.push(unanswered.ending(Settlement::Refund));
-            }
-        }
-    }
-}
 
 impl<S> Drop for Shared<S> {
     fn drop(&mut self) {
@@ -142,12 +57,7 @@ impl<S: Store> Shared<S> {
     /// Those in this store. Work in the background runs on `runtime`, as long as somebody has them.
     pub(super) fn new(store: S, deadline: Duration, clock: Clock, runtime: Handle) -> Arc<Self> {
         let counts = Arc::new(Counts::default());
-        let lane = |_| Lane {
-            breaker: Breaker::default(),
-            alone: MemoryCounters::new(Capacity::default()),
-            ended: Arc::new(Queue::new(Arc::clone(&counts))),
-            failed: Mutex::default(),
-        };
+        let lane = |_| Lane::new(&counts);
         let lanes: Box<[Lane]> = (0..store.lanes().max(1)).map(lane).collect();
         let standing = Standing::Shared { nodes: store.nodes().max(1) };
         let shared = Arc::new_cyclic(|me| Self {
@@ -161,8 +71,8 @@ impl<S: Store> Shared<S> {
             counts,
             me: Weak::clone(me),
         });
-        for (place, lane) in shared.lanes.iter().enumerate() {
-            runtime.spawn(settle(Weak::clone(&shared.me), place, Arc::clone(&lane.ended)));
+        for (place, of) in shared.lanes.iter().enumerate() {
+            runtime.spawn(lane::settle(Weak::clone(&shared.me), place, Arc::clone(&of.ended)));
         }
         shared
     }
@@ -198,8 +108,12 @@ impl<S: Store> Shared<S> {
             return self.alone(lane, group, demand, now).decide(away, None);
         }
         let refill = group.and_then(|group| group.refill(demand, self.nodes(), now));
-        let unanswered = Some((demand, refill.is_some()));
-        let asking = Asking { queue: &lane.ended, unanswered, until: demand.until(now) };
+        let asking = Asking {
+            queue: &lane.ended,
+            demand: Some(demand),
+            is_refill: refill.is_some(),
+            until: demand.until(now),
+        };
         match self.in_time(self.ask(lane, group, refill, demand, now)).await {
             Ok(decided) => {
                 asking.answered();
@@ -236,6 +150,9 @@ impl<S: Store> Shared<S> {
         }
         Ok(match verdict {
             Verdict::Admitted { permit, readings } => {
+                if let Some(group) = group {
+                    group.admitted();
+                }
                 let held = Held::Shared(permit, demand.until(now));
                 Ok(Permit { held, readings: readings.into() })
             }
@@ -342,15 +259,17 @@ impl<S: Store> Shared<S> {
         self.stand();
     }
 
-    /// Settles what is known to be over, as far as that goes in this time.
-    pub(super) async fn flush(&self, within: Duration) {
+    /// Gives back what was taken in advance, settles what has ended and is no longer one of the nodes, as far as that goes in
+    /// this time.
+    pub(super) async fn close(&self, within: Duration) {
         self.groups.close();
-        let settled = async {
+        let closed = async {
             while !self.lanes.iter().all(|lane| lane.ended.is_empty()) {
-                tokio::time::sleep(FLUSH_LOOK).await;
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
+            self.store.leave().await;
         };
-        if tokio::time::timeout(within, settled).await.is_err() {
+        if tokio::time::timeout(within, closed).await.is_err() {
             tracing::warn!("some permits were not settled; what they hold expires by itself");
         }
     }
@@ -401,65 +320,6 @@ impl<S: Store> Shared<S> {
         }
         done
     }
-
-    /// A command failed. The last one that is needed for it opens the lane's breaker.
-    fn failed(&self, place: usize, tenant: &TenantId, error: &StoreError, now: i64) {
-        let Some(lane) = self.lanes.get(place) else { return };
-        // The store answered; it is this tenant's counters that are not as they should be.
-        if matches!(error, StoreError::Unreadable(_)) {
-            tracing::error!(%tenant, %error, "a tenant's counters can't be read");
-            return;
-        }
-        if !lane.breaker.failed(now) {
-            return;
-        }
-        *lane.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(tenant.clone());
-        if self.stand() {
-            tracing::warn!(%error, "the shared counters can't answer: on_store_error holds");
-        }
-        self.runtime.spawn(probe(Weak::clone(&self.me), place));
-    }
-
-    /// Shows where they stand. Whether they became degraded, or are no longer.
-    fn stand(&self) -> bool {
-        let nodes = self.nodes();
-        let since = self.lanes.iter().filter_map(|lane| lane.breaker.open_since()).min();
-        let now = match since {
-            Some(since) => Standing::Degraded { since, nodes },
-            None => Standing::Shared { nodes },
-        };
-        let mut turned = false;
-        self.standing.send_if_modified(|standing| {
-            turned = std::mem::discriminant(standing) != std::mem::discriminant(&now);
-            let changed = *standing != now;
-            *standing = now;
-            changed
-        });
-        turned
-    }
-
-    /// Asks a lane that is away whether it is back. Whether it is.
-    async fn probe(&self, place: usize) -> bool {
-        let Some(lane) = self.lanes.get(place) else { return true };
-        let tenant = lane.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(tenant) = tenant else { return true };
-        let demand = probe_demand(tenant);
-        let asked = self.command(self.store.reserve(&demand, self.clock.micros()));
-        match self.in_time(asked).await {
-            Ok(_) | Err(StoreError::Unreadable(_)) => {}
-            Err(_) => return false,
-        }
-        let now = self.clock.micros();
-        let since = lane.breaker.open_since().unwrap_or(now);
-        lane.breaker.probe_answered(now);
-        lane.alone.clear();
-        lane.ended.wake();
-        if self.stand() {
-            let seconds = now.saturating_sub(since) / 1_000_000;
-            tracing::info!(seconds, "the shared counters answer again");
-        }
-        true
-    }
 }
 
 /// A demand that is decided without the store.
@@ -498,63 +358,4 @@ impl<S> AloneIn<'_, S> {
 fn granted(share: Share) -> Permit {
     let readings = share.readings();
     Permit { held: Held::Batch(share.batch, share.cost), readings }
-}
-
-/// Settles what ends in a lane, as long as somebody has the counters.
-async fn settle<S: Store>(shared: Weak<Shared<S>>, place: usize, queue: Arc<Queue>) {
-    loop {
-        queue.filled().await;
-        loop {
-            let Some(shared) = shared.upgrade() else { return };
-            let Some(lane) = shared.lanes.get(place) else { return };
-            if lane.breaker.is_open() {
-                // Whoever closes it wakes us.
-                break;
-            }
-            let progress = queue.settle(&shared.store, shared.clock.micros()).await;
-            drop(shared);
-            match progress {
-                Progress::Idle => break,
-                Progress::Settled => {}
-                Progress::Unconfirmed => tokio::time::sleep(AGAIN_AFTER).await,
-            }
-        }
-    }
-}
-
-/// Probes a lane until it is back.
-async fn probe<S: Store>(shared: Weak<Shared<S>>, place: usize) {
-    let hasher = RandomState::new();
-    for turn in 0_u64.. {
-        let most = u64::try_from(PROBE_JITTER.as_micros()).unwrap_or(0);
-        let jitter = Duration::from_micros(hasher.hash_one(turn) % most.max(1));
-        tokio::time::sleep(PROBE_EVERY + jitter).await;
-        let Some(shared) = shared.upgrade() else { return };
-        if shared.probe(place).await {
-            return;
-        }
-    }
-}
-
-/// A demand that writes a counter beside the tenant's own, and is not refused.
-fn probe_demand(tenant: TenantId) -> Demand {
-    let rate = "1000/s".parse().expect("a rate");
-    let limit = Limit {
-        id: PROBE_LIMIT.into(),
-        kind: Kind::Rate { rate, burst: 1_000 },
-        per: Per::Tenant,
-        exact: true,
-        mode: LimitMode::Enforce,
-        on_store_error: OnStoreError::Open,
-    };
-    let key = CounterKey { limit: limit.id.clone(), part: Part::Tenant };
-    Demand {
-        permit: PermitId(0),
-        tenant,
-        calendar: Calendar::UTC,
-        cost: 1,
-        costs_later: false,
-        permit_ttl: 0,
-        limits: vec![Counted { key, limit: Arc::new(limit) }],
-    }
 }

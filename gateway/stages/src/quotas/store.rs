@@ -1,14 +1,20 @@
 //! What the facade needs of a store that nodes share, beyond the port of counters.
 
-use crate::redis::{Presence, RedisCounters};
+use crate::redis::{LinkState, Presence, RedisCounters};
 use model::id::TenantId;
 use model::port::StoreError;
 use model::quota::{Counters, Demand, PermitRecord, Reading, Settlement, Verdict};
 
-/// Counters that other nodes use too.
+/// Counters that other nodes use too. What settles answers within a bounded time; for the rest the facade has a deadline.
 pub(crate) trait Store: Counters + 'static {
     /// How many nodes use them, this one included: at least 1. The last known number while they can't answer.
     fn nodes(&self) -> u32;
+
+    /// Whether there is no connection to them, so that nobody need be asked to know that they can't answer.
+    fn is_away(&self) -> bool;
+
+    /// When there is a connection.
+    fn connected(&self) -> impl Future<Output = ()> + Send;
 
     /// Into how many lanes tenants are sorted that fail apart from each other: shards of a cluster. At least 1.
     fn lanes(&self) -> usize;
@@ -30,6 +36,9 @@ pub(crate) trait Store: Counters + 'static {
         settlement: Settlement,
         now: i64,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// This node uses them no more.
+    fn leave(&self) -> impl Future<Output = ()> + Send;
 }
 
 /// Counters on Redis, and who else uses them.
@@ -69,6 +78,14 @@ impl Store for Redis {
         self.presence.nodes()
     }
 
+    fn is_away(&self) -> bool {
+        self.counters.link().state() == LinkState::Away
+    }
+
+    async fn connected(&self) {
+        self.counters.link().connected().await;
+    }
+
     fn lanes(&self) -> usize {
         self.counters.lanes()
     }
@@ -92,5 +109,9 @@ impl Store for Redis {
         now: i64,
     ) -> Result<(), StoreError> {
         self.counters.settle_unknown(demand, settlement, now).await
+    }
+
+    async fn leave(&self) {
+        self.presence.leave().await;
     }
 }

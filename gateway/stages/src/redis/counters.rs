@@ -321,9 +321,8 @@ fn keys_of_demand(demand: &Demand) -> Keys {
 }
 
 fn keys_of_permit(permit: &PermitRecord) -> Keys {
-    let key = |charge: &model::quota::Charge| {
-        key_of(&charge.key, &permit.tenant, charge.taken.into())
-    };
+    let key =
+        |charge: &model::quota::Charge| key_of(&charge.key, &permit.tenant, charge.taken.into());
     let counters = permit.charges.iter().map(key).collect();
     Keys::of(&permit.tenant, permit.id, counters)
 }

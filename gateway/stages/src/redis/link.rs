@@ -162,8 +162,7 @@ impl Link {
     ) -> Vec<Result<Value, Failure>> {
         let mut tasks = JoinSet::new();
         let lost = || StoreError::Unavailable("the command was dropped".to_owned());
-        let mut answers: Vec<_> =
-            commands.iter().map(|_| Err(Failure::NotSent(lost()))).collect();
+        let mut answers: Vec<_> = commands.iter().map(|_| Err(Failure::NotSent(lost()))).collect();
         for (place, (key, command)) in commands.into_iter().enumerate() {
             let link = self.clone();
             tasks.spawn(async move { (place, link.run(&key, &command, until).await) });
@@ -258,5 +257,40 @@ pub(super) fn code_of(error: &RedisError) -> &str {
     match within.and_then(|(_, inner)| inner.split_whitespace().next()) {
         Some(inner) if code == "ERR" => inner,
         _ => code,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_say_whether_redis_is_well_and_what_was_written() {
+        let table = [
+            ("OOM command not allowed when used memory > 'maxmemory'. script: 1f", "full"),
+            // As Redis 6 tells what happened within a script.
+            (
+                "ERR Error running script (call to f_1f): @user_script:9: -OOM command not allowed",
+                "full",
+            ),
+            (
+                "ERR Error running script (call to f_1f): @user_script:9: -READONLY You can't write",
+                "not available",
+            ),
+            ("READONLY You can't write against a read only replica.", "not available"),
+            ("LOADING Redis is loading the dataset in memory", "not available"),
+            ("CLUSTERDOWN The cluster is down", "not available"),
+            ("MISCONF Redis is configured to save RDB snapshots", "not available"),
+            ("BUSY Redis is busy running a script", "not available"),
+            ("NOPERM this user has no permissions to run the 'evalsha' command", "not available"),
+            ("WRONGTYPE Operation against a key holding the wrong kind of value", "can't be read"),
+            ("ERR user_script:3: attempt to compare nil with number", "can't be read"),
+        ];
+        for (text, said) in table {
+            let value = redis::parse_redis_value(format!("-{text}\r\n").as_bytes()).unwrap();
+            let error = Failure::Refused(value.extract_error().unwrap_err());
+            let error = StoreError::from(error);
+            assert!(error.to_string().contains(said), "{text}: {error}");
+        }
     }
 }

@@ -64,15 +64,20 @@ local function bucket_of(state)
   }
 end
 
--- What was used of a bucket and has not drained, in whole microseconds of this rate and the rest (Bucket::backlog).
+-- What was used of a bucket and has not drained, in whole microseconds of this rate and the rest (Bucket::backlog). More
+-- than the burst means that the clock stepped back: the bucket then has `bound`, what it is to be written down to.
 local function backlog(bucket, rate, units, per, now)
   if not bucket or bucket.tat < now then
     return 0, 0
   end
   local whole, part = bucket.tat - now, bucket.part
-  local most, rest = part_of(bucket.burst, bucket.micros, bucket.units)
-  if whole > most or (whole == most and part > rest) then
-    whole, part = most, rest
+  -- Two units below the burst, rounding does not matter.
+  if whole * bucket.units > (bucket.burst - 2) * bucket.micros then
+    local most, rest = part_of(bucket.burst, bucket.micros, bucket.units)
+    if whole > most or (whole == most and part > rest) then
+      whole, part = most, rest
+      bucket.bound = { whole, part }
+    end
   end
   if bucket.rate == rate then
     return whole, part

@@ -26,6 +26,8 @@ const BEAT: &str = concat!(include_str!("prelude.lua"), include_str!("beat.lua")
 /// Says that this node lives, and knows how many do.
 #[derive(Debug)]
 pub struct Presence {
+    link: Link,
+    node: Option<NodeName>,
     nodes: Arc<AtomicU32>,
     task: AbortHandle,
 }
@@ -35,13 +37,25 @@ impl Presence {
     pub fn new(link: Link, node: Option<NodeName>, runtime: &Handle) -> Self {
         let nodes = Arc::new(AtomicU32::new(1));
         let known = Known { nodes: Arc::clone(&nodes), heard_since: None };
-        let task = runtime.spawn(beat(link, node, known)).abort_handle();
-        Self { nodes, task }
+        let task = runtime.spawn(beat(link.clone(), node.clone(), known)).abort_handle();
+        Self { link, node, nodes, task }
     }
 
     /// How many nodes live; at least 1.
     pub fn nodes(&self) -> u32 {
         self.nodes.load(Ordering::Relaxed)
+    }
+
+    /// Says that this node ends, so that nobody counts with it until its time is over. Without Redis, it is over then.
+    pub async fn leave(&self) {
+        self.task.abort();
+        let Some(node) = &self.node else { return };
+        let mut command = redis::cmd("ZREM");
+        command.arg(NODES).arg(node.as_str());
+        let until = Instant::now() + ANSWER_MAX;
+        if let Err(failure) = self.link.run(NODES, &command, until).await {
+            tracing::debug!(?failure, "the node's end was not told");
+        }
     }
 }
 

@@ -10,7 +10,7 @@
 -- Returns a word, now, and
 --   admitted: per limit '1' where it was charged, as one text; then the states afterwards
 --   open:     the permit, which was charged before; then the states
---   refused:  '' and the states; nothing was written
+--   refused:  '' and the states; nothing was charged
 --   again:    nothing more: the clock is outside a window that was given
 --   over:     nothing more: the permit was settled before it was asked for
 
@@ -24,7 +24,7 @@ if permit == 'over' then
 end
 local open = permit and tonumber(string.match(permit, '^%d+')) > now
 
-local states, charges, refused = {}, {}, false
+local states, charges, bounds, refused = {}, {}, {}, false
 local at = 8
 for i = 2, #KEYS do
   local key, kind, observes = KEYS[i], ARGV[at], ARGV[at + 1] == '1'
@@ -32,7 +32,11 @@ for i = 2, #KEYS do
   if kind == 'r' then
     local rate, units, per, burst = ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4], ARGV[at + 5]
     local state = redis.call('GET', key)
-    local whole, part = backlog(bucket_of(state), rate, units, per, now)
+    local bucket = bucket_of(state)
+    local whole, part = backlog(bucket, rate, units, per, now)
+    if bucket and bucket.bound then
+      bounds[key] = bucket
+    end
     whole, part = add(whole, part, tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9]), units)
     local room, rest = tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7])
     fits = cost == 0 or whole < room or (whole == room and part <= rest)
@@ -73,6 +77,10 @@ if open then
   return { 'open', now, permit, unpack(states) }
 end
 if refused then
+  -- After a step back of the clock, what is used drains from now on (Bucket::bound).
+  for key, bucket in pairs(bounds) do
+    write_bucket(key, bucket.bound[1], bucket.bound[2], text(bucket.burst), bucket.rate, now, least)
+  end
   return { 'refused', now, '', unpack(states) }
 end
 

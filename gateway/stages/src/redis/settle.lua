@@ -40,9 +40,17 @@ local function charge_rate(key, what)
   local more = actual - tonumber(cost)
   if more > 0 and (bucket or not state) then
     units = tonumber(units)
-    local whole, part = backlog(bucket, rate, units, per, now)
-    local price, rest = part_of(more, MICROS[per], units)
-    whole, part = add(whole, part, price, rest, units)
+    local owed, rest = backlog(bucket, rate, units, per, now)
+    local price, ticks = part_of(more, MICROS[per], units)
+    local whole, part = add(owed, rest, price, ticks, units)
+    -- Of what does not fit, as much as the burst has room for (Bucket::charge).
+    local room, left = part_of(tonumber(burst), MICROS[per], units)
+    if owed > room or (owed == room and rest > left) then
+      room, left = owed, rest
+    end
+    if whole > room or (whole == room and part > left) then
+      whole, part = room, left
+    end
     write_bucket(key, whole, part, burst, rate, now, least)
   end
 end

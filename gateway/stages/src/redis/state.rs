@@ -83,7 +83,8 @@ pub(super) fn answer_of(demand: &Demand, value: Value) -> Result<Answer, StoreEr
     let (word, now, about) = (text_of(next())?, number_of(&next())?, next());
     let states: Vec<_> = parts.collect();
     let read = |(counted, state)| reading_of(counted, state, demand, now);
-    let readings = || -> Result<Vec<_>, _> { demand.limits.iter().zip(&states).map(read).collect() };
+    let readings =
+        || -> Result<Vec<_>, _> { demand.limits.iter().zip(&states).map(read).collect() };
     let is_whole = states.len() == demand.limits.len();
     let verdict = match word.as_str() {
         "again" => return Ok(Answer::Again(now)),
@@ -195,11 +196,7 @@ fn permit_of(demand: &Demand, text: &str) -> Result<PermitRecord, StoreError> {
             None => break,
         }
     }
-    Ok(PermitRecord {
-        id: demand.permit,
-        tenant: demand.tenant.clone(),
-        charges: charges.into(),
-    })
+    Ok(PermitRecord { id: demand.permit, tenant: demand.tenant.clone(), charges: charges.into() })
 }
 
 /// The first charge, and what follows it.

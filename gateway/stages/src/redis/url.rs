@@ -220,3 +220,96 @@ impl PartialEq for RedisUrl {
 }
 
 impl Eq for RedisUrl {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts(url: &RedisUrl) -> Vec<String> {
+        url.hosts().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_operators_write_is_read() {
+        let sentinel = || Kind::Sentinel { service: "main".to_owned() };
+        for (text, kind, hosts, db) in [
+            ("redis://cache", Kind::Single, vec!["cache:6379"], 0),
+            ("redis://cache:7000/3", Kind::Single, vec!["cache:7000"], 3),
+            ("rediss://u:p@10.0.0.1:6380/", Kind::Single, vec!["10.0.0.1:6380"], 0),
+            ("redis://[::1]:6380", Kind::Single, vec!["::1:6380"], 0),
+            ("redis://[::1]", Kind::Single, vec!["::1:6379"], 0),
+            ("redis+sentinel://a,b:1/main", sentinel(), vec!["a:26379", "b:1"], 0),
+            ("rediss+sentinel://:p@a/main/2", sentinel(), vec!["a:26379"], 2),
+            ("redis+cluster://a,b,c:7", Kind::Cluster, vec!["a:6379", "b:6379", "c:7"], 0),
+            ("rediss+cluster://u:p@a/", Kind::Cluster, vec!["a:6379"], 0),
+        ] {
+            let url: RedisUrl = text.parse().unwrap();
+            assert_eq!(
+                (url.kind(), self::hosts(&url), url.login().db()),
+                (&kind, hosts.iter().map(ToString::to_string).collect(), db)
+            );
+            assert_eq!(url.is_tls(), text.starts_with("rediss"), "{text}");
+            assert_eq!(url.connections(&TcpSettings::default()).len(), hosts.len());
+            assert_eq!(url, text.parse().unwrap());
+        }
+    }
+
+    #[test]
+    fn users_and_passwords_are_decoded_and_never_shown() {
+        for (login, user, password) in [
+            ("gate:s3cret@", Some("gate"), Some("s3cret")),
+            (":s3cret@", None, Some("s3cret")),
+            ("gate:s3cret%40%2F%3a%25@", Some("gate"), Some("s3cret@/:%")),
+            ("gate:s3cret@x@", Some("gate"), Some("s3cret@x")),
+            ("g%C3%A4te:s3cret:x@", Some("gäte"), Some("s3cret:x")),
+            ("", None, None),
+        ] {
+            for (scheme, path) in
+                [("redis", "/1"), ("rediss+sentinel", "/main"), ("redis+cluster", "")]
+            {
+                let url: RedisUrl = format!("{scheme}://{login}a:7{path}").parse().unwrap();
+                assert_eq!((url.login().username(), url.login().password()), (user, password));
+                assert_eq!(url.to_string(), format!("{scheme}://a:7{path}"));
+                let shown = format!("{url:?}");
+                assert!(!shown.contains("s3cret") && !shown.contains("gate"), "{shown}");
+            }
+        }
+        let of = |login: &str| format!("redis://{login}a").parse::<RedisUrl>().unwrap();
+        assert_ne!(of("u:p@"), of("u:q@"), "another password is another URL");
+    }
+
+    #[test]
+    fn what_is_no_url_is_refused_with_how_to_write_it() {
+        for (text, why) in [
+            ("", "no scheme"),
+            ("cache:6379", "no scheme"),
+            ("http://s3cret@a", "another one"),
+            ("redis+other://s3cret:x@a", "another one"),
+            ("redis://", "a host is missing"),
+            ("redis://u:s3cret@", "a host is missing"),
+            ("redis://s3cret@a", "without a password"),
+            ("redis://u:s3cret@a:x", "a port"),
+            ("redis://u:s3cret@a:0", "a port"),
+            ("redis://u:s3cret@a:65536", "a port"),
+            ("redis://u:s3cret@[::1", "not closed"),
+            ("redis://u:s3cret@a,b", "several hosts"),
+            ("redis://u:s3cret@a/x", "database"),
+            ("redis://u:s3cret@a?db=1", "`%3F`"),
+            ("redis://u:s3cret#@a", "`%23`"),
+            ("redis://u:s3cret%4@a", "two hex digits"),
+            ("redis://u:s3cret%zz@a", "two hex digits"),
+            ("redis://u:s3cret%ff@a", "UTF-8"),
+            ("redis+sentinel://u:s3cret@a", "no service"),
+            ("redis+cluster://u:s3cret@a/1", "one database"),
+            // A slash that was not encoded.
+            ("redis://u:s3/cret@a", "a port"),
+        ] {
+            let error = text.parse::<RedisUrl>().unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+            assert!(error.contains("redis+sentinel://"), "{error}");
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+        let many = vec!["a"; 33].join(",");
+        assert!(format!("redis+cluster://{many}").parse::<RedisUrl>().is_err());
+    }
+}

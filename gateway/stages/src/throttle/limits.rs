@@ -86,3 +86,61 @@ impl LimitSet {
         Self { limits, policy }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::quota::{Kind, LimitMode, OnStoreError, Per};
+
+    fn limit(id: &str, mode: LimitMode) -> Arc<Limit> {
+        Arc::new(Limit {
+            id: id.into(),
+            kind: Kind::Concurrency(1),
+            per: Per::Tenant,
+            exact: false,
+            mode,
+            on_store_error: OnStoreError::Open,
+        })
+    }
+
+    fn scoped(routes: &[&str]) -> Option<Scoped> {
+        let scope = LimitScope { route: None, service: Some("contacts".into()) };
+        Some(Scoped { scope, routes: routes.iter().map(|route| (*route).into()).collect() })
+    }
+
+    #[test]
+    fn a_route_has_the_limits_that_count_it_in_the_plans_order() {
+        let enforce = LimitMode::Enforce;
+        let plan = PlanLimits::new(vec![
+            (limit("reads", enforce), scoped(&["list", "read"])),
+            (limit("all", enforce), None),
+            (limit("lists", enforce), scoped(&["list"])),
+            (limit("tried", LimitMode::Observe), scoped(&["delete"])),
+            (limit("nothing", enforce), scoped(&[])),
+        ]);
+        for (route, limits, policy) in [
+            ("list", &["reads", "all", "lists"][..], &["reads", "all", "lists"][..]),
+            ("read", &["reads", "all"], &["reads", "all"]),
+            ("delete", &["all", "tried"], &["all"]),
+            ("create", &["all"], &["all"]),
+        ] {
+            let route = route.into();
+            let of_route: Vec<_> =
+                plan.of_route(&route).limits.iter().map(|limit| limit.id.as_str()).collect();
+            assert_eq!(of_route, limits, "{route}");
+            let told = policy.iter().map(|id| format!("\"{id}\";q=1;qu=\"concurrent-requests\""));
+            let told = told.collect::<Vec<_>>().join(", ");
+            assert_eq!(plan.policy(Some(&route)).unwrap(), told.as_str(), "{route}");
+        }
+        assert_eq!(plan.all().len(), 5);
+        assert!(plan.policy(None).unwrap().to_str().unwrap().contains("nothing"));
+        assert!(plan.scope(&"lists".into()).is_some() && plan.scope(&"all".into()).is_none());
+    }
+
+    #[test]
+    fn where_nothing_refuses_there_is_no_policy() {
+        let plan = PlanLimits::new(vec![(limit("tried", LimitMode::Observe), None)]);
+        assert_eq!((plan.policy(None), plan.policy(Some(&"list".into()))), (None, None));
+        assert_eq!(PlanLimits::default().policy(None), None);
+    }
+}

@@ -127,7 +127,8 @@ pub(in crate::tests) async fn many_tell_the_same(store: Store) {
     for node in 0..NODES {
         let store = store.clone();
         nodes.spawn(async move {
-            let told = |number: u64| once(&(number % NAMES).to_string(), 1_000 * (node + 1) + number);
+            let told =
+                |number: u64| once(&(number % NAMES).to_string(), 1_000 * (node + 1) + number);
             // Every node begins elsewhere.
             let told: Vec<_> = (node * 5..node * 5 + NAMES).map(told).collect();
             let mut first = 0;

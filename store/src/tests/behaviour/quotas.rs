@@ -26,7 +26,10 @@ pub(in crate::tests) async fn a_nodes_quotas_are_what_it_kept_last(store: &Store
         },
         ..kept("web", 0, 7)
     };
-    store.keep_quotas(&a, &[kept("web", 0, 1), kept("mobile", 0, 2), credential.clone()]).await.unwrap();
+    store
+        .keep_quotas(&a, &[kept("web", 0, 1), kept("mobile", 0, 2), credential.clone()])
+        .await
+        .unwrap();
     store.keep_quotas(&a, &[kept("web", 0, 5)]).await.unwrap();
     store.keep_quotas(&b, &[kept("web", 0, u64::MAX)]).await.unwrap();
     store.keep_quotas(&b, &[]).await.unwrap();

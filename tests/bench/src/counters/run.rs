@@ -22,8 +22,10 @@ const MEASURED: Duration = Duration::from_millis(1_500);
 const WARM_UP: Duration = Duration::from_millis(250);
 /// After so many decisions a caller lets others go on: those that wait for nothing would keep the thread.
 const TURN: u64 = 64;
-/// The rate's burst: what is taken ahead is a twentieth of it, 500 units.
-const BURST: u32 = 10_000;
+/// A rate that no machine asks for, with a second's burst: a caller that was not scheduled for a while is not refused. What
+/// is taken in advance of it is what 50 ms ask for.
+const RATE: &str = "10000000/s";
+const BURST: u32 = 10_000_000;
 /// As long as a permit of the gateway lasts, about; in microseconds.
 const PERMIT_TTL: i64 = 40_000_000;
 
@@ -200,7 +202,7 @@ fn demand(tenant: &str, takes: Takes) -> Outcome<Demand> {
         let key = CounterKey { limit: limit.id.clone(), part: Part::Tenant };
         Counted { key, limit: Arc::new(limit) }
     };
-    let rate = Kind::Rate { rate: "1000000000/s".parse()?, burst: BURST };
+    let rate = Kind::Rate { rate: RATE.parse()?, burst: BURST };
     let quota = Kind::Quota("999999999999999/month".parse()?);
     Ok(Demand {
         permit: next_permit(),

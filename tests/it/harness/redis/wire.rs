@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -18,6 +18,7 @@ const PIECES_MAX: usize = 1_000;
 pub(crate) struct Wire {
     pub(crate) address: SocketAddr,
     delay: Arc<AtomicU64>,
+    cut: watch::Sender<()>,
     _serving: JoinSet<()>,
 }
 
@@ -27,31 +28,47 @@ impl Wire {
         let address = local(free(1));
         let listener = TcpListener::bind(address).await.unwrap();
         let delay = Arc::new(AtomicU64::new(0));
+        let cut = watch::Sender::new(());
         let mut serving = JoinSet::new();
-        serving.spawn(accept(listener, server, delay.clone()));
-        Self { address, delay, _serving: serving }
+        serving.spawn(accept(listener, server, delay.clone(), cut.clone()));
+        Self { address, delay, cut, _serving: serving }
     }
 
     /// From now on each answer takes so much longer.
     pub(crate) fn delays(&self, delay: Duration) {
         self.delay.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::Relaxed);
     }
+
+    /// Closes every connection, whatever is on its way.
+    pub(crate) fn cut(&self) {
+        self.cut.send_replace(());
+    }
 }
 
-async fn accept(listener: TcpListener, server: SocketAddr, delay: Arc<AtomicU64>) {
+async fn accept(
+    listener: TcpListener,
+    server: SocketAddr,
+    delay: Arc<AtomicU64>,
+    cut: watch::Sender<()>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let (client, _) = accepted.unwrap();
-                connections.spawn(connect(client, server, delay.clone()));
+                connections.spawn(connect(client, server, delay.clone(), cut.subscribe()));
             }
             Some(ended) = connections.join_next() => ended.unwrap(),
         }
     }
 }
 
-async fn connect(mut client: TcpStream, server: SocketAddr, delay: Arc<AtomicU64>) {
+async fn connect(
+    mut client: TcpStream,
+    server: SocketAddr,
+    delay: Arc<AtomicU64>,
+    mut cut: watch::Receiver<()>,
+) {
     let Ok(mut server) = TcpStream::connect(server).await else { return };
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
@@ -62,6 +79,7 @@ async fn connect(mut client: TcpStream, server: SocketAddr, delay: Arc<AtomicU64
     tokio::select! {
         () = pass(from_client, to_server, &at_once) => {}
         () = pass(from_server, to_client, &delay) => {}
+        _ = cut.changed() => {}
     }
 }
 

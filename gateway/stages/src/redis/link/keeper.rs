@@ -37,8 +37,26 @@ pub(super) struct Keeper {
     publish: watch::Sender<Option<Connection>>,
     doubts: mpsc::Receiver<Doubt>,
     sentinels: Option<SentinelClient>,
+    sentinel_login: SentinelLogin,
     /// Of the present connection: it was closed.
     closed: Arc<Notify>,
+}
+
+/// What the log says of a row of failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    /// That a connection was made and didn't last.
+    GivenUp,
+    /// That none could be made.
+    Unreachable,
+}
+
+/// As whom to speak to sentinels, which often know no users where the servers do: the one is tried after the other.
+#[derive(Clone, Copy, Debug)]
+enum SentinelLogin {
+    AsServers,
+    Nobody,
 }
 
 impl Keeper {
@@ -47,36 +65,47 @@ impl Keeper {
         publish: watch::Sender<Option<Connection>>,
         doubts: mpsc::Receiver<Doubt>,
     ) -> Self {
-        Self { url, publish, doubts, sentinels: None, closed: Arc::new(Notify::new()) }
+        Self {
+            url,
+            publish,
+            doubts,
+            sentinels: None,
+            sentinel_login: SentinelLogin::AsServers,
+            closed: Arc::new(Notify::new()),
+        }
     }
 
-    /// Connects for as long as there is a link.
+    /// Connects for as long as there is a link. What happens again and again is told once.
     pub(super) async fn keep(mut self) {
-        let (mut wait, mut is_told) = (WAIT_MIN, false);
+        let (mut wait, mut told) = (WAIT_MIN, Told::Nothing);
         loop {
             match self.connect().await {
                 Ok(connection) => {
-                    let url = &self.url;
-                    tracing::info!(redis = %url, "connected to Redis");
-                    is_told = false;
-                    warn_of_eviction(&connection, url).await;
+                    if told != Told::GivenUp {
+                        tracing::info!(redis = %self.url, "connected to Redis");
+                    }
+                    warn_of_eviction(&connection, &self.url).await;
                     let since = Instant::now();
                     self.publish.send_replace(Some(connection.clone()));
                     let why = self.attend(connection).await;
-                    if since.elapsed() > HELD_WELL {
-                        wait = WAIT_MIN;
-                    }
                     // A cluster's other nodes are well: the old connections serve until there are new ones.
                     if *self.url.kind() != Kind::Cluster {
                         self.publish.send_replace(None);
                     }
-                    tracing::warn!(redis = %self.url, because = %why, "the connection to Redis is given up");
+                    if since.elapsed() > HELD_WELL {
+                        (wait, told) = (WAIT_MIN, Told::Nothing);
+                    }
+                    if told != Told::GivenUp {
+                        tracing::warn!(redis = %self.url, %why, "the connection to Redis is given up");
+                        told = Told::GivenUp;
+                    }
                 }
-                Err(error) if !is_told => {
-                    tracing::warn!(redis = %self.url, %error, "Redis can't be reached; trying again");
-                    is_told = true;
+                Err(error) => {
+                    if told != Told::Unreachable {
+                        tracing::warn!(redis = %self.url, %error, "Redis can't be reached; trying again");
+                        told = Told::Unreachable;
+                    }
                 }
-                Err(_) => {}
             }
             let jitter = rand::rng().random_range(0.0..1.0);
             sleep(wait.mul_f64(1.0 + jitter)).await;
@@ -126,16 +155,15 @@ impl Keeper {
                 within(ANSWER_MAX, self.open(&client)).await
             }
             Kind::Sentinel { service } => {
-                within(FIND_MAX, async {
-                    let mut sentinels = match self.sentinels.take() {
-                        Some(sentinels) => sentinels,
-                        None => self.sentinels_of(&service)?,
+                let found = within(FIND_MAX, self.open_master(&service)).await;
+                if found.is_err() {
+                    self.sentinels = None;
+                    self.sentinel_login = match self.sentinel_login {
+                        SentinelLogin::AsServers => SentinelLogin::Nobody,
+                        SentinelLogin::Nobody => SentinelLogin::AsServers,
                     };
-                    let master = sentinels.async_get_client().await;
-                    self.sentinels = Some(sentinels);
-                    self.open(&master?).await
-                })
-                .await
+                }
+                found
             }
             Kind::Cluster => within(FIND_MAX, self.open_cluster()).await,
         }
@@ -158,6 +186,16 @@ impl Keeper {
         Ok(Connection::Single(connection))
     }
 
+    async fn open_master(&mut self, service: &str) -> Result<Connection, RedisError> {
+        let mut sentinels = match self.sentinels.take() {
+            Some(sentinels) => sentinels,
+            None => self.sentinels_of(service)?,
+        };
+        let master = sentinels.async_get_client().await?;
+        self.sentinels = Some(sentinels);
+        self.open(&master).await
+    }
+
     fn sentinels_of(&self, service: &str) -> Result<SentinelClient, RedisError> {
         let login = self.url.login();
         let hosts = self.url.hosts().to_vec();
@@ -170,14 +208,18 @@ impl Keeper {
             builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
         }
         if let Some(user) = login.username() {
-            builder = builder
-                .set_client_to_redis_username(user)
-                .set_client_to_sentinel_username(user);
+            builder = builder.set_client_to_redis_username(user);
         }
         if let Some(password) = login.password() {
-            builder = builder
-                .set_client_to_redis_password(password)
-                .set_client_to_sentinel_password(password);
+            builder = builder.set_client_to_redis_password(password);
+        }
+        if let SentinelLogin::AsServers = self.sentinel_login {
+            if let Some(user) = login.username() {
+                builder = builder.set_client_to_sentinel_username(user);
+            }
+            if let Some(password) = login.password() {
+                builder = builder.set_client_to_sentinel_password(password);
+            }
         }
         builder.build()
     }

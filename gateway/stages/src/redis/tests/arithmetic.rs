@@ -14,8 +14,18 @@ const STEPS: u64 = 50;
 
 /// From the slowest to the fastest, and some that divide nothing.
 const RATES: &[&str] = &[
-    "1/h", "3/h", "7/min", "11/h", "50/s", "999999937/s", "1000000000/s", "1000000000/h",
-    "999999937/h", "536870912/min", "1/s", "1/min",
+    "1/h",
+    "3/h",
+    "7/min",
+    "11/h",
+    "50/s",
+    "999999937/s",
+    "1000000000/s",
+    "1000000000/h",
+    "999999937/h",
+    "536870912/min",
+    "1/s",
+    "1/min",
 ];
 
 /// A burst that this rate may have: any size, but the largest and the smallest often.
@@ -41,10 +51,23 @@ async fn histories_at_the_extremes_are_those_of_the_machine() {
         let rates = [dice.pick(RATES), dice.pick(RATES)];
         let bursts = rates.map(|rate| burst(&mut dice, rate));
         for step in 0..STEPS {
-            now += dice.pick(&[0, 1, 2, 999_999, 1_000_003, HOUR + 1, 31 * 24 * HOUR + 7]);
+            now += dice.pick(&[
+                0,
+                1,
+                2,
+                999_999,
+                1_000_003,
+                HOUR + 1,
+                31 * 24 * HOUR + 7,
+                -1,
+                -HOUR - 13,
+            ]);
             let kinds = [0, 1].map(|_| {
                 let place = dice.pick(&[0, 0, 0, 1]);
-                rate(rates[place], dice.pick(&[bursts[place], bursts[place], bursts[0].min(bursts[1])]))
+                rate(
+                    rates[place],
+                    dice.pick(&[bursts[place], bursts[place], bursts[0].min(bursts[1])]),
+                )
             });
             let limits = [("a", kinds[0]), ("b", kinds[1]), ("q", quota("999999999999999/month"))];
             let most = bursts[0].min(bursts[1]);
@@ -53,7 +76,8 @@ async fn histories_at_the_extremes_are_those_of_the_machine() {
             let costs_later = dice.below(2) == 0;
             let ask = Demand {
                 costs_later,
-                permit_ttl: 300 * 24 * HOUR,
+                // So that none expires, and comes back with the clock.
+                permit_ttl: 100 * DRAIN_MAX,
                 ..demand(&tenant, id, cost, &limits)
             };
             let place = format!("seed {seed}, step {step}, now {now}, {ask:?}");

@@ -86,13 +86,18 @@ async fn is_admitted(store: &RedisCounters, demand: &Demand, now: i64) -> bool {
 async fn redis_own_clock_decides() {
     let database = Database::take();
     let store = database.counters(ClockOf::Redis).await;
-    let limits = [("burst", rate("1/h", 2)), ("day", quota("9/day")), ("minute", quota("9/minute"))];
+    let limits =
+        [("burst", rate("1/h", 2)), ("day", quota("9/day")), ("minute", quota("9/minute"))];
     // Callers whose clocks are wrong by days, also by turns.
     for (id, wrong) in [(1, -40), (2, 70)] {
         let asked = now() + wrong * 86_400 * SECOND;
         let verdict = store.reserve(&demand("acme", id, 1, &limits), asked).await.unwrap();
         let Verdict::Admitted { permit, readings } = verdict else { panic!("refused") };
-        let day = Window::of("9/day".parse::<model::quota::Quota>().unwrap().period(), &Calendar::UTC, now());
+        let day = Window::of(
+            "9/day".parse::<model::quota::Quota>().unwrap().period(),
+            &Calendar::UTC,
+            now(),
+        );
         assert_eq!(readings[1].window, Some(day));
         assert_eq!(readings[0].used, u64::try_from(id).unwrap());
         store.settle(&permit, Settlement::Refund, asked).await.unwrap();
@@ -237,23 +242,52 @@ async fn foreign_values_under_our_keys_are_refused_and_nothing_is_charged() {
     }
 }
 
+#[tokio::test]
+async fn a_permit_reads_back_whatever_its_counters_are_called() {
+    let database = Database::take();
+    let store = database.counters(ClockOf::Caller).await;
+    for (id, name) in ["m", "", "7 s;", ";", "q 1 2 3;x 4 s;y", "}:t", "a\nb", "ä:b", "{x}"]
+        .into_iter()
+        .enumerate()
+    {
+        let mut ask = Demand { costs_later: true, ..demand("acme", id as u128, 1, &each()) };
+        let parts =
+            [Part::Consumer(name.into()), Part::Credential(name.into(), name.into()), Part::Tenant];
+        for (counted, part) in ask.limits.iter_mut().zip(parts) {
+            counted.key.part = part;
+        }
+        let first = admit(&store, &ask, START).await;
+        assert_eq!(first.charges.len(), 3);
+        assert_eq!(admit(&store, &ask, START).await, first, "{name:?}");
+        let other = demand("acme", id as u128, 1, &[]);
+        assert_eq!(admit(&store, &other, START).await, first, "{name:?}");
+        store.settle(&first, Settlement::Cost(3), START).await.unwrap();
+        assert_eq!(used(&store, &ask, START).await, [3, 3, 0], "{name:?}");
+    }
+}
+
 /// What docs/redis.md says a tenant takes; prints it.
 #[tokio::test]
 async fn what_a_tenant_takes_is_known() {
     let mut database = Database::take();
     let store = database.counters(ClockOf::Redis).await;
-    let ask = |id| Demand { costs_later: true, ..demand("a-tenant-of-some-name", id, 1, &each()) };
+    let limits = [
+        ("burst", rate("1000/s", 1000)),
+        ("daily", quota("100000/day")),
+        ("open", Kind::Concurrency(64)),
+    ];
     for id in 0..64 {
         // As ids of permits are.
-        admit(&store, &ask(u128::MAX / 3 - id), now()).await;
+        let id = u128::MAX / 3 - id;
+        admit(&store, &demand("a-tenant-of-some-name", id, 1, &limits), now()).await;
     }
-    for (prefix, most) in [("q:", 200), ("qs:", 64 * 120), ("qp:", 330)] {
-        let keys = database.keys();
-        let keys = keys.iter().filter(|key| key.starts_with(prefix));
-        let sizes: Vec<(i64, String)> =
-            keys.map(|key| (database.ask(&["MEMORY", "USAGE", key]), key.clone())).collect();
-        let largest = sizes.iter().max().unwrap();
-        println!("{} bytes at most under {prefix} ({})", largest.0, largest.1);
-        assert!(largest.0 <= most, "{largest:?}");
+    let keys = database.keys();
+    for (prefix, count, most) in [("q:", 2, 160), ("qp:", 64, 256), ("qs:", 1, 64 * 128)] {
+        let keys: Vec<_> = keys.iter().filter(|key| key.starts_with(prefix)).collect();
+        let size = |key: &&String| database.ask::<i64>(&["MEMORY", "USAGE", key]);
+        let largest = keys.iter().map(size).max().unwrap();
+        println!("{} keys under {prefix}, the largest of {largest} bytes", keys.len());
+        assert_eq!(keys.len(), count, "{keys:?}");
+        assert!(largest <= most, "{prefix}: {largest} bytes");
     }
 }

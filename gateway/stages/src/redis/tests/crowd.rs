@@ -1,10 +1,12 @@
 //! Many clients at once, each with its own connection and its own thread.
 
 use super::*;
+use crate::redis::Presence;
 use model::Clock;
 use model::quota::Settlement;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 const CLIENTS: u128 = 16;
 /// How often each client asks.
@@ -57,12 +59,31 @@ async fn a_permit_that_sixteen_settle_is_settled_once() {
     let mut tasks = tokio::task::JoinSet::new();
     for client in 0..CLIENTS {
         let (store, permit) = (database.counters(ClockOf::Redis).await, permit.clone());
-        let settlement =
-            if client % 2 == 0 { Settlement::Refund } else { Settlement::Cost(0) };
+        let settlement = if client % 2 == 0 { Settlement::Refund } else { Settlement::Cost(0) };
         tasks.spawn(async move { store.settle(&permit, settlement, now()).await.unwrap() });
     }
     tasks.join_all().await;
     assert_eq!(used(&first, &demand("acme", 3, 1, &limits), now()).await, [10, 1]);
+}
+
+#[tokio::test]
+async fn nodes_that_share_a_redis_are_counted() {
+    let mut database = Database::take();
+    let link = database.counters(ClockOf::Redis).await.link().clone();
+    let node = |name: &str| Presence::new(link.clone(), Some(name.into()), &Handle::current());
+    let (first, second) = (node("gw-1"), node("gw-2"));
+    let looks = Presence::new(link.clone(), None, &Handle::current());
+    let began = Instant::now();
+    while [&first, &second, &looks].iter().any(|presence| presence.nodes() != 2) {
+        assert!(began.elapsed() < PATIENT);
+        // Until the next heartbeat at the latest.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let left: i64 = database.ask(&["PTTL", "q:nodes"]);
+    assert!(0 < left && left <= 10_000, "{left} ms");
+    second.leave().await;
+    let alive: Vec<String> = database.ask(&["ZRANGE", "q:nodes", "0", "-1"]);
+    assert_eq!(alive, ["gw-1"]);
 }
 
 fn now() -> i64 {

@@ -1,8 +1,9 @@
 //! A link whose Redis goes away, hangs, comes back. Each test has a server of its own.
 
 use super::*;
-use crate::redis::LinkState;
+use crate::redis::{LinkState, Presence};
 use model::port::StoreError;
+use model::quota::Settlement;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -16,7 +17,7 @@ impl Server {
     fn start() -> Self {
         // The port is free when it is told, and is asked for at once.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { port, process: spawn(port, &[]) }
+        Self { port, process: spawn(port) }
     }
 
     fn link(&self, deadline: Duration) -> Link {
@@ -48,7 +49,7 @@ impl Server {
     }
 
     fn start_again(&mut self) {
-        self.process = spawn(self.port, &[]);
+        self.process = spawn(self.port);
     }
 }
 
@@ -59,11 +60,13 @@ impl Drop for Server {
     }
 }
 
-fn spawn(port: u16, more: &[&str]) -> Child {
-    let mut command = Command::new("redis-server");
-    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
-    command.args(["--save", "", "--appendonly", "no", "--dir", "/tmp"]).args(more);
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+/// The kernel ends it with the test, however that ends.
+fn spawn(port: u16) -> Child {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "redis-server", "--port", &port.to_string()]);
+    command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+    command.current_dir(std::env::temp_dir()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap()
 }
 
 async fn until(link: &Link, state: LinkState) {
@@ -173,10 +176,12 @@ async fn full_memory_refuses_and_charges_nothing() {
 }
 
 #[tokio::test]
-async fn an_acl_user_of_the_url_is_who_speaks() {
+async fn the_acl_user_that_docs_redis_md_names_is_enough() {
     let server = Server::start();
     let mut connection = server.connect();
-    let acl = ["ACL", "SETUSER", "gateway", "on", ">p@ss:/w%rd", "~q*", "+@all", "-@dangerous"];
+    let acl = "ACL SETUSER gateway on >p@ss:/w%rd resetkeys ~q:* ~qs:* ~qp:* -@all +@connection +eval +evalsha +info \
+        +time +get +set +del +exists +pttl +pexpire +zadd +zrem +zcard +zcount +zremrangebyscore";
+    let acl: Vec<_> = acl.split_whitespace().collect();
     ask::<()>(&mut connection, &acl);
     ask::<()>(&mut connection, &["ACL", "SETUSER", "default", "off"]);
     for (login, state) in
@@ -187,7 +192,17 @@ async fn an_acl_user_of_the_url_is_who_speaks() {
         let store = RedisCounters::new(link.clone(), ClockOf::Redis);
         if state == LinkState::Connected {
             link.connected().await;
-            store.reserve(&demand("acme", 1, 1, &[("q", quota("1/day"))]), 0).await.unwrap();
+            // All that is ever sent.
+            let limits =
+                [("b", rate("1/h", 9)), ("q", quota("9/day")), ("open", Kind::Concurrency(9))];
+            let ask = |id| Demand { costs_later: true, ..demand("acme", id, 1, &limits) };
+            let permit = admit(&store, &ask(1), 0).await;
+            store.settle(&permit, Settlement::Cost(2), 0).await.unwrap();
+            store.settle_unknown(&ask(2), Settlement::Refund, 0).await.unwrap();
+            assert_eq!(used(&store, &ask(3), 0).await, [2, 2, 0]);
+            store.reset(&ask(3), 0).await.unwrap();
+            let presence = Presence::new(link.clone(), Some("gw-1".into()), &Handle::current());
+            presence.leave().await;
         } else {
             store.reserve(&ask_one(), 0).await.unwrap_err();
         }
