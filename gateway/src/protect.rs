@@ -84,7 +84,8 @@ impl Protection {
         }
         let Some(wait) = judged.refusal else { return Ok(()) };
         self.metrics.refused();
-        let reject = Reject::new(ErrorCode::RateLimited).detail("limit", LIMIT).detail("cost", cost);
+        let reject =
+            Reject::new(ErrorCode::RateLimited).detail("limit", LIMIT).detail("cost", cost);
         Err(match wait {
             Wait::For(micros) => reject.retry_after(fields::whole_seconds(micros).max(1)),
             Wait::Forever => reject,

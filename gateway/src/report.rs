@@ -16,8 +16,8 @@ pub use upstreams::BackoffGauge;
 use crate::facts::{Facts, Stage};
 use crate::gateway::Gateway;
 use crate::record::Due;
-use model::id::{PackId, RouteId, UpstreamId};
 use limits::{LimitMetrics, SharedCounters};
+use model::id::{PackId, RouteId, UpstreamId};
 use packs::PackMetrics;
 use prometheus::core::Collector;
 use prometheus::{

@@ -3,9 +3,11 @@
 //! Every struct refuses unknown fields. Reading one is [`read`](crate::config::read), which reports all errors at once;
 //! what it returns is a checked [`Config`](crate::config::Config).
 
+mod idempotency;
 mod limits;
 mod packs;
 
+pub use idempotency::*;
 pub use limits::*;
 pub use packs::*;
 
@@ -393,51 +395,6 @@ pub enum CredentialKind {
     ApiKey,
 }
 
-/// How a route treats `Idempotency-Key`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Idempotency {
-    /// Whether a key must be sent.
-    pub mode: IdempotencyMode,
-    /// How long answers are kept: 1m to 168h.
-    #[serde(default = "one_day")]
-    pub retention: Duration,
-    /// What a repeat of a request whose outcome nobody knows gets.
-    #[serde(default)]
-    pub on_unknown: OnUnknown,
-    /// What happens when the store can't answer. No default: the operator chooses.
-    pub on_store_error: OnLedgerError,
-}
-
-/// Whether a key must be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum IdempotencyMode {
-    /// A request without one is refused.
-    Required,
-    /// A request without one is forwarded without protection.
-    Optional,
-}
-
-/// What a repeat of a request whose outcome nobody knows gets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OnUnknown {
-    /// 409 until the record is released or expires.
-    #[default]
-    Reject,
-}
-
-/// What a keyed request gets when the idempotency store can't answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OnLedgerError {
-    /// 503: nothing is dispatched unprotected.
-    Closed,
-    /// Forwarded without protection; the answer says so (`Idempotency-Status: not-enforced`).
-    Bypass,
-}
-
 /// How large a request may be.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -598,8 +555,4 @@ fn utc() -> String {
 
 fn thirty_seconds() -> Duration {
     Duration(std::time::Duration::from_secs(30))
-}
-
-fn one_day() -> Duration {
-    Duration(std::time::Duration::from_secs(24 * 60 * 60))
 }

@@ -12,6 +12,7 @@ mod crashes;
 mod digest;
 mod key;
 pub mod record;
+mod records;
 #[cfg(feature = "suite")]
 pub mod suite;
 
@@ -21,6 +22,7 @@ pub use answer::{
 pub use digest::{Digest, Fingerprint, RecordKey, Salt, Scope};
 pub use key::{InvalidKey, Key};
 pub use record::{Record, State};
+pub use records::{Elsewhere, Records, RecordsError};
 
 use crate::id::{RouteId, TenantId};
 use crate::port::StoreError;

@@ -11,6 +11,9 @@ pub enum StoreError {
     /// The store refused, broke off or is closed.
     #[error("the store is not available: {0}")]
     Unavailable(String),
+    /// The store is known to have been asked, and broke off before it answered: the work may have been done.
+    #[error("the store broke off before it answered: {0}")]
+    Unanswered(String),
     /// No answer in time; the work may have been done.
     #[error("the store did not answer within {0:?}")]
     TimedOut(Duration),

@@ -2,7 +2,7 @@
 //! operator chose; everybody is counted by Redis again when it is over.
 
 use crate::harness::document::{self, Edit as _, key_of};
-use crate::harness::offer::{Offer, Outcomes, Stream};
+use crate::harness::offer::{Asked, Offer, Outcomes, Stream};
 use crate::harness::redis::{Shards, Watched};
 use crate::harness::{Arrival, Pair, Upstream, eventually, sized};
 use serde_json::{Value, json};
@@ -104,8 +104,14 @@ fn judged(tenants: &[Tenant], all: &[Outcomes], mut judge: impl FnMut(&Tenant, &
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shard_that_fails_over_harms_nobody_else_and_its_tenants_as_they_chose() {
+/// What becomes of a master.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Dies,
+    Hangs,
+}
+
+async fn a_shard_fails_over(fault: Fault) {
     let (mut shards, upstream) = (Shards::start(), Upstream::start().await);
     let tenants = tenants_of(&shards);
     let named: Vec<(&str, &str)> =
@@ -113,7 +119,7 @@ async fn a_shard_that_fails_over_harms_nobody_else_and_its_tenants_as_they_chose
     let pair = Pair::with_deadline(&shards.url(), DEADLINE, &document(&upstream, &named)).await;
     let keys: Vec<String> = tenants.iter().map(|tenant| key_of(&tenant.id)).collect();
     all_is_normal(&pair, &keys).await;
-    for round in 0..sized("failovers", 1, 6) {
+    for round in 0..sized("failovers", 1, 3) {
         let lost = shards.masters()[round % 3];
         let tenants: Vec<Tenant> = tenants
             .iter()
@@ -122,7 +128,10 @@ async fn a_shard_that_fails_over_harms_nobody_else_and_its_tenants_as_they_chose
         let offer = offered(&pair, &keys);
         offer.goes_on_for(Duration::from_secs(1)).await;
         let failed = offer.now();
-        shards.kill(lost);
+        match fault {
+            Fault::Dies => shards.kill(lost),
+            Fault::Hangs => shards.freeze(lost),
+        }
         shards.have_settled();
         let settled = offer.now();
         all_is_normal(&pair, &keys).await;
@@ -138,21 +147,66 @@ async fn a_shard_that_fails_over_harms_nobody_else_and_its_tenants_as_they_chose
             let meanwhile = outcomes.within(failed, normal);
             if tenant.master == lost {
                 // Not a test of nothing: this shard was away.
-                assert!(
-                    meanwhile.0.iter().any(|asked| asked.status == 503
-                        || asked.degraded("local")
-                        || asked.degraded("open")),
-                    "{:?}",
-                    meanwhile.summary()
-                );
+                let away = |asked: &Asked| {
+                    asked.status == 503 || asked.degraded("local") || asked.degraded("open")
+                };
+                assert!(meanwhile.0.iter().any(away), "{:?}", meanwhile.summary());
             } else {
                 meanwhile.are_normal();
             }
         });
-        shards.start_again(lost);
+        match fault {
+            Fault::Dies => shards.start_again(lost),
+            Fault::Hangs => shards.thaw(lost),
+        }
         all_is_normal(&pair, &keys).await;
     }
     logs_are_clean(&pair);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_that_dies_harms_nobody_else_and_its_tenants_as_they_chose() {
+    a_shard_fails_over(Fault::Dies).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_that_hangs_harms_nobody_else_and_its_tenants_as_they_chose() {
+    a_shard_fails_over(Fault::Hangs).await;
+}
+
+/// A tenant whose slot is one of these.
+fn tenant_within(shards: &Shards, slots: std::ops::Range<u16>) -> String {
+    let mut ids = (0..).map(|number| format!("near-{number}"));
+    ids.find(|id| slots.contains(&shards.slot_of(id))).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_the_edge_of_a_lost_shard_a_share_is_given_out_once() {
+    const AMOUNT: u32 = 20;
+    let (mut shards, upstream) = (Shards::start(), Upstream::start().await);
+    let edge = shards.edges()[0];
+    // One that is lost, and one that is not; whoever watches over ranges of slots takes them for one.
+    let lost = tenant_within(&shards, edge - APART / 2..edge);
+    let well = tenant_within(&shards, edge..edge + APART / 2);
+    let limits = json!([{ "id": "daily", "quota": format!("{AMOUNT}/day"), "per": "tenant", "on_store_error": "local" }]);
+    let document = document(&upstream, &[(&well, "local")]).with_tenant(&lost, limits);
+    let pair = Pair::with_deadline(&shards.url(), DEADLINE, &document).await;
+    let keys = [&lost, &well].map(|tenant: &String| key_of(tenant));
+    all_is_normal(&pair, &keys).await;
+    let master = shards.master_of(edge - 1);
+    let offer = offered(&pair, &keys);
+    let failed = offer.now();
+    shards.kill(master);
+    shards.have_settled();
+    let settled = offer.now();
+    let all = offer.stop().await;
+    let outcomes = Outcomes::of_all(&all[0..2]);
+    let away = outcomes.within(failed, settled);
+    println!("{lost}: {:?} while its shard was away", away.summary());
+    outcomes.hold("local");
+    Outcomes::of_all(&all[2..4]).hold("local");
+    assert!(away.count() >= 25, "hardly anything was asked: {}", away.count());
+    assert!(away.admitted() <= usize::try_from(AMOUNT).unwrap(), "{:?}", away.summary());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -167,7 +221,7 @@ async fn slots_move_under_load_and_each_mode_holds() {
     let before: Vec<u64> = used(&pair, &tenants).await;
     let offer = offered(&pair, &keys);
     let masters = shards.masters();
-    for tenant in tenants.iter().take(sized("slots moved by hand", 3, 9)) {
+    for tenant in tenants.iter().step_by(sized("tenants for each whose slot moves", 3, 1)) {
         let place = masters.iter().position(|master| *master == tenant.master).unwrap();
         let to = masters[(place + 1) % masters.len()];
         shards.begins_to_move(tenant.slot, to);

@@ -3,7 +3,7 @@
 use crate::harness::cluster::{Member, Setup};
 use crate::harness::document::{self, Edit as _, key_of};
 use crate::harness::ports::{free, local};
-use crate::harness::redis::Redis;
+use crate::harness::redis::{Redis, Watched};
 use crate::harness::{Upstream, eventually};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -42,6 +42,12 @@ fn secured(folder: &Path, port: u16) -> Redis {
     Redis::with(&[&arguments[..], &["--tls-auth-clients", "no", "--save", ""]].concat())
 }
 
+/// The command that makes the user which the documentation shows.
+fn documented_user() -> String {
+    let line = GUIDE.lines().find(|line| line.starts_with("ACL SETUSER tollgate"));
+    line.expect("docs/redis.md shows a user").replace("PASSWORD", PASSWORD)
+}
+
 fn document(upstream: &Upstream) -> Value {
     let limit = |id: &str, what: &str, much: Value| json!({ "id": id, what: much, "per": "tenant", "on_store_error": "closed" });
     let limits = json!([
@@ -68,9 +74,7 @@ async fn started(url: &str, folder: &Path, document: &Value) -> Member {
 async fn under_tls_the_documented_user_may_do_what_is_needed() {
     let (folder, port, upstream) = (certificate(), free(1), Upstream::start().await);
     let redis = secured(folder.path(), port);
-    let line = GUIDE.lines().find(|line| line.starts_with("ACL SETUSER tollgate"));
-    let line = line.expect("docs/redis.md shows a user").replace("PASSWORD", PASSWORD);
-    redis.ask(&line.split(' ').collect::<Vec<_>>());
+    redis.ask(&documented_user().split(' ').collect::<Vec<_>>());
     redis.ask(&["ACL", "LOG", "RESET"]);
     let url = format!("rediss://tollgate:{IN_URL}@{}", local(port));
     let node = started(&url, folder.path(), &document(&upstream)).await;
@@ -118,4 +122,37 @@ async fn who_is_not_let_in_says_so_without_its_password() {
         println!("{what}:\n{}", node.log());
         assert!(!node.log().contains("p4ssword"), "the password is in the log");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documented_user_finds_its_master_by_sentinels_that_let_nobody_else_ask() {
+    let (watched, upstream) = (Watched::start(), Upstream::start().await);
+    let user = documented_user();
+    for server in watched.servers() {
+        server.ask(&user.split(' ').collect::<Vec<_>>());
+    }
+    let (_, rest) =
+        GUIDE.split_once("`+sentinel").expect("docs/redis.md says what sentinels allow");
+    let rights = format!("+sentinel{}", rest.split('`').next().unwrap());
+    let password = format!(">{PASSWORD}");
+    for sentinel in watched.sentinels() {
+        let user = ["ACL", "SETUSER", "tollgate", "on", &password, "-@all", "+@connection"];
+        sentinel.ask(&[&user[..], &rights.split(' ').collect::<Vec<_>>()].concat());
+        // They speak to each other as they did.
+        let names = ["masters", "master", "get-master-addr-by-name"];
+        let denied = names.map(|name| format!("-sentinel|{name}"));
+        let nobody = ["ACL", "SETUSER", "default", "-role"].into_iter();
+        sentinel.ask(&nobody.chain(denied.iter().map(String::as_str)).collect::<Vec<_>>());
+    }
+    let url = watched.url().replace("://", &format!("://tollgate:{IN_URL}@"));
+    let folder = tempfile::tempdir().unwrap();
+    let node = started(&url, folder.path(), &document(&upstream)).await;
+    eventually("Redis decides", async || {
+        let answer = node.get(PATH).key(&key_of("all")).send().await;
+        if answer.status == 200 { Ok(()) } else { Err((answer, node.log())) }
+    })
+    .await;
+    let clients = watched.servers()[0].ask(&["CLIENT", "LIST"]);
+    assert!(clients.lines().any(|client| client.contains("user=tollgate")), "{clients}");
+    assert!(!node.log().contains("p4ssword"), "the password is in the log");
 }

@@ -214,14 +214,29 @@ impl MemoryCounters {
             .collect()
     }
 
-    /// Forgets every counter and every permit.
-    pub(crate) fn clear(&self) {
-        for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            let forgotten = std::mem::take(&mut *shard);
-            let counters = forgotten.tallies.values().map(Tally::counters).sum();
-            self.kept.fetch_sub(counters, Ordering::Relaxed);
+    /// Forgets every counter and every permit of a tenant.
+    pub(crate) fn forget_tenant(&self, tenant: &TenantId) {
+        let tally = self.shard(tenant).tallies.remove(tenant);
+        if let Some(tally) = tally {
+            self.kept.fetch_sub(tally.counters(), Ordering::Relaxed);
         }
+    }
+
+    /// What of a demand can be counted where there is no room for all of it: by counters that are there.
+    pub(crate) fn countable(&self, demand: &Demand, now: i64) -> Demand {
+        let shard = self.shard(&demand.tenant);
+        let counts = |counted: &&Counted| {
+            let Some(tally) = shard.tallies.get(&demand.tenant) else { return false };
+            let holds = !takes_slot(counted) || self.has_room_for_permit(tally, now);
+            tally.has(&counted.key) && holds
+        };
+        let limits = demand.limits.iter().filter(counts).cloned().collect();
+        let (tenant, calendar) = (demand.tenant.clone(), demand.calendar.clone());
+        Demand { limits, tenant, calendar, ..*demand }
+    }
+
+    fn has_room_for_permit(&self, tally: &Tally, now: i64) -> bool {
+        tally.open(now) < self.capacity.permits_per_tenant
     }
 
     fn decide(
@@ -242,7 +257,8 @@ impl MemoryCounters {
         if tally.counters() + new.len() > self.capacity.counters_per_tenant {
             return Err(StoreError::Full("counters of a tenant"));
         }
-        if tally.open(now) >= self.capacity.permits_per_tenant {
+        let has_room = self.has_room_for_permit(tally, now);
+        if !has_room && demand.limits.iter().any(takes_slot) {
             return Err(StoreError::Full("open permits of a tenant"));
         }
         if self.kept.fetch_add(new.len(), Ordering::Relaxed) + new.len() > self.capacity.counters {
@@ -255,6 +271,10 @@ impl MemoryCounters {
             }
         }
         let verdict = tally.reserve(demand, now);
+        if !has_room && let Verdict::Admitted { permit, .. } = &verdict {
+            // Beyond so many open ones a charge is final.
+            tally.settle(permit, Settlement::Commit, now);
+        }
         let mut unused = new.len();
         for Counted { key, .. } in new {
             if let Some(at) = tally.rests_at(key) {
@@ -325,6 +345,10 @@ impl Counters for MemoryCounters {
         self.changes(&mut shard, &demand.tenant, quotas(demand));
         Ok(())
     }
+}
+
+fn takes_slot(counted: &Counted) -> bool {
+    matches!(counted.limit.kind, Kind::Concurrency(_))
 }
 
 /// The counters of a demand's quotas.
@@ -535,15 +559,26 @@ mod tests {
     }
 
     #[test]
-    fn permits_that_nobody_settles_are_bounded() {
+    fn permits_that_nobody_settles_are_bounded_and_what_comes_after_is_counted() {
         let capacity = Capacity { counters: 8, counters_per_tenant: 5, permits_per_tenant: 3 };
         let store = MemoryCounters::new(capacity);
-        let quota = Kind::Quota("10/day".parse().unwrap());
-        for id in 0..3 {
-            now_or_never(store.reserve(&demand(id, "acme", 1, quota), START)).unwrap();
+        let quota = Kind::Quota("6/day".parse().unwrap());
+        let ask = |id, kind, now| now_or_never(store.reserve(&demand(id, "acme", 1, kind), now));
+        let open = |now| store.shard(&"acme".into()).tallies[&TenantId::from("acme")].open(now);
+        for id in 0..6 {
+            let Verdict::Admitted { permit, .. } = ask(id, quota, START).unwrap() else {
+                panic!("{id} was refused");
+            };
+            if id >= 3 {
+                // Its charge is final.
+                store.settle_now(&permit, Settlement::Refund, START);
+            }
+            assert!(open(START) <= 3, "{id}");
         }
-        let full = now_or_never(store.reserve(&demand(4, "acme", 1, quota), START));
+        assert!(matches!(ask(6, quota, START), Ok(Verdict::Refused(_))));
+        // A slot can't be held without a permit.
+        let full = ask(7, Kind::Concurrency(9), START);
         assert!(matches!(full, Err(StoreError::Full("open permits of a tenant"))), "{full:?}");
-        now_or_never(store.reserve(&demand(4, "acme", 1, quota), START + 40_000_000)).unwrap();
+        ask(7, Kind::Concurrency(9), START + 40_000_000).unwrap();
     }
 }

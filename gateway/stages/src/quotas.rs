@@ -138,8 +138,9 @@ impl Quotas {
             Ok(Verdict::Refused(refused)) => Err(NotGranted::Refused(Box::new(refused))),
             // There is no room for more counters.
             Err(error) => {
-                let readings = local::uncounted(demand, error, now)?;
-                Ok(Permit { held: Held::Nothing, readings: readings.into() })
+                let (record, readings) = local::in_part(counters, demand, error, now)?;
+                let held = record.map_or(Held::Nothing, Held::InProcess);
+                Ok(Permit { held, readings: readings.into() })
             }
         }
     }

@@ -6,8 +6,8 @@ mod packs;
 use super::references::{items, once};
 use super::{ConfigError, escape};
 use crate::document::{
-    Algorithm, Attachment, Issuer, Method, Pack, Plan, Route, Secret, Select, Service, Tenant,
-    Upstream, VersionState,
+    Algorithm, Attachment, Idempotency, Issuer, Method, Pack, Plan, Route, Secret, Select, Service,
+    Tenant, Upstream, VersionState,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -20,6 +20,8 @@ use std::time::Duration;
 const LEEWAY_MAX: Duration = Duration::from_secs(60);
 /// Shortest and longest retention of idempotency records.
 const RETENTION: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(7 * 86_400));
+/// How long a repeat may wait for what comes of the first request.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Largest body that a route may take.
 const BODY_MAX: u64 = 64 << 20;
 /// Longest of an upstream's timeouts.
@@ -244,13 +246,27 @@ fn routes(routes: &[(String, Route)], errors: &mut Errors<'_>) {
         if route.body.limit.0 > BODY_MAX {
             errors.add(at, "body/limit", "must be at most 64MiB");
         }
-        if let Some(idempotency) = &route.idempotency
-            && !(RETENTION.0..=RETENTION.1).contains(&idempotency.retention.0)
-        {
-            errors.add(at, "idempotency/retention", "must be at least 1m and at most 168h");
+        if let Some(rules) = &route.idempotency {
+            idempotency(at, rules, errors);
         }
         if let Some(name) = &route.cost_from_response_header {
             limits::check_cost_header(at, name, errors);
+        }
+    }
+}
+
+fn idempotency(at: &str, rules: &Idempotency, errors: &mut Errors<'_>) {
+    if !(RETENTION.0..=RETENTION.1).contains(&rules.retention.0) {
+        errors.add(at, "idempotency/retention", "must be at least 1m and at most 168h");
+    }
+    if rules.wait.0 > WAIT_MAX {
+        errors.add(at, "idempotency/wait", "must be at most 30s");
+    }
+    let mut seen = HashSet::new();
+    for (index, status) in rules.release_on.iter().enumerate() {
+        if !seen.insert(status) {
+            let field = format!("idempotency/release_on/{index}");
+            errors.add(at, &field, format!("`{status}` is in the list already"));
         }
     }
 }

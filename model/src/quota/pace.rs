@@ -275,7 +275,10 @@ mod tests {
         let (mut pace, now) = settled();
         let before = pace.baseline;
         let (_, turns) = send(&mut pace, 100, now, 6_000);
-        assert!(matches!(turns[..], [Turn::Slowed(_)]), "after ten half-lives it is slowed still: {turns:?}");
+        assert!(
+            matches!(turns[..], [Turn::Slowed(_)]),
+            "after ten half-lives it is slowed still: {turns:?}"
+        );
         assert!(pace.baseline < before * 1.001, "{before} {}", pace.baseline);
     }
 

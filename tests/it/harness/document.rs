@@ -1,6 +1,8 @@
 //! Documents for tests: one that has everything once, and ways to say what is different about it.
 
 use super::sha256;
+use jiff::tz::TimeZone;
+use model::Clock;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 
@@ -84,11 +86,18 @@ pub(crate) fn key_of(tenant: &str) -> String {
     format!("tg_q{}_{}", &hash[..8], &hash[8..40])
 }
 
-/// A tenant with one consumer, which may read.
+/// A tenant with one consumer, which may read. No period of its calendar ends while a test runs.
 pub(crate) fn tenant(id: &str, plan: &str) -> Value {
-    json!({ "id": id, "plan": plan, "state": "active", "consumers": [
+    json!({ "id": id, "plan": plan, "state": "active", "timezone": zone_of_noon(), "consumers": [
         { "id": format!("{id}-app"), "scopes": ["contacts:read"], "credentials": [credential("k1", &key_of(id))] },
     ] })
+}
+
+/// A time zone in which it is noon, more or less.
+fn zone_of_noon() -> String {
+    let hour = Clock::system().now().to_zoned(TimeZone::UTC).hour();
+    // POSIX counts hours west of Greenwich.
+    format!("Etc/GMT{:+}", hour - 12)
 }
 
 fn hash(key: &str) -> String {

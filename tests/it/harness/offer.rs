@@ -207,13 +207,13 @@ impl Outcomes {
         });
     }
 
-    /// Asserts that Redis decided: a busy machine may be late for one in fifty.
+    /// Asserts that Redis decided: a busy machine may be late for one in fifty, and three more.
     #[track_caller]
     pub(crate) fn are_normal(&self) {
         let late =
             |asked: &&Asked| asked.status == 503 || asked.limits.contains(";tollgate-degraded=");
         let late = self.0.iter().filter(late).count();
-        assert!(late * 50 <= self.count(), "{late} are late: {:?}", self.summary());
+        assert!(late <= 3 + self.count() / 50, "{late} are late: {:?}", self.summary());
     }
 
     /// The time in which this share of them was answered.

@@ -41,10 +41,10 @@ struct State {
 }
 
 impl State {
-    /// Lets go of what is over.
-    fn tidy(&mut self, now: i64) {
-        self.batch.take_if(|batch| batch.is_over(now));
+    /// Lets go of what is over: of the batch in the caller's hands, as it may have something to settle.
+    fn tidy(&mut self, now: i64) -> Option<Open> {
         self.refused.take_if(|refused| refused.is_over(now));
+        self.batch.take_if(|batch| batch.is_over(now))
     }
 }
 
@@ -195,19 +195,24 @@ impl Drop for Refill<'_> {
 #[derive(Debug)]
 pub(super) struct Groups {
     shards: Box<[Mutex<Shard>]>,
-    counters: Mutex<HashMap<(TenantId, CounterKey), Weak<Known>>>,
+    counters: Box<[Mutex<Counters>]>,
+    /// Which shard of counters is swept next: one each time.
+    turn: AtomicUsize,
     hasher: RandomState,
     kept: AtomicUsize,
 }
 
 /// Groups by the hash of their counters' names.
 type Shard = HashMap<u64, Arc<Group>>;
+/// Counters of groups.
+type Counters = HashMap<(TenantId, CounterKey), Weak<Known>>;
 
 impl Default for Groups {
     fn default() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            counters: Mutex::default(),
+            counters: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            turn: AtomicUsize::new(0),
             hasher: RandomState::new(),
             kept: AtomicUsize::new(0),
         }
@@ -221,7 +226,7 @@ impl Groups {
         demand.tenant.hash(&mut hasher);
         demand.limits.iter().for_each(|counted| counted.key.hash(&mut hasher));
         let name = hasher.finish();
-        let shard = self.shard(name);
+        let shard = place_of(&self.shards, name);
         match lock(shard).get(&name) {
             Some(group) if group.is_of(demand) => return Some(Arc::clone(group)),
             None if self.kept.load(Ordering::Relaxed) >= GROUPS_MAX => return None,
@@ -238,9 +243,9 @@ impl Groups {
     }
 
     fn group(&self, demand: &Demand, now: i64) -> Group {
-        let mut counters = lock(&self.counters);
         let known = |counted: &Counted| {
             let name = (demand.tenant.clone(), counted.key.clone());
+            let mut counters = lock(place_of(&self.counters, self.hasher.hash_one(&name)));
             let place = counters.entry(name).or_default();
             place.upgrade().unwrap_or_else(|| {
                 let known = Arc::new(Known::default());
@@ -263,9 +268,10 @@ impl Groups {
         let full = self.kept.load(Ordering::Relaxed) >= GROUPS_MAX;
         let idle = if full { IDLE_MAX_WHEN_FULL } else { IDLE_MAX };
         for shard in &self.shards {
-            let mut forgotten = Vec::new();
+            // Dropped after the lock.
+            let (mut forgotten, mut over) = (Vec::new(), Vec::new());
             lock(shard).retain(|_, group| {
-                group.lock().tidy(now);
+                over.extend(group.lock().tidy(now));
                 let stays = now.saturating_sub(group.asked_at.load(Ordering::Relaxed)) < idle;
                 if !stays {
                     forgotten.push(Arc::clone(group));
@@ -274,7 +280,10 @@ impl Groups {
             });
             self.kept.fetch_sub(forgotten.len(), Ordering::Relaxed);
         }
-        lock(&self.counters).retain(|_, known| known.strong_count() > 0);
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.counters.len();
+        if let Some(counters) = self.counters.get(turn) {
+            lock(counters).retain(|_, known| known.strong_count() > 0);
+        }
     }
 
     /// Gives back what was taken in advance: this node is about to stop.
@@ -294,11 +303,11 @@ impl Groups {
             groups.iter().for_each(|group| act(group));
         }
     }
+}
 
-    fn shard(&self, name: u64) -> &Mutex<Shard> {
-        let place = usize::try_from(name % SHARDS as u64).unwrap_or(0);
-        self.shards.get(place).expect("a hash modulo the number of shards")
-    }
+fn place_of<T>(shards: &[Mutex<T>], hash: u64) -> &Mutex<T> {
+    let place = usize::try_from(hash % SHARDS as u64).unwrap_or(0);
+    shards.get(place).expect("a hash modulo the number of shards")
 }
 
 /// What is behind these locks is whole after every step that could panic.

@@ -33,7 +33,7 @@ impl Alone<'_> {
         &self,
         error: StoreError,
     ) -> Result<(Option<PermitRecord>, Vec<Reading>), NotGranted> {
-        if let Some(limit) = closed(self.demand) {
+        if let Some(limit) = closed(&self.demand.limits) {
             let limit = limit.id.clone();
             let readings = self.peek().into_iter().map(Reading::admitted).collect();
             return Err(NotGranted::Closed { limit, error, readings });
@@ -43,18 +43,23 @@ impl Alone<'_> {
             return Ok((None, self.readings(Vec::new())));
         }
         let first = |counted: &Counted| self.first(counted);
-        match self.counters.reserve_from(&shares, self.now, first) {
-            Ok(Verdict::Admitted { permit, readings }) => {
-                let permit = (!permit.charges.is_empty()).then_some(permit);
+        let charged = match self.counters.reserve_from(&shares, self.now, first) {
+            Ok(Verdict::Admitted { permit, readings }) => Ok((Some(permit), readings)),
+            Ok(Verdict::Refused(refused)) => Err(Box::new(refused)),
+            Err(_) => {
+                let part = self.counters.countable(&shares, self.now);
+                charge_part(self.counters, &shares, &part, self.now)
+            }
+        };
+        match charged {
+            Ok((permit, readings)) => {
+                let permit = permit.filter(|permit| !permit.charges.is_empty());
                 Ok((permit, self.readings(readings)))
             }
-            Ok(Verdict::Refused(refused)) => {
+            Err(refused) => {
                 let readings = self.readings(refused.readings().to_vec());
-                let refused = Refused::of(&readings).unwrap_or(refused);
-                Err(NotGranted::Refused(Box::new(refused)))
+                Err(NotGranted::Refused(Refused::of(&readings).map_or(refused, Box::new)))
             }
-            // There is no room to count: they pass uncounted.
-            Err(_) => Ok((None, self.readings(Vec::new()))),
         }
     }
 
@@ -100,7 +105,7 @@ impl Alone<'_> {
                 Mode::Closed => (None, OnStoreError::Closed),
             };
             match counted {
-                Some(reading) => Reading { degraded: Some(how), ..reading },
+                Some(reading) => Reading { degraded: reading.degraded.or(Some(how)), ..reading },
                 None if how == OnStoreError::Closed => unused(limit, how, self.demand, self.now),
                 None => unused(limit, OnStoreError::Open, self.demand, self.now),
             }
@@ -109,23 +114,58 @@ impl Alone<'_> {
     }
 }
 
-/// What holds where there is no room for more counters: only limits that are `closed` refuse.
-pub(super) fn uncounted(
+/// A demand for which there is no room: what has a counter is charged by it, or none of that is, and each other limit does
+/// what its `on_store_error` says. So one that is full leaves the others as they are.
+pub(super) fn in_part(
+    counters: &MemoryCounters,
     demand: &Demand,
     error: StoreError,
     now: i64,
-) -> Result<Vec<Reading>, NotGranted> {
-    let unused = |counted: &Counted| unused(&counted.limit, OnStoreError::Open, demand, now);
-    let readings = demand.limits.iter().map(unused).collect();
-    match closed(demand) {
-        Some(limit) => Err(NotGranted::Closed { limit: limit.id.clone(), error, readings }),
-        None => Ok(readings),
+) -> Result<(Option<PermitRecord>, Vec<Reading>), NotGranted> {
+    let part = counters.countable(demand, now);
+    let rest = demand.limits.iter().filter(|counted| !has(&part, counted));
+    if let Some(limit) = closed(rest) {
+        let limit = limit.id.clone();
+        let unused = |counted: &Counted| unused(&counted.limit, OnStoreError::Open, demand, now);
+        let readings = demand.limits.iter().map(unused).collect();
+        return Err(NotGranted::Closed { limit, error, readings });
+    }
+    charge_part(counters, demand, &part, now).map_err(NotGranted::Refused)
+}
+
+/// Charges this part of a demand, or nothing; every limit of the demand, the others as nobody counts them.
+fn charge_part(
+    counters: &MemoryCounters,
+    demand: &Demand,
+    part: &Demand,
+    now: i64,
+) -> Result<(Option<PermitRecord>, Vec<Reading>), Box<Refused>> {
+    let every = |readings: Vec<Reading>| -> Vec<Reading> {
+        let mut readings = readings.into_iter();
+        let reading = |counted: &Counted| {
+            let counts = has(part, counted).then(|| readings.next()).flatten();
+            counts.unwrap_or_else(|| unused(&counted.limit, OnStoreError::Open, demand, now))
+        };
+        demand.limits.iter().map(reading).collect()
+    };
+    match counters.reserve_from(part, now, |_| None) {
+        Ok(Verdict::Admitted { permit, readings }) => Ok((Some(permit), every(readings))),
+        Ok(Verdict::Refused(refused)) => {
+            let readings = every(refused.readings().to_vec());
+            Err(Box::new(Refused::of(&readings).unwrap_or(refused)))
+        }
+        // Others took the room meanwhile.
+        Err(_) => Ok((None, every(Vec::new()))),
     }
 }
 
+fn has(part: &Demand, counted: &Counted) -> bool {
+    part.limits.iter().any(|counts| counts.key == counted.key)
+}
+
 /// The first limit that refuses when it can't be counted.
-fn closed(demand: &Demand) -> Option<&Limit> {
-    demand.limits.iter().map(|counted| &*counted.limit).find(|limit| mode(limit) == Mode::Closed)
+fn closed<'a>(limits: impl IntoIterator<Item = &'a Counted>) -> Option<&'a Limit> {
+    limits.into_iter().map(|counted| &*counted.limit).find(|limit| mode(limit) == Mode::Closed)
 }
 
 /// A limit of which nothing is known to be used.

@@ -5,6 +5,7 @@
 
 use super::standing::Counts;
 use super::store::Store;
+use model::id::TenantId;
 use model::port::StoreError;
 use model::quota::{Demand, PermitRecord, Settlement, Taken};
 use std::collections::VecDeque;
@@ -37,6 +38,16 @@ pub(super) enum Ended {
     Given(PermitRecord),
     /// The store was asked for it and did not answer in time.
     Unknown(Box<Demand>),
+}
+
+impl Ended {
+    /// Whose counters they are.
+    fn tenant(&self) -> &TenantId {
+        match self {
+            Self::Given(record) => &record.tenant,
+            Self::Unknown(demand) => &demand.tenant,
+        }
+    }
 }
 
 /// Whether settling a permit so changes anything.
@@ -99,9 +110,14 @@ impl Queue {
         waiting.endings.is_empty() && waiting.sent == 0
     }
 
-    /// Sends the next ones to the store.
-    pub(super) async fn settle(&self, store: &impl Store, now: i64) -> Progress {
-        let next = self.next(now);
+    /// Sends the next ones to the store, of tenants whose counters are there.
+    pub(super) async fn settle(
+        &self,
+        store: &impl Store,
+        is_there: impl Fn(&TenantId) -> bool,
+        now: i64,
+    ) -> Progress {
+        let next = self.next(is_there, now);
         if next.is_empty() {
             return Progress::Idle;
         }
@@ -113,18 +129,23 @@ impl Queue {
         progress
     }
 
-    fn next(&self, now: i64) -> Vec<Ending> {
+    fn next(&self, is_there: impl Fn(&TenantId) -> bool, now: i64) -> Vec<Ending> {
         let mut waiting = self.lock();
         let mut next = Vec::new();
+        let mut later = VecDeque::new();
         while next.len() < TOGETHER
             && let Some(ending) = waiting.endings.pop_front()
         {
-            if ending.until > now {
+            if ending.until <= now {
+                self.counts.dropped.add();
+            } else if is_there(ending.permit.tenant()) {
                 next.push(ending);
             } else {
-                self.counts.dropped.add();
+                later.push_back(ending);
             }
         }
+        later.append(&mut waiting.endings);
+        waiting.endings = later;
         waiting.sent = next.len();
         next
     }

@@ -10,23 +10,28 @@ mod unanswered;
 pub(super) use unanswered::TakenAlone;
 
 use super::batch::{Bought, Share};
+use super::breaker::Breaker;
 use super::groups::{Group, Groups, Here, Refill};
 use super::local::Alone;
-use super::settling::{Ended, Ending, Queue, matters};
+use super::settling::{Ended, Ending, matters};
 use super::standing::{Counts, Standing};
 use super::store::Store;
 use super::{Held, NotGranted, Permit};
+use crate::counters::{Capacity, MemoryCounters};
 use lane::Lane;
 use model::Clock;
 use model::id::TenantId;
 use model::port::StoreError;
 use model::quota::{Demand, PermitRecord, Reading, Refused, Settlement, Verdict};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use unanswered::{Asking, Unanswered};
+use unanswered::{Asking, Unanswered, may_have_run};
 
+/// Parts of the store are worked on in so many lanes at most.
+const LANES_MAX: usize = 16;
 /// Between two looks whether everything is settled.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -34,13 +39,28 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 pub(crate) struct Shared<S> {
     store: S,
     groups: Groups,
+    /// Of each part of the store.
+    breakers: Box<[Breaker]>,
+    /// How many of them are open.
+    open: AtomicUsize,
     lanes: Box<[Lane]>,
+    /// This node's shares, for tenants whose counters are away.
+    alone: MemoryCounters,
+    /// Whose counters could not be read last, and when that was told.
+    unreadable: Mutex<Option<(TenantId, i64)>>,
     deadline: Duration,
     clock: Clock,
     runtime: Handle,
     standing: watch::Sender<Standing>,
     counts: Arc<Counts>,
     me: Weak<Self>,
+}
+
+/// Where a tenant's counters are.
+struct Place<'a> {
+    part: usize,
+    breaker: &'a Breaker,
+    lane: &'a Lane,
 }
 
 /// What the store decided.
@@ -57,13 +77,17 @@ impl<S: Store> Shared<S> {
     /// Those in this store. Work in the background runs on `runtime`, as long as somebody has them.
     pub(super) fn new(store: S, deadline: Duration, clock: Clock, runtime: Handle) -> Arc<Self> {
         let counts = Arc::new(Counts::default());
-        let lane = |_| Lane::new(&counts);
-        let lanes: Box<[Lane]> = (0..store.lanes().max(1)).map(lane).collect();
+        let parts = store.parts().max(1);
+        let lanes = (0..parts.min(LANES_MAX)).map(|_| Lane::new(&counts)).collect();
         let standing = Standing::Shared { nodes: store.nodes().max(1) };
         let shared = Arc::new_cyclic(|me| Self {
             store,
             groups: Groups::default(),
+            breakers: (0..parts).map(|_| Breaker::default()).collect(),
+            open: AtomicUsize::new(0),
             lanes,
+            alone: MemoryCounters::new(Capacity::default()),
+            unreadable: Mutex::default(),
             deadline,
             clock,
             runtime: runtime.clone(),
@@ -71,8 +95,8 @@ impl<S: Store> Shared<S> {
             counts,
             me: Weak::clone(me),
         });
-        for (place, of) in shared.lanes.iter().enumerate() {
-            runtime.spawn(lane::settle(Weak::clone(&shared.me), place, Arc::clone(&of.ended)));
+        for lane in &shared.lanes {
+            runtime.spawn(lane::settle(Weak::clone(&shared.me), Arc::clone(&lane.ended)));
         }
         shared
     }
@@ -102,29 +126,30 @@ impl<S: Store> Shared<S> {
             }
             Here::Unknown => {}
         }
-        let (place, lane) = self.lane(&demand.tenant);
-        if lane.breaker.is_open() {
-            let away = StoreError::Unavailable("the shared counters are away".to_owned());
-            return self.alone(lane, group, demand, now).decide(away, None);
+        let place = self.place(&demand.tenant);
+        if place.breaker.is_open() {
+            return self.alone(group, demand, now).decide(away(), None);
         }
         let refill = group.and_then(|group| group.refill(demand, self.nodes(), now));
         let asking = Asking {
-            queue: &lane.ended,
+            queue: &place.lane.ended,
             demand: Some(demand),
             is_refill: refill.is_some(),
             until: demand.until(now),
         };
-        match self.in_time(self.ask(lane, group, refill, demand, now)).await {
+        // Boxed: what is not asked for need not be carried by every request.
+        let asked = Box::pin(self.ask(group, refill, demand, now));
+        match self.in_time(asked).await {
             Ok(decided) => {
                 asking.answered();
-                lane.breaker.answered(now);
+                self.answered(&place, &demand.tenant);
                 self.counts.decided_by_store.add();
                 decided.map_err(|refused| NotGranted::Refused(Box::new(refused)))
             }
             Err(error) => {
                 let unanswered = asking.failed(&error);
-                self.failed(place, &demand.tenant, &error, now);
-                self.alone(lane, group, demand, now).decide(error, unanswered)
+                self.failed(&place, &demand.tenant, &error, now);
+                self.alone(group, demand, now).decide(error, unanswered)
             }
         }
     }
@@ -132,14 +157,13 @@ impl<S: Store> Shared<S> {
     /// Asks the store: for some units in advance where that is worth it, else for the demand alone.
     async fn ask(
         &self,
-        lane: &Lane,
         group: Option<&Group>,
         refill: Option<Refill<'_>>,
         demand: &Demand,
         now: i64,
     ) -> Result<Decided, StoreError> {
         if let Some(refill) = refill
-            && let Some(permit) = self.prepay(lane, refill, demand, now).await?
+            && let Some(permit) = self.prepay(refill, demand, now).await?
         {
             return Ok(Ok(permit));
         }
@@ -168,7 +192,6 @@ impl<S: Store> Shared<S> {
     /// Takes units in advance; `None` when there are not so many.
     async fn prepay(
         &self,
-        lane: &Lane,
         refill: Refill<'_>,
         demand: &Demand,
         now: i64,
@@ -186,7 +209,7 @@ impl<S: Store> Shared<S> {
             answered,
             until: demand.until(now),
             ahead,
-            queue: Arc::clone(&lane.ended),
+            queue: Arc::clone(&self.place(&demand.tenant).lane.ended),
         });
         Ok(share.map(granted))
     }
@@ -194,7 +217,7 @@ impl<S: Store> Shared<S> {
     /// Ends a permit that the store gave. Never waits.
     pub(super) fn settle(&self, record: PermitRecord, settlement: Settlement, until: i64) {
         if matters(&record, settlement) {
-            let (_, lane) = self.lane(&record.tenant);
+            let Place { lane, .. } = self.place(&record.tenant);
             lane.ended.push(Ending { permit: Ended::Given(record), settlement, until });
         }
     }
@@ -203,60 +226,44 @@ impl<S: Store> Shared<S> {
     pub(super) fn settle_alone(&self, taken: TakenAlone, settlement: Settlement, now: i64) {
         let TakenAlone { record, unanswered } = taken;
         if let Some(record) = record {
-            self.lane(&record.tenant).1.alone.settle_now(&record, settlement, now);
+            self.alone.settle_now(&record, settlement, now);
         }
         if let Some(unanswered) = unanswered.filter(|unanswered| unanswered.matters(settlement)) {
-            let (_, lane) = self.lane(&unanswered.demand.tenant);
+            let Place { lane, .. } = self.place(&unanswered.demand.tenant);
             lane.ended.push(unanswered.ending(settlement));
         }
     }
 
-    /// What a request of this demand would find; of limits that can't be asked for, what this node knows.
+    /// What a request of this demand would find; of limits that can't be asked for, what this node knows. Who only looks
+    /// says nothing about whether the store is well: anybody may look as often as they like.
     pub(super) async fn peek(&self, demand: &Demand, now: i64) -> Vec<Reading> {
-        let (place, lane) = self.lane(&demand.tenant);
-        if !lane.breaker.is_open() {
-            match self.in_time(self.command(self.store.peek(demand, now))).await {
-                Ok(readings) => {
-                    lane.breaker.answered(now);
-                    return readings;
-                }
-                Err(error) => self.failed(place, &demand.tenant, &error, now),
-            }
+        if !self.place(&demand.tenant).breaker.is_open()
+            && let Ok(readings) = self.in_time(self.command(self.store.peek(demand, now))).await
+        {
+            return readings;
         }
         let group = self.groups.of(demand, now);
-        self.alone(lane, group.as_deref(), demand, now).view.peek()
+        self.alone(group.as_deref(), demand, now).view.peek()
     }
 
     /// Sets the demand's rates and quotas to unused. What other nodes took in advance lasts for as long as a batch does.
+    /// An operator has the time that the store takes.
     pub(super) async fn reset(&self, demand: &Demand, now: i64) -> Result<(), StoreError> {
-        let (place, lane) = self.lane(&demand.tenant);
-        if lane.breaker.is_open() {
-            return Err(StoreError::Unavailable("the shared counters are away".to_owned()));
+        if self.place(&demand.tenant).breaker.is_open() {
+            return Err(away());
         }
-        match self.in_time(self.command(self.store.reset(demand, now))).await {
-            Ok(()) => {
-                lane.breaker.answered(now);
-                self.groups.reset(&demand.tenant);
-                Ok(())
-            }
-            Err(error) => {
-                self.failed(place, &demand.tenant, &error, now);
-                Err(error)
-            }
+        let done = self.command(self.store.reset(demand, now)).await;
+        if done.as_ref().err().is_none_or(may_have_run) {
+            self.groups.reset(&demand.tenant);
         }
+        done
     }
 
-    /// Forgets what is at rest, and shares that are not needed any more; looks how many nodes there are.
+    /// Forgets what is at rest; looks how many nodes there are, and whether there is a connection: also while nobody asks.
     pub(super) fn sweep(&self, now: i64) {
         self.groups.sweep(now);
-        for lane in &self.lanes {
-            // A demand that failed alone was decided by a share, which is out of date by now.
-            if lane.breaker.is_calm() && lane.alone.kept() > 0 {
-                lane.alone.clear();
-            }
-            lane.alone.sweep(now);
-        }
-        self.stand();
+        self.alone.sweep(now);
+        self.stand(None);
     }
 
     /// Gives back what was taken in advance, settles what has ended and is no longer one of the nodes, as far as that goes in
@@ -276,22 +283,26 @@ impl<S: Store> Shared<S> {
 
     fn alone<'a>(
         &'a self,
-        lane: &'a Lane,
         group: Option<&'a Group>,
         demand: &'a Demand,
         now: i64,
     ) -> AloneIn<'a, S> {
-        let view = Alone { counters: &lane.alone, group, nodes: self.nodes(), demand, now };
-        AloneIn { shared: self, queue: &lane.ended, view }
+        let view = Alone { counters: &self.alone, group, nodes: self.nodes(), demand, now };
+        AloneIn { shared: self, view }
     }
 
     fn nodes(&self) -> u32 {
         self.store.nodes().max(1)
     }
 
-    fn lane(&self, tenant: &TenantId) -> (usize, &Lane) {
-        let place = self.store.lane(tenant).min(self.lanes.len() - 1);
-        (place, self.lanes.get(place).expect("a place below the number of lanes"))
+    fn place(&self, tenant: &TenantId) -> Place<'_> {
+        let (parts, lanes) = (self.breakers.len(), self.lanes.len());
+        let part = self.store.part(tenant).min(parts - 1);
+        Place {
+            part,
+            breaker: self.breakers.get(part).expect("a part below the number of parts"),
+            lane: self.lanes.get(part * lanes / parts).expect("a lane below the number of lanes"),
+        }
     }
 
     /// The whole of a decision, in time or not at all.
@@ -325,11 +336,10 @@ impl<S: Store> Shared<S> {
 /// A demand that is decided without the store.
 struct AloneIn<'a, S> {
     shared: &'a Shared<S>,
-    queue: &'a Queue,
     view: Alone<'a>,
 }
 
-impl<S> AloneIn<'_, S> {
+impl<S: Store> AloneIn<'_, S> {
     fn decide(
         self,
         error: StoreError,
@@ -347,12 +357,17 @@ impl<S> AloneIn<'_, S> {
             Err(reason) => {
                 let given_back = |unanswered: &Unanswered| unanswered.matters(Settlement::Refund);
                 if let Some(unanswered) = unanswered.filter(given_back) {
-                    self.queue.push(unanswered.ending(Settlement::Refund));
+                    let Place { lane, .. } = self.shared.place(&unanswered.demand.tenant);
+                    lane.ended.push(unanswered.ending(Settlement::Refund));
                 }
                 Err(reason)
             }
         }
     }
+}
+
+fn away() -> StoreError {
+    StoreError::Unavailable("the shared counters are away".to_owned())
 }
 
 fn granted(share: Share) -> Permit {

@@ -16,11 +16,11 @@ pub(crate) trait Store: Counters + 'static {
     /// When there is a connection.
     fn connected(&self) -> impl Future<Output = ()> + Send;
 
-    /// Into how many lanes tenants are sorted that fail apart from each other: shards of a cluster. At least 1.
-    fn lanes(&self) -> usize;
+    /// Into how many parts tenants are sorted that fail apart from each other: hash slots of a cluster. At least 1.
+    fn parts(&self) -> usize;
 
-    /// The lane that a tenant's counters are in.
-    fn lane(&self, tenant: &TenantId) -> usize;
+    /// The part that a tenant's counters are in.
+    fn part(&self, tenant: &TenantId) -> usize;
 
     /// Settles permits, each at most once however often it is asked for; says of each, in their order, how it went.
     fn settle_all(
@@ -86,12 +86,12 @@ impl Store for Redis {
         self.counters.link().connected().await;
     }
 
-    fn lanes(&self) -> usize {
-        self.counters.lanes()
+    fn parts(&self) -> usize {
+        self.counters.parts()
     }
 
-    fn lane(&self, tenant: &TenantId) -> usize {
-        self.counters.lane(tenant)
+    fn part(&self, tenant: &TenantId) -> usize {
+        self.counters.part(tenant)
     }
 
     async fn settle_all(

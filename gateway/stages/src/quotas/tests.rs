@@ -37,6 +37,8 @@ enum Mood {
     Mute,
     /// It can't write.
     Full,
+    /// It does what it is told, and breaks off before it answers.
+    Broken,
     /// What it holds can't be read.
     Garbled,
 }
@@ -49,6 +51,8 @@ struct Frail {
     nodes: Arc<AtomicU32>,
     /// How often it was asked to decide.
     asked: Arc<AtomicUsize>,
+    /// A tenant whose counters are gone, whatever its mood is.
+    ill: Arc<Mutex<Option<TenantId>>>,
 }
 
 impl Frail {
@@ -58,6 +62,7 @@ impl Frail {
             mood: Arc::new(Mutex::new(Mood::Well)),
             nodes: Arc::new(AtomicU32::new(nodes)),
             asked: Arc::default(),
+            ill: Arc::default(),
         }
     }
 
@@ -76,6 +81,10 @@ impl Frail {
             Mood::Gone | Mood::Lost => Err(StoreError::Unavailable("gone".to_owned())),
             Mood::Full => Err(StoreError::Full("memory")),
             Mood::Garbled => Err(StoreError::Unreadable("garbled".to_owned())),
+            Mood::Broken => {
+                work();
+                Err(StoreError::Unanswered("broken".to_owned()))
+            }
             Mood::Deaf => std::future::pending().await,
             Mood::Mute => {
                 work();
@@ -94,6 +103,9 @@ impl Frail {
 impl Counters for Frail {
     async fn reserve(&self, demand: &Demand, now: i64) -> Result<Verdict, StoreError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
+        if self.ill.lock().unwrap().as_ref() == Some(&demand.tenant) {
+            return Err(StoreError::Unavailable("gone".to_owned()));
+        }
         self.answer(|| self.counters.reserve_from(demand, now, |_| None)).await?
     }
 
@@ -111,8 +123,8 @@ impl Counters for Frail {
     }
 
     async fn reset(&self, demand: &Demand, now: i64) -> Result<(), StoreError> {
-        self.answer(|| ()).await?;
-        self.counters.reset(demand, now).await
+        self.counters.reset(demand, now).await?;
+        self.answer(|| ()).await
     }
 }
 
@@ -131,11 +143,11 @@ impl Store for Frail {
         }
     }
 
-    fn lanes(&self) -> usize {
+    fn parts(&self) -> usize {
         2
     }
 
-    fn lane(&self, tenant: &TenantId) -> usize {
+    fn part(&self, tenant: &TenantId) -> usize {
         usize::from(tenant.as_str() == "elsewhere")
     }
 

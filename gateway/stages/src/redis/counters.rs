@@ -3,7 +3,7 @@
 //! Invariant: whatever becomes of an answer, a permit is charged once and settled once; a command that was lost may be
 //! sent again.
 
-use super::link::Link;
+use super::link::{Link, SLOTS, hash_slot};
 use super::script::Script;
 use super::state::{self, Answer, IsSlots, Keys, key_of};
 use model::id::TenantId;
@@ -23,10 +23,6 @@ const UNHURRIED: Duration = Duration::from_millis(500);
 const TRIES: usize = 3;
 /// The largest whole number of which Lua knows the next one, too.
 const EXACT: i64 = (1 << 53) - 1;
-/// Parts of a cluster that fail apart from each other, at least: equal ranges of hash slots.
-const LANES: u16 = 16;
-/// How many hash slots a cluster has.
-const SLOTS: u16 = 16_384;
 
 const RESERVE: &str = concat!(include_str!("prelude.lua"), include_str!("reserve.lua"));
 const SETTLE: &str = concat!(include_str!("prelude.lua"), include_str!("settle.lua"));
@@ -84,18 +80,14 @@ impl RedisCounters {
         &self.link
     }
 
-    /// How many parts there are that fail apart from each other.
-    pub fn lanes(&self) -> usize {
-        if self.link.is_cluster() { LANES.into() } else { 1 }
+    /// How many parts there are that fail apart from each other: the hash slots of a cluster.
+    pub fn parts(&self) -> usize {
+        if self.link.is_cluster() { SLOTS.into() } else { 1 }
     }
 
     /// The part that has this tenant's counters.
-    pub fn lane(&self, tenant: &TenantId) -> usize {
-        if self.link.is_cluster() {
-            usize::from(hash_slot(tenant.as_str()) / (SLOTS / LANES))
-        } else {
-            0
-        }
+    pub fn part(&self, tenant: &TenantId) -> usize {
+        if self.link.is_cluster() { hash_slot(tenant.as_str()).into() } else { 0 }
     }
 
     /// Settles permits together; says of each, in their order, how it went. What failed may be settled again: it takes
@@ -112,10 +104,7 @@ impl RedisCounters {
             let fill = |command: &mut Cmd| self.fill_settle(command, keys, *settlement, None, now);
             (keys.permit.clone(), self.settle.by_hash(fill))
         };
-        let answers = match self.link.run_all(ends.iter().map(command).collect(), until).await {
-            Ok(answers) => answers,
-            Err(failure) => return vec![Err(failure.into()); endings.len()],
-        };
+        let answers = self.link.run_all(ends.iter().map(command).collect(), until).await;
         let mut settled = Vec::with_capacity(endings.len());
         for ((keys, settlement), answer) in ends.into_iter().zip(answers) {
             settled.push(match answer {
@@ -325,27 +314,4 @@ fn keys_of_permit(permit: &PermitRecord) -> Keys {
         |charge: &model::quota::Charge| key_of(&charge.key, &permit.tenant, charge.taken.into());
     let counters = permit.charges.iter().map(key).collect();
     Keys::of(&permit.tenant, permit.id, counters)
-}
-
-/// The hash slot of a tag: its CRC16 (XMODEM), as the Redis cluster specification has it.
-fn hash_slot(tag: &str) -> u16 {
-    let crc = tag.bytes().fold(0_u16, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
-            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
-        })
-    });
-    crc % SLOTS
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hash_slots_are_those_of_a_cluster() {
-        // From `CLUSTER KEYSLOT`.
-        for (tag, slot) in [("123456789", 12_739), ("foo", 12_182), ("", 0)] {
-            assert_eq!(hash_slot(tag), slot, "{tag}");
-        }
-    }
 }

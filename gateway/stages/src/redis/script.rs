@@ -27,7 +27,7 @@ impl Script {
     ) -> Result<Value, StoreError> {
         match link.run(key, &self.by_hash(&fill), until).await {
             Err(error) if error.is_unknown_script() => {
-                Ok(link.run(key, &self.whole(fill), until).await?)
+                Ok(Box::pin(link.run(key, &self.whole(fill), until)).await?)
             }
             answer => Ok(answer?),
         }

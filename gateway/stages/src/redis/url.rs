@@ -2,8 +2,8 @@
 //!
 //! Invariant: neither [`Display`](fmt::Display) nor [`Debug`](fmt::Debug) nor an error shows a password or a user's name.
 
+use redis::RedisConnectionInfo;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion};
-use redis::{RedisConnectionInfo, io::tcp::TcpSettings};
 use std::fmt;
 use std::str::FromStr;
 
@@ -22,7 +22,8 @@ const PORT: u16 = 6379;
 #[derive(Clone)]
 pub struct RedisUrl {
     kind: Kind,
-    hosts: Vec<ConnectionAddr>,
+    is_tls: bool,
+    hosts: Vec<(String, u16)>,
     login: RedisConnectionInfo,
     /// As it was written, without user and password.
     shown: String,
@@ -57,23 +58,30 @@ impl RedisUrl {
         &self.login
     }
 
-    /// The hosts it names.
-    pub(super) fn hosts(&self) -> &[ConnectionAddr] {
-        &self.hosts
+    /// Where the hosts are that it names.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (String, u16)> {
+        self.hosts.iter().cloned()
     }
 
-    /// Each host, with how to speak to it.
-    pub(super) fn connections(&self, tcp: &TcpSettings) -> Vec<ConnectionInfo> {
-        let connection = |host: &ConnectionAddr| {
-            let info = host.clone().into_connection_info().ok()?;
-            Some(info.set_redis_settings(self.login.clone()).set_tcp_settings(tcp.clone()))
+    /// How to speak to each of them.
+    pub(super) fn connections(&self) -> impl Iterator<Item = ConnectionInfo> {
+        self.addresses().map(|(host, port)| self.connection(host, port))
+    }
+
+    /// How to speak to the server at this address.
+    pub(super) fn connection(&self, host: String, port: u16) -> ConnectionInfo {
+        let address = if self.is_tls {
+            ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+        } else {
+            ConnectionAddr::Tcp(host, port)
         };
-        self.hosts.iter().filter_map(connection).collect()
+        let info = address.into_connection_info().expect("an address is one");
+        info.set_redis_settings(self.login.clone())
     }
 
     /// Whether connections are made under TLS.
     pub(super) fn is_tls(&self) -> bool {
-        self.hosts.iter().any(|host| matches!(host, ConnectionAddr::TcpTls { .. }))
+        self.is_tls
     }
 }
 
@@ -88,6 +96,9 @@ impl FromStr for RedisUrl {
             ));
         }
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if path.contains('@') {
+            return Err(InvalidRedisUrl("a `/` in a user or password is written `%2F`"));
+        }
         let (login, hosts) = match authority.rsplit_once('@') {
             Some((login, hosts)) => (Some(login), hosts),
             None => (None, authority),
@@ -114,7 +125,7 @@ impl FromStr for RedisUrl {
         let port = if matches!(kind, Kind::Sentinel { .. }) { SENTINEL_PORT } else { PORT };
         let shown = format!("{scheme}://{hosts}{}", if path.is_empty() { "" } else { "/" });
         let hosts: Vec<_> =
-            hosts.split(',').map(|host| address(base, host, port)).collect::<Result<_, _>>()?;
+            hosts.split(',').map(|host| address(host, port)).collect::<Result<_, _>>()?;
         if hosts.len() > HOSTS_MAX {
             return Err(InvalidRedisUrl("it names more than 32 hosts"));
         }
@@ -122,17 +133,23 @@ impl FromStr for RedisUrl {
             return Err(InvalidRedisUrl("several hosts are those of sentinels or of a cluster"));
         }
         let login = self::login(login)?.set_db(database(db)?);
-        Ok(Self { kind, hosts, login, shown: format!("{shown}{path}") })
+        Ok(Self { kind, is_tls: base == "rediss", hosts, login, shown: format!("{shown}{path}") })
     }
 }
 
 /// `HOST`, `HOST:PORT` or `[IPv6]:PORT`.
-fn address(scheme: &str, text: &str, default: u16) -> Result<ConnectionAddr, InvalidRedisUrl> {
+fn address(text: &str, default: u16) -> Result<(String, u16), InvalidRedisUrl> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) =
                 rest.split_once(']').ok_or(InvalidRedisUrl("a `[` is not closed"))?;
-            (host, rest.strip_prefix(':'))
+            let port = match rest.strip_prefix(':') {
+                None if !rest.is_empty() => {
+                    return Err(InvalidRedisUrl("there is no `:` between an address and its port"));
+                }
+                port => port,
+            };
+            (host, port)
         }
         None => match text.split_once(':') {
             Some((host, port)) => (host, Some(port)),
@@ -150,12 +167,7 @@ fn address(scheme: &str, text: &str, default: u16) -> Result<ConnectionAddr, Inv
             .filter(|port| *port > 0)
             .ok_or(InvalidRedisUrl("a port is not a number from 1 to 65535"))?,
     };
-    let host = host.to_owned();
-    Ok(if scheme == "rediss" {
-        ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
-    } else {
-        ConnectionAddr::Tcp(host, port)
-    })
+    Ok((host.to_owned(), port))
 }
 
 /// `USER:PASSWORD` or `:PASSWORD`, percent-encoded (RFC 3986 §2.1).
@@ -226,7 +238,7 @@ mod tests {
     use super::*;
 
     fn hosts(url: &RedisUrl) -> Vec<String> {
-        url.hosts().iter().map(ToString::to_string).collect()
+        url.addresses().map(|(host, port)| format!("{host}:{port}")).collect()
     }
 
     #[test]
@@ -249,7 +261,7 @@ mod tests {
                 (&kind, hosts.iter().map(ToString::to_string).collect(), db)
             );
             assert_eq!(url.is_tls(), text.starts_with("rediss"), "{text}");
-            assert_eq!(url.connections(&TcpSettings::default()).len(), hosts.len());
+            assert_eq!(url.connections().count(), hosts.len());
             assert_eq!(url, text.parse().unwrap());
         }
     }
@@ -302,7 +314,9 @@ mod tests {
             ("redis+sentinel://u:s3cret@a", "no service"),
             ("redis+cluster://u:s3cret@a/1", "one database"),
             // A slash that was not encoded.
-            ("redis://u:s3/cret@a", "a port"),
+            ("redis://u:s3/cret@a", "`%2F`"),
+            ("redis+sentinel://user:123/s3cret@a", "`%2F`"),
+            ("redis://[::1]6379", "no `:`"),
         ] {
             let error = text.parse::<RedisUrl>().unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");

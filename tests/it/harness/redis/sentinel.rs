@@ -50,6 +50,15 @@ impl Watched {
         format!("redis+sentinel://{}/{SERVICE}", addresses.join(","))
     }
 
+    /// The master, and its replica.
+    pub(crate) fn servers(&self) -> &[Redis] {
+        &self.servers
+    }
+
+    pub(crate) fn sentinels(&self) -> &[Redis] {
+        &self.sentinels
+    }
+
     fn until(&self, what: &str, holds: impl Fn(&Redis) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !self.sentinels.iter().all(&holds) {

@@ -13,6 +13,8 @@ const NODE_TIMEOUT: &str = "2000";
 /// The servers.
 pub(crate) struct Shards {
     nodes: Vec<Redis>,
+    /// Who runs and does not answer.
+    frozen: Option<usize>,
 }
 
 /// A server, as the others know it.
@@ -68,7 +70,7 @@ impl Shards {
         create.args(["--cluster-replicas", "1", "--cluster-yes"]).stdin(Stdio::null());
         let output = create.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-        let shards = Self { nodes };
+        let shards = Self { nodes, frozen: None };
         shards.have_settled();
         shards
     }
@@ -81,7 +83,8 @@ impl Shards {
     }
 
     fn alive(&self) -> impl Iterator<Item = &Redis> {
-        self.nodes.iter().filter(|node| node.runs())
+        let nodes = self.nodes.iter().enumerate();
+        nodes.filter(|(at, node)| node.runs() && Some(*at) != self.frozen).map(|(_, node)| node)
     }
 
     fn any(&self) -> &Redis {
@@ -125,9 +128,31 @@ impl Shards {
         masters.map(|master| self.master_of(master.slots[0].0)).collect()
     }
 
+    /// The first slots of those that another master has than the slot before.
+    pub(crate) fn edges(&self) -> Vec<u16> {
+        let known = known_to(self.any());
+        let firsts = known.iter().flat_map(|known| &known.slots).map(|(first, _)| *first);
+        let mut edges: Vec<u16> = firsts.filter(|first| *first > 0).collect();
+        edges.sort_unstable();
+        edges
+    }
+
     /// SIGKILL to this server.
     pub(crate) fn kill(&mut self, node: usize) {
         self.nodes[node].kill();
+    }
+
+    /// From now on this server does not answer, and closes no connection.
+    pub(crate) fn freeze(&mut self, node: usize) {
+        self.nodes[node].freeze();
+        self.frozen = Some(node);
+    }
+
+    /// It goes on, and takes part again as a replica.
+    pub(crate) fn thaw(&mut self, node: usize) {
+        self.nodes[node].thaw();
+        self.frozen = None;
+        self.have_settled();
     }
 
     /// Starts it again, and waits until it takes part. Somebody else is the master of its slots meanwhile.

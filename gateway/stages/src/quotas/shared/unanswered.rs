@@ -68,13 +68,18 @@ impl Asking<'_> {
     /// The store did not; what it may have done is left, where it may have done something.
     pub(super) fn failed(mut self, error: &StoreError) -> Option<Unanswered> {
         let demand = self.demand.take()?;
-        matches!(error, StoreError::TimedOut(_)).then(|| self.unanswered(demand))
+        may_have_run(error).then(|| self.unanswered(demand))
     }
 
     fn unanswered(&self, demand: &Demand) -> Unanswered {
         let Self { is_refill, until, .. } = *self;
         Unanswered { demand: Box::new(demand.clone()), is_refill, until }
     }
+}
+
+/// Whether a command that failed so may have done its work.
+pub(super) const fn may_have_run(error: &StoreError) -> bool {
+    matches!(error, StoreError::TimedOut(_) | StoreError::Unanswered(_))
 }
 
 impl Drop for Asking<'_> {

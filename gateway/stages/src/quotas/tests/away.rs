@@ -184,6 +184,19 @@ async fn without_a_connection_one_request_is_enough_to_know() {
 }
 
 #[tokio::test]
+async fn a_lost_connection_is_shown_also_while_nobody_asks() {
+    let node = Node::new(&Frail::new(1), &clock());
+    for (mood, standing) in [
+        (Mood::Lost, Standing::Degraded { since: START, nodes: 1 }),
+        (Mood::Well, Standing::Shared { nodes: 1 }),
+    ] {
+        node.store.becomes(mood);
+        node.quotas.sweep(START);
+        assert_eq!(*node.quotas.standing().borrow(), standing);
+    }
+}
+
+#[tokio::test]
 async fn it_finds_back_by_itself() {
     let limits = [("a", rate("1/s", 10), Closed)];
     let node = away(&limits, 1).await;
@@ -213,6 +226,77 @@ async fn counters_that_cant_be_read_are_one_tenants_trouble() {
         assert_eq!(told(&node.reserve(&demand(permit, 1, &limits)).await), "closed by a");
     }
     assert_eq!(*node.quotas.standing().borrow(), Standing::Shared { nodes: 1 });
+    // Everybody's: what there is does not speak as a store of counters should.
+    for permit in 0..FAILURES {
+        let tenant = format!("t{permit}").as_str().into();
+        let ask = Demand { tenant, ..demand(permit.into(), 1, &limits) };
+        assert_eq!(told(&node.reserve(&ask).await), "closed by a");
+    }
+    assert!(matches!(*node.quotas.standing().borrow(), Standing::Degraded { .. }));
+    assert!(!node.quotas.probe(0).await);
+}
+
+#[tokio::test]
+async fn a_share_is_had_once_also_while_others_are_answered() {
+    let limits = [("daily", quota("10/day"), Local)];
+    let node = Node::new(&Frail::new(1), &clock());
+    *node.store.ill.lock().unwrap() = Some("acme".into());
+    let mut admitted = 0;
+    for permit in 0..60 {
+        let other = Demand { tenant: "globex".into(), ..demand(permit, 0, &limits) };
+        node.reserve(&other).await.unwrap();
+        admitted += usize::from(node.reserve(&demand(permit, 1, &limits)).await.is_ok());
+        if permit % 10 == 0 {
+            node.quotas.sweep(node.clock.micros());
+        }
+    }
+    assert_eq!(admitted, 10);
+    assert_eq!(*node.quotas.standing().borrow(), Standing::Shared { nodes: 1 });
+}
+
+#[tokio::test]
+async fn who_only_looks_does_not_take_the_store_for_lost() {
+    let limits = [("daily", quota("10/day"), Local)];
+    let node = Node::new(&Frail::new(1), &clock());
+    node.store.becomes(Mood::Gone);
+    for _ in 0..20 {
+        node.quotas.peek(&demand(0, 1, &limits), START).await;
+    }
+    assert_eq!(*node.quotas.standing().borrow(), Standing::Shared { nodes: 1 });
+}
+
+#[tokio::test]
+async fn one_counter_too_many_leaves_the_others_as_they_are() {
+    use super::super::{Quotas, Where};
+    let capacity = Capacity { counters: 100, counters_per_tenant: 5, permits_per_tenant: 100 };
+    let quotas = Quotas(Where::InProcess(Box::new(MemoryCounters::new(capacity))));
+    let ask = |permit: usize, address: u32, on_store_error| {
+        let limits = [("daily", quota("10/day"), Local), ("each", quota("9/day"), on_store_error)];
+        let mut demand = demand(permit as u128, 1, &limits);
+        demand.limits[1].key.part = Part::Ip(std::net::Ipv4Addr::from(address).into());
+        demand
+    };
+    // From the fifth address on there is no room for another counter.
+    for (permit, (address, on_store_error, outcome)) in [
+        (0, Local, "1/10 1/9"),
+        (1, Local, "2/10 1/9"),
+        (2, Local, "3/10 1/9"),
+        (3, Local, "4/10 1/9"),
+        (4, Local, "5/10 open:0/9"),
+        (5, Open, "6/10 open:0/9"),
+        (6, Closed, "closed by each"),
+        (7, Local, "7/10 open:0/9"),
+        (0, Local, "8/10 2/9"),
+        (8, Local, "9/10 open:0/9"),
+        (10, Local, "10/10 open:0/9"),
+        (11, Local, "refused by daily"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let decided = quotas.reserve(&ask(permit, address, on_store_error), START).await;
+        assert_eq!(told(&decided), outcome, "{address}");
+    }
 }
 
 #[tokio::test]
@@ -251,6 +335,14 @@ async fn what_nobody_was_given_is_given_back() {
     // Refused here, because the store did not answer in time.
     let node = Node::new(&Frail::new(1), &clock());
     node.store.becomes(Mood::Mute);
+    assert_eq!(told(&node.reserve(&ask).await), "closed by daily");
+    assert_eq!(node.used(&ask), [3, 1]);
+    node.store.becomes(Mood::Well);
+    node.settled().await;
+    assert_eq!(node.used(&ask), [0, 0]);
+    // The connection broke: the same.
+    let node = Node::new(&Frail::new(1), &clock());
+    node.store.becomes(Mood::Broken);
     assert_eq!(told(&node.reserve(&ask).await), "closed by daily");
     assert_eq!(node.used(&ask), [3, 1]);
     node.store.becomes(Mood::Well);

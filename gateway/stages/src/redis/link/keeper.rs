@@ -1,23 +1,23 @@
-//! Who makes a link's connection, looks into doubts about it, and makes the next one.
+//! Who makes the connection to a server, looks into doubts about it, and makes the next one.
 
-use super::{Connection, Doubt};
 use crate::redis::url::{Kind, RedisUrl};
 use rand::RngExt as _;
-use redis::cluster::ClusterClientBuilder;
-use redis::cluster_async::ClusterConnection;
+use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, PushInfo, PushKind, RedisError, TlsMode, Value,
+    AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, PushInfo, PushKind, RedisError,
+    TlsMode, Value,
 };
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long one server may take until it can be spoken to, and to show that it still answers.
-const ANSWER_MAX: Duration = Duration::from_secs(1);
-/// How long all sentinels, or all nodes of a cluster, may take together.
+pub(super) const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// How long all sentinels may take together.
 const FIND_MAX: Duration = Duration::from_secs(5);
 /// How long to wait before connecting again: at first, and at most. Both with up to as much again, by chance.
 const WAIT_MIN: Duration = Duration::from_millis(20);
@@ -28,13 +28,28 @@ const HELD_WELL: Duration = Duration::from_secs(5);
 const DOUBT_PAUSE: Duration = Duration::from_millis(100);
 /// How many commands wait to be written.
 const WRITES_MAX: usize = 1_024;
-/// How often a cluster's client follows a slot to where it moved.
-const REDIRECTS_MAX: u32 = 3;
 
-/// Keeps a link's connection.
+/// Whom to connect to.
+pub(super) enum Target {
+    /// One server.
+    Server(Box<ConnectionInfo>),
+    /// Whoever the sentinels name.
+    Master(RedisUrl),
+}
+
+/// Why a connection may have to be replaced.
+#[derive(Debug)]
+pub(super) enum Doubt {
+    /// A command had no answer in time.
+    Silent,
+    /// It is of no use: it was closed, or leads to a server that takes no writes.
+    Useless(String),
+}
+
+/// Keeps the connection to a server.
 pub(super) struct Keeper {
-    url: RedisUrl,
-    publish: watch::Sender<Option<Connection>>,
+    target: Target,
+    publish: watch::Sender<Option<MultiplexedConnection>>,
     doubts: mpsc::Receiver<Doubt>,
     sentinels: Option<SentinelClient>,
     sentinel_login: SentinelLogin,
@@ -59,14 +74,39 @@ enum SentinelLogin {
     Nobody,
 }
 
+impl Target {
+    /// The server, or the service, that this URL names.
+    pub(super) fn of(url: &RedisUrl) -> Self {
+        match (url.kind(), url.addresses().next()) {
+            (Kind::Single | Kind::Cluster, Some((host, port))) => Self::server(url, host, port),
+            // A URL names a host.
+            (Kind::Sentinel { .. } | Kind::Single | Kind::Cluster, _) => Self::Master(url.clone()),
+        }
+    }
+
+    /// This server, spoken to as the URL says.
+    pub(super) fn server(url: &RedisUrl, host: String, port: u16) -> Self {
+        Self::Server(Box::new(url.connection(host, port).set_tcp_settings(tcp())))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server(server) => server.addr().fmt(f),
+            Self::Master(url) => url.fmt(f),
+        }
+    }
+}
+
 impl Keeper {
     pub(super) fn new(
-        url: RedisUrl,
-        publish: watch::Sender<Option<Connection>>,
+        target: Target,
+        publish: watch::Sender<Option<MultiplexedConnection>>,
         doubts: mpsc::Receiver<Doubt>,
     ) -> Self {
         Self {
-            url,
+            target,
             publish,
             doubts,
             sentinels: None,
@@ -75,34 +115,31 @@ impl Keeper {
         }
     }
 
-    /// Connects for as long as there is a link. What happens again and again is told once.
+    /// Connects for as long as somebody may ask. What happens again and again is told once.
     pub(super) async fn keep(mut self) {
         let (mut wait, mut told) = (WAIT_MIN, Told::Nothing);
         loop {
             match self.connect().await {
                 Ok(connection) => {
                     if told != Told::GivenUp {
-                        tracing::info!(redis = %self.url, "connected to Redis");
+                        tracing::info!(redis = %self.target, "connected to Redis");
                     }
-                    warn_of_eviction(&connection, &self.url).await;
+                    warn_of_eviction(&connection, &self.target).await;
                     let since = Instant::now();
                     self.publish.send_replace(Some(connection.clone()));
                     let why = self.attend(connection).await;
-                    // A cluster's other nodes are well: the old connections serve until there are new ones.
-                    if *self.url.kind() != Kind::Cluster {
-                        self.publish.send_replace(None);
-                    }
+                    self.publish.send_replace(None);
                     if since.elapsed() > HELD_WELL {
                         (wait, told) = (WAIT_MIN, Told::Nothing);
                     }
                     if told != Told::GivenUp {
-                        tracing::warn!(redis = %self.url, %why, "the connection to Redis is given up");
+                        tracing::warn!(redis = %self.target, %why, "the connection to Redis is given up");
                         told = Told::GivenUp;
                     }
                 }
                 Err(error) => {
                     if told != Told::Unreachable {
-                        tracing::warn!(redis = %self.url, %error, "Redis can't be reached; trying again");
+                        tracing::warn!(redis = %self.target, %error, "Redis can't be reached; trying again");
                         told = Told::Unreachable;
                     }
                 }
@@ -114,21 +151,19 @@ impl Keeper {
     }
 
     /// Waits until the connection has to be replaced; says why.
-    async fn attend(&mut self, connection: Connection) -> String {
+    async fn attend(&mut self, mut connection: MultiplexedConnection) -> String {
         loop {
             let doubt = tokio::select! {
                 () = self.closed.notified() => return "it was closed".to_owned(),
                 doubt = self.doubts.recv() => doubt,
             };
             match doubt {
-                // The last link is gone, and with it this task.
+                // Nobody is left who could ask, and this task ends with them.
                 None => return "nobody uses it".to_owned(),
-                Some(Doubt::Useless(why)) if *self.url.kind() != Kind::Cluster => return why,
-                // A cluster's client finds the way by itself, where it is told.
-                Some(Doubt::Useless(_)) => {}
-                Some(Doubt::Silent(key)) => {
-                    let answer = timeout(ANSWER_MAX, probe(&connection, &key)).await;
-                    match answer {
+                Some(Doubt::Useless(why)) => return why,
+                Some(Doubt::Silent) => {
+                    let ping = redis::cmd("PING");
+                    match timeout(ANSWER_MAX, ping.exec_async(&mut connection)).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => return error.to_string(),
                         Err(_) => return "it does not answer".to_owned(),
@@ -139,37 +174,34 @@ impl Keeper {
                 () = self.closed.notified() => return "it was closed".to_owned(),
                 () = sleep(DOUBT_PAUSE) => {}
             }
-            // What was doubted before that is answered.
-            while self.doubts.try_recv().is_ok_and(|doubt| matches!(doubt, Doubt::Silent(_))) {}
         }
     }
 
-    async fn connect(&mut self) -> Result<Connection, RedisError> {
+    async fn connect(&mut self) -> Result<MultiplexedConnection, RedisError> {
         // Doubts about the last connection are none about the next.
         while self.doubts.try_recv().is_ok() {}
         self.closed = Arc::new(Notify::new());
-        match self.url.kind().clone() {
-            Kind::Single => {
-                let first = self.url.connections(&tcp()).into_iter().next();
-                let client = Client::open(first.ok_or_else(nowhere)?)?;
-                within(ANSWER_MAX, self.open(&client)).await
+        let url = match &self.target {
+            Target::Server(server) => {
+                let client = Client::open((**server).clone())?;
+                return within(ANSWER_MAX, self.open(&client)).await;
             }
-            Kind::Sentinel { service } => {
-                let found = within(FIND_MAX, self.open_master(&service)).await;
-                if found.is_err() {
-                    self.sentinels = None;
-                    self.sentinel_login = match self.sentinel_login {
-                        SentinelLogin::AsServers => SentinelLogin::Nobody,
-                        SentinelLogin::Nobody => SentinelLogin::AsServers,
-                    };
-                }
-                found
+            Target::Master(url) => url.clone(),
+        };
+        let found = within(FIND_MAX, self.open_master(&url)).await;
+        if let Err(error) = &found {
+            self.sentinels = None;
+            if is_about_login(error) {
+                self.sentinel_login = match self.sentinel_login {
+                    SentinelLogin::AsServers => SentinelLogin::Nobody,
+                    SentinelLogin::Nobody => SentinelLogin::AsServers,
+                };
             }
-            Kind::Cluster => within(FIND_MAX, self.open_cluster()).await,
         }
+        found
     }
 
-    async fn open(&self, client: &Client) -> Result<Connection, RedisError> {
+    async fn open(&self, client: &Client) -> Result<MultiplexedConnection, RedisError> {
         let closed = Arc::clone(&self.closed);
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(ANSWER_MAX))
@@ -182,29 +214,31 @@ impl Keeper {
                 }
                 Ok::<_, std::convert::Infallible>(())
             });
-        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        Ok(Connection::Single(connection))
+        client.get_multiplexed_async_connection_with_config(&config).await
     }
 
-    async fn open_master(&mut self, service: &str) -> Result<Connection, RedisError> {
+    async fn open_master(&mut self, url: &RedisUrl) -> Result<MultiplexedConnection, RedisError> {
         let mut sentinels = match self.sentinels.take() {
             Some(sentinels) => sentinels,
-            None => self.sentinels_of(service)?,
+            None => self.sentinels_of(url)?,
         };
         let master = sentinels.async_get_client().await?;
         self.sentinels = Some(sentinels);
         self.open(&master).await
     }
 
-    fn sentinels_of(&self, service: &str) -> Result<SentinelClient, RedisError> {
-        let login = self.url.login();
-        let hosts = self.url.hosts().to_vec();
+    fn sentinels_of(&self, url: &RedisUrl) -> Result<SentinelClient, RedisError> {
+        let Kind::Sentinel { service } = url.kind() else {
+            return Err((ErrorKind::InvalidClientConfig, "the URL names no service").into());
+        };
+        let login = url.login();
+        let hosts: Vec<_> = url.connections().map(|host| host.addr().clone()).collect();
         let mut builder = SentinelClientBuilder::new(hosts, service, SentinelServerType::Master)?
             .set_client_to_redis_protocol(login.protocol())
             .set_client_to_redis_db(login.db())
             .set_client_to_redis_tcp_settings(tcp())
             .set_client_to_sentinel_tcp_settings(tcp());
-        if self.url.is_tls() {
+        if url.is_tls() {
             builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
         }
         if let Some(user) = login.username() {
@@ -223,44 +257,13 @@ impl Keeper {
         }
         builder.build()
     }
-
-    async fn open_cluster(&self) -> Result<Connection, RedisError> {
-        let login = self.url.login();
-        let mut builder = ClusterClientBuilder::new(self.url.connections(&tcp()))
-            .use_protocol(login.protocol())
-            .connection_timeout(ANSWER_MAX)
-            .response_timeout(ANSWER_MAX)
-            .tcp_settings(tcp())
-            .retries(REDIRECTS_MAX)
-            .min_retry_wait(1)
-            .max_retry_wait(8);
-        if let Some(user) = login.username() {
-            builder = builder.username(user);
-        }
-        if let Some(password) = login.password() {
-            builder = builder.password(password);
-        }
-        let connection: ClusterConnection = builder.build()?.get_async_connection().await?;
-        Ok(Connection::Cluster(connection))
-    }
-}
-
-/// Whether who answers for this key answers at all.
-async fn probe(connection: &Connection, key: &str) -> Result<(), RedisError> {
-    match connection {
-        Connection::Single(one) => redis::cmd("PING").exec_async(&mut one.clone()).await,
-        Connection::Cluster(all) => {
-            redis::cmd("EXISTS").arg(key).exec_async(&mut all.clone()).await
-        }
-    }
 }
 
 /// Evicted counters forget what was used. A server that tells nobody its policy is not asked twice.
-async fn warn_of_eviction(connection: &Connection, url: &RedisUrl) {
-    let Connection::Single(one) = connection else { return };
+async fn warn_of_eviction(connection: &MultiplexedConnection, target: &Target) {
     let mut command = redis::cmd("INFO");
     command.arg("memory");
-    let told = timeout(ANSWER_MAX, command.query_async::<Value>(&mut one.clone())).await;
+    let told = timeout(ANSWER_MAX, command.query_async::<Value>(&mut connection.clone())).await;
     let Ok(Ok(told)) = told else { return };
     let told = redis::from_redis_value::<String>(told).unwrap_or_default();
     let policy = told.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
@@ -268,7 +271,7 @@ async fn warn_of_eviction(connection: &Connection, url: &RedisUrl) {
         && policy != "noeviction"
     {
         tracing::warn!(
-            redis = %url,
+            redis = %target,
             policy,
             "this Redis evicts keys when its memory is full, and limits then forget what was used; set `maxmemory-policy noeviction`"
         );
@@ -289,6 +292,8 @@ fn tcp() -> TcpSettings {
     TcpSettings::default().set_nodelay(true)
 }
 
-fn nowhere() -> RedisError {
-    (ErrorKind::InvalidClientConfig, "the URL names no host").into()
+/// Whether another login might help.
+fn is_about_login(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed
+        || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
 }

@@ -83,6 +83,15 @@ async fn is_admitted(store: &RedisCounters, demand: &Demand, now: i64) -> bool {
 }
 
 #[tokio::test]
+async fn a_decision_that_waits_takes_little_memory() {
+    let database = Database::take();
+    let store = database.counters(ClockOf::Redis).await;
+    let ask = demand("acme", 1, 1, &each());
+    let size = size_of_val(&store.reserve(&ask, 0));
+    assert!(size <= 2_048, "{size} bytes");
+}
+
+#[tokio::test]
 async fn redis_own_clock_decides() {
     let database = Database::take();
     let store = database.counters(ClockOf::Redis).await;
