@@ -12,6 +12,7 @@ mod credential;
 mod difference;
 mod document;
 mod exchanges;
+mod idempotency;
 mod kind;
 mod newest;
 mod nodes;
@@ -42,6 +43,7 @@ use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use model::id::NodeName;
+use model::idempotency::Records;
 use model::revision::Revisions;
 use model::usage::UsageOf;
 use model::{Clock, ErrorCode};
@@ -58,6 +60,8 @@ pub struct Settings {
     pub revisions: Arc<dyn Revisions>,
     /// Whoever holds the counters.
     pub usage: Arc<dyn UsageOf>,
+    /// Whoever holds the idempotency records.
+    pub records: Arc<dyn Records>,
     /// What packs are tried on.
     pub packs: Arc<pack_host::Host>,
     /// Tokens, audit, revocations, records, kept answers.
@@ -74,6 +78,7 @@ pub struct Settings {
 pub(crate) struct Shared {
     pub(crate) revisions: Arc<dyn Revisions>,
     pub(crate) usage: Arc<dyn UsageOf>,
+    pub(crate) records: Arc<dyn Records>,
     pub(crate) host: Arc<pack_host::Host>,
     pub(crate) store: Store,
     pub(crate) keys: MasterKeys,
@@ -90,6 +95,8 @@ pub(crate) struct Shared {
     pushes: Arc<Semaphore>,
     /// Requests being served.
     places: Arc<Semaphore>,
+    /// Idempotency keys being looked up.
+    lookups: Semaphore,
     /// Exports of the audit being written.
     exports: Arc<Semaphore>,
     /// Refusals that were audited of late.
@@ -98,10 +105,12 @@ pub(crate) struct Shared {
 
 impl Shared {
     fn new(settings: Settings) -> Self {
-        let Settings { revisions, usage, packs: host, store, keys, clock, node: _ } = settings;
+        let Settings { revisions, usage, records, packs: host, store, keys, clock, node: _ } =
+            settings;
         Self {
             revisions,
             usage,
+            records,
             host,
             store,
             keys,
@@ -112,6 +121,7 @@ impl Shared {
             documents: Semaphore::new(document::DOCUMENTS_MAX),
             pushes: Arc::new(Semaphore::new(packs::PUSHES_MAX)),
             places: Arc::new(Semaphore::new(request::REQUESTS_MAX)),
+            lookups: Semaphore::new(idempotency::LOOKUPS_MAX),
             exports: Arc::new(Semaphore::new(audit::EXPORTS_MAX)),
             refusals: acting::Refusals::default(),
         }
@@ -140,6 +150,7 @@ pub fn router(settings: Settings, status: Router) -> Router {
         .merge(nodes::routes())
         .merge(revocations::routes())
         .merge(usage::routes())
+        .merge(idempotency::routes())
         .merge(exchanges::routes())
         .merge(credential::routes())
         .route("/v1/secrets:rekey", post(secret::rekey))

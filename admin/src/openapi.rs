@@ -8,6 +8,7 @@ mod answer;
 mod control;
 mod credentials;
 mod example;
+mod idempotency;
 mod operation;
 mod packs;
 mod parameter;
@@ -36,7 +37,7 @@ use utoipa::openapi::{
 
 /// What the API is, as its description begins.
 const ABOUT: &str = "The control plane of Tollgate: the document and its revisions, tenants and their credentials, tokens, \
-    revocations, policy packs, nodes, usage, the audit and decision records.\n\n\
+    revocations, policy packs, nodes, usage, idempotency keys, the audit and decision records.\n\n\
     Changes of the document name what they replace (`If-Match`, or `If-None-Match: *` for what is new) and answer with the \
     revision that they made; 200 means in force on the node that answers, and within a second everywhere. `?dry_run=true` \
     says what a change would do. POSTs take an `Idempotency-Key`: a repeat gets the first answer again, for a day. Lists are \
@@ -63,6 +64,10 @@ const TAGS: &[(&str, &str)] = &[
     ("nodes", "The processes of this deployment."),
     ("revocations", "What is refused at once, everywhere."),
     ("usage", "What tenants have used of their limits."),
+    (
+        "idempotency",
+        "What is kept of idempotency keys, and freeing those whose outcome nobody knows.",
+    ),
     ("exchanges", "Decision records: which stage decided what."),
     ("secrets", "Secrets at rest."),
     ("process", "For whoever watches the process. No token."),
@@ -76,6 +81,7 @@ pub fn openapi() -> Value {
         .chain(packs::operations())
         .chain(revisions::operations())
         .chain(control::operations())
+        .chain(idempotency::operations())
         .chain(traffic::operations());
     let paths = operations.fold(PathsBuilder::new(), |paths, operation| {
         let Operation { method, path, .. } = &operation;

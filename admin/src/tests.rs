@@ -6,6 +6,7 @@ mod credentials;
 pub(crate) mod described;
 mod documents;
 mod exchanges;
+mod idempotency;
 mod lists;
 mod nodes;
 mod once;

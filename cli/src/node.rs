@@ -2,13 +2,14 @@
 
 use crate::folder::FirstToken;
 use crate::parts::Parts;
-use crate::settings::{Role, Settings};
+use crate::settings::{IdempotencyStore, Role, Settings};
 use crate::status::{self, Readiness};
 use crate::{listener, ports, say};
 use anyhow::Context as _;
 use gateway::kept::Kept;
 use gateway::server::{self, Listen};
 use gateway::{record, thresholds};
+use model::idempotency::{self, Records};
 use model::usage::{Elsewhere, UsageOf};
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -164,9 +165,15 @@ fn admin_settings(settings: &Settings, parts: &Parts) -> admin::Settings {
         // Counters are kept in each gateway's own process.
         false => Arc::new(Elsewhere),
     };
+    let is_kept_alone = settings.idempotency == IdempotencyStore::Memory;
+    let records: Arc<dyn Records> = match settings.is(Role::Gateway) || !is_kept_alone {
+        true => parts.gateway.clone(),
+        false => Arc::new(idempotency::Elsewhere),
+    };
     admin::Settings {
         revisions: parts.revisions(),
         usage,
+        records,
         store: parts.store.clone(),
         keys: parts.keys.clone(),
         clock: parts.clock.clone(),

@@ -180,7 +180,10 @@ async fn settle(exchange: &Exchange, dispatch: &Dispatch, outcome: &Outcome) {
         Outcome::Failed(UpstreamFailure::Unsent(_)) => (Ending::Unsent, None),
         Outcome::Failed(UpstreamFailure::Broken(_)) | Outcome::CutOff(_) => (Ending::Lost, None),
     };
-    let settled = claim.settle(&gateway.ledger, ending, kept, now).await;
+    let rules = dispatch.admitted.matched.route().idempotency.as_ref();
+    let release_on = rules.map_or(&[][..], |rules| &rules.release_on);
+    let disposition = ending.disposition(release_on);
+    let settled = claim.settle(&gateway.ledger, disposition, kept, now).await;
     if let Err(error) = settled {
         tracing::warn!(%error, request_id = exchange.facts.trace.request_id, "an outcome was not stored");
     }

@@ -6,6 +6,7 @@ use model::idempotency::{
 };
 use model::port::StoreError;
 use stages::ledger::{Capacity, MemoryLedger};
+use stages::redis::RedisLedger;
 use store::SqlLedger;
 
 /// The store of idempotency records.
@@ -14,6 +15,8 @@ pub enum AnyLedger {
     Memory(MemoryLedger),
     /// In the database: durable.
     Sql(SqlLedger),
+    /// On Redis: as durable as that is.
+    Redis(RedisLedger),
 }
 
 impl AnyLedger {
@@ -22,11 +25,11 @@ impl AnyLedger {
         Self::Memory(MemoryLedger::new(Capacity::default()))
     }
 
-    /// Forgets what expired in process; a store on disk does that by itself.
+    /// Forgets what expired in process; the others do that by themselves.
     pub fn sweep(&self, now: i64) {
         match self {
             Self::Memory(ledger) => ledger.sweep(now),
-            Self::Sql(_) => {}
+            Self::Sql(_) | Self::Redis(_) => {}
         }
     }
 }
@@ -36,6 +39,7 @@ macro_rules! delegate {
         match $self {
             AnyLedger::Memory(ledger) => ledger.$call($($argument),*).await,
             AnyLedger::Sql(ledger) => ledger.$call($($argument),*).await,
+            AnyLedger::Redis(ledger) => ledger.$call($($argument),*).await,
         }
     };
 }
@@ -60,9 +64,10 @@ impl Ledger for AnyLedger {
         key: &RecordKey,
         fence: Fence,
         answer: Answer,
+        replicas: u8,
         now: i64,
     ) -> Result<Settled, StoreError> {
-        delegate!(self, complete(key, fence, answer, now))
+        delegate!(self, complete(key, fence, answer, replicas, now))
     }
 
     async fn release(

@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod kept;
 mod known;
 pub mod ledger;
+mod lookup;
 pub mod outbound;
 mod own;
 pub mod packs;

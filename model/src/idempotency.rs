@@ -1,9 +1,9 @@
 //! Idempotency: the pure machine that lets a request with a key reach the upstream at most once.
 //!
 //! `ABSENT → DISPATCHED → DONE`, and `UNKNOWN` for what nobody can know. Invariants: a key is dispatched at most once
-//! within its retention, unless its request provably was not sent, the upstream declined it, or an operator released it; a
-//! stored answer never changes; only the holder of the newest fence settles; fences only grow. Never promised: exactly
-//! once. The functions are in [`record`]; a store that keeps records implements [`Ledger`] and agrees with them.
+//! within its retention, unless its request provably was not sent, the upstream declined it, an operator released it, or
+//! its route has it sent again where nobody knows the outcome; a stored answer never changes; only the holder of the newest
+//! fence settles; fences only grow. Never promised: exactly once. The functions are in [`record`]; a store that keeps records implements [`Ledger`] and agrees with them.
 //! Semantics: draft-ietf-httpapi-idempotency-key-header-07. Time is microseconds since the Unix epoch.
 
 mod answer;
@@ -17,13 +17,15 @@ mod records;
 pub mod suite;
 
 pub use answer::{
-    Answer, Disposition, Ending, RESPONSE_BODY_MAX, RESPONSE_HEADERS_MAX, StoredResponse,
+    Answer, Disposition, Ending, RESPONSE_BODY_MAX, RESPONSE_HEADERS_MAX, SealedResponse,
+    StoredResponse,
 };
 pub use digest::{Digest, Fingerprint, RecordKey, Salt, Scope};
 pub use key::{InvalidKey, Key};
 pub use record::{Record, State};
 pub use records::{Elsewhere, Records, RecordsError};
 
+use crate::document::OnUnknown;
 use crate::id::{RouteId, TenantId};
 use crate::port::StoreError;
 use http::{HeaderValue, StatusCode};
@@ -43,10 +45,14 @@ pub struct ClaimRequest {
     pub fingerprint: Fingerprint,
     /// Who claims.
     pub owner: Owner,
-    /// How long the lease lasts, in microseconds: the upstream's total timeout and a margin.
+    /// How long the lease lasts, in microseconds, unless it is renewed.
     pub lease: i64,
     /// How long an outcome is kept, in microseconds.
     pub retention: i64,
+    /// What becomes of a repeat where nobody knows the outcome.
+    pub on_unknown: OnUnknown,
+    /// How many of the store's replicas must have a claim and its outcome; a store without replicas ignores it.
+    pub replicas: u8,
 }
 
 /// The answer to a claim.
@@ -59,8 +65,17 @@ pub enum Claimed {
         /// When the lease ends, in microseconds since the epoch.
         lease_until: i64,
     },
+    /// Held, and nobody knows whether a request before it took effect: it is sent again, under a larger fence.
+    Redriven {
+        /// As of [`Held`](Self::Held).
+        fence: Fence,
+        /// As of [`Held`](Self::Held).
+        lease_until: i64,
+    },
     /// The request was answered before: this is the answer.
     Replay(StoredResponse),
+    /// The same, sealed: for whoever has the key.
+    Sealed(SealedResponse),
     /// The first request is still on its way (409, `Retry-After`).
     InProgress {
         /// Whole seconds, 1 to 5.
@@ -118,6 +133,10 @@ impl From<&str> for Owner {
     }
 }
 
+/// The most that a store keeps of one tenant's answers, in bytes of bodies and headers. What is beyond it is remembered as
+/// not retained.
+pub const TENANT_BYTES: usize = 64 << 20;
+
 /// A store of idempotency records. Every call is one atomic step, carried out as [`record`] says.
 pub trait Ledger: Send + Sync {
     /// Claims the key and marks it dispatched in one durable write, or says what became of it.
@@ -136,16 +155,18 @@ pub trait Ledger: Send + Sync {
         now: i64,
     ) -> impl Future<Output = Result<Settled, StoreError>> + Send;
 
-    /// Stores the answer.
+    /// Stores the answer. `replicas`: as of [`ClaimRequest`].
     fn complete(
         &self,
         key: &RecordKey,
         fence: Fence,
         answer: Answer,
+        replicas: u8,
         now: i64,
     ) -> impl Future<Output = Result<Settled, StoreError>> + Send;
 
-    /// Frees the key: provably nothing was sent, or the upstream declined ([`Disposition::Release`]).
+    /// Frees the key: provably nothing was sent, or the upstream declined ([`Disposition::Release`]). The outcome of one
+    /// that was redriven is unknown again.
     fn release(
         &self,
         key: &RecordKey,

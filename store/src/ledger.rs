@@ -8,7 +8,7 @@ use model::id::TenantId;
 use model::idempotency::record::{self, Change};
 use model::idempotency::{
     Answer, ClaimRequest, Claimed, Digest, Fence, Fingerprint, Key, Ledger, Owner, Record,
-    RecordKey, Settled, State, StoredResponse,
+    RecordKey, SealedResponse, Settled, State, StoredResponse,
 };
 use model::port::StoreError;
 use sqlx::any::AnyRow;
@@ -19,11 +19,13 @@ const FOUND_MAX: i64 = 20;
 
 // Columns are named: a later release may add some while this one serves.
 const LOAD: &str = "SELECT digest, tenant, lookup, route, fingerprint, fence, owner, claimed_at, \
-        retention, expires_at, state, state_time, status, location, headers, body \
+        retention, expires_at, state, state_time, status, location, headers, body, in_doubt, \
+        sealed \
     FROM idempotency WHERE digest = $1";
 
 const FIND: &str = "SELECT digest, tenant, lookup, route, fingerprint, fence, owner, claimed_at, \
-        retention, expires_at, state, state_time, status, location, headers, body \
+        retention, expires_at, state, state_time, status, location, headers, body, in_doubt, \
+        sealed \
     FROM idempotency WHERE lookup = $1 AND tenant = $2 AND expires_at > $3 \
     ORDER BY fence DESC LIMIT $4";
 
@@ -32,14 +34,15 @@ const NEXT_FENCE: &str = "UPDATE idempotency_fence SET newest = newest + 1 RETUR
 const NEXT_FENCE_POSTGRES: &str = "SELECT nextval('idempotency_fences')";
 
 const PUT: &str = "INSERT INTO idempotency (digest, tenant, lookup, route, fingerprint, fence, owner, \
-        claimed_at, retention, expires_at, state, state_time, status, location, headers, body) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
+        claimed_at, retention, expires_at, state, state_time, status, location, headers, body, \
+        in_doubt, sealed) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) \
     ON CONFLICT (digest) DO UPDATE SET tenant = excluded.tenant, lookup = excluded.lookup, \
         route = excluded.route, fingerprint = excluded.fingerprint, fence = excluded.fence, \
         owner = excluded.owner, claimed_at = excluded.claimed_at, retention = excluded.retention, \
         expires_at = excluded.expires_at, state = excluded.state, state_time = excluded.state_time, \
         status = excluded.status, location = excluded.location, headers = excluded.headers, \
-        body = excluded.body";
+        body = excluded.body, in_doubt = excluded.in_doubt, sealed = excluded.sealed";
 
 const DELETE: &str = "DELETE FROM idempotency WHERE digest = $1";
 
@@ -84,7 +87,10 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        let Some(Claimed::Held { fence, .. }) = self.told else { return };
+        let (Some(Claimed::Held { fence, .. }) | Some(Claimed::Redriven { fence, .. })) = self.told
+        else {
+            return;
+        };
         let (digest, now) = (self.key.digest, self.now);
         self.db.write_later(move |connection| {
             Box::pin(async move {
@@ -129,6 +135,7 @@ impl Ledger for SqlLedger {
         key: &RecordKey,
         fence: Fence,
         answer: Answer,
+        _: u8,
         now: i64,
     ) -> Result<Settled, StoreError> {
         let size = answer.size();
@@ -182,10 +189,10 @@ async fn claim(
         Ok(current) => current,
         Err(error) => return Ok(Err(error)),
     };
-    let next = match Record::live(current.as_ref(), now) {
+    let next = match &current {
         // Not needed: the key is taken.
-        Some(record) => record.fence,
-        None => Fence(next_fence(connection).await?),
+        Some(record) if !record::is_free(current.as_ref(), request, now) => record.fence,
+        _ => Fence(next_fence(connection).await?),
     };
     let (told, change) = record::claim(current.as_ref(), request, next, now);
     apply(connection, request.key.digest, change).await?;
@@ -247,6 +254,7 @@ struct StateColumns {
     location: Option<Vec<u8>>,
     headers: Option<Vec<u8>>,
     body: Option<Vec<u8>>,
+    sealed: Option<Vec<u8>>,
 }
 
 impl From<State> for StateColumns {
@@ -262,7 +270,15 @@ impl From<State> for StateColumns {
                 status: Some(response.status.as_u16().into()),
                 headers: Some(response.headers_to_bytes()),
                 body: Some(response.body.into()),
-                location: None,
+                ..Self::default()
+            },
+            // A release that knows nothing of seals reads an answer that was not retained.
+            State::Done { stored_at, answer: Answer::Sealed(response) } => Self {
+                state: "not_retained",
+                time: stored_at,
+                status: Some(response.status.as_u16().into()),
+                sealed: Some(response.bytes.into()),
+                ..Self::default()
             },
             State::Done { stored_at, answer: Answer::NotRetained { status, location } } => Self {
                 state: "not_retained",
@@ -294,6 +310,8 @@ async fn put(connection: &mut AnyConnection, record: Record) -> Result<(), sqlx:
         .bind(columns.location)
         .bind(columns.headers)
         .bind(columns.body)
+        .bind(i64::from(record.in_doubt))
+        .bind(columns.sealed)
         .execute(connection)
         .await?;
     Ok(())
@@ -314,6 +332,7 @@ fn read(row: &AnyRow) -> Result<Record, StoreError> {
             claimed_at: row.try_get("claimed_at")?,
             retention: row.try_get("retention")?,
             expires_at: row.try_get("expires_at")?,
+            in_doubt: row.try_get::<i64, _>("in_doubt")? != 0,
             state,
         }))
     };
@@ -338,7 +357,11 @@ fn read_state(row: &AnyRow) -> Result<Option<State>, sqlx::Error> {
         "not_retained" => {
             let location: Option<&[u8]> = row.try_get("location")?;
             let location = location.and_then(|value| HeaderValue::from_bytes(value).ok());
-            read_status(row)?.map(|status| Answer::NotRetained { status, location })
+            let sealed: Option<Vec<u8>> = row.try_get("sealed")?;
+            read_status(row)?.map(|status| match sealed.map(Bytes::from) {
+                Some(bytes) => Answer::Sealed(SealedResponse { status, bytes }),
+                None => Answer::NotRetained { status, location },
+            })
         }
         _ => None,
     };

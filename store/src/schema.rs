@@ -27,6 +27,7 @@ pub(crate) fn migrator(dialect: Dialect) -> Migrator {
         ("searches", include_str!("../migrations/0004_searches.sql")),
         ("packs", include_str!("../migrations/0005_packs.sql")),
         ("limits", include_str!("../migrations/0006_limits.sql")),
+        ("sealed", include_str!("../migrations/0007_sealed.sql")),
     ];
     let changes = (1..).zip(changes).map(|(version, (name, sql))| {
         let sql = match dialect {

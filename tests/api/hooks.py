@@ -14,6 +14,9 @@ import functools
 import json
 import os
 import pathlib
+import socket
+import threading
+import uuid
 import zlib
 
 import requests
@@ -54,6 +57,8 @@ VERSIONED = {"id": "require-header", "version": "1.1.0"}
 ATTACHMENT = "acme-correlation"
 ROLLOUT = {"candidate": "require-header@1.1.0", "mode": "observe", "window": "10m", "min_samples": 1000}
 DATUM = "/v1/packs/{id}/data/{key}"
+IDEMPOTENCY = "/v1/idempotency/"
+RELEASE = "/v1/revisions/{revision}:release"
 # The id that examples of decision records speak of.
 RECORDED = "0191d6c0-7f6e-7c3a-9d5e-2f4b8c1a6e30"
 
@@ -210,6 +215,41 @@ def candidate(case):
             case.body["attachment"] = ATTACHMENT
 
 
+def cuts():
+    """An upstream that reads what arrives and closes the connection without an answer: its address."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+CUTTING = cuts()
+
+
+def lost(case):
+    """Makes a key of which nobody knows what came of it: so there is one to look up and to release."""
+    restore()
+    upstream = {"targets": [{"address": CUTTING}]}
+    ask("PATCH", "/v1/upstreams/crm", [200], json=upstream, headers={"If-Match": "*"})
+    key = str(uuid.uuid4())
+    headers = {"X-Api-Key": os.environ["ACME_KEY"], "Idempotency-Key": key}
+    contact = {"name": {"given": "Grace", "family": "Hopper"}, "emails": ["grace@example.org"]}
+    sent = requests.post(f"{GATEWAY}/v2/contacts", json=contact, headers=headers, timeout=PATIENCE)
+    assert sent.status_code == 502, f"{sent.status_code} {sent.text}"
+    restore()
+    case.path_parameters.update(tenant="acme", key=key)
+    case.query.pop("record", None)
+    if case.path.endswith(":release") and not is_about(case, ParameterLocation.BODY):
+        record = ask("GET", f"{IDEMPOTENCY}acme/{key}", [200]).json()["records"][0]
+        case.body = {"record": record["id"], "fence": record["fence"]}
+
+
 def true_place(case):
     """Something is there of which the call can be about."""
     deletes = case.method.upper() == "DELETE"
@@ -224,6 +264,8 @@ def true_place(case):
         ask("PUT", path, [201, 412], data=b"spare", headers={"If-None-Match": "*"})
     if case.path in SPARE and deletes:
         spare(case)
+    if case.path.startswith(IDEMPOTENCY) and not is_about(case, ParameterLocation.QUERY):
+        lost(case)
 
 
 def true_name(case):
@@ -246,7 +288,7 @@ def before_call(context, case, kwargs):
     if destroyed and not is_sequence:
         restore()
     as_made = stays_as_made(case)
-    if case.path.endswith(":release") and not is_about(case, ParameterLocation.PATH) and not as_made:
+    if case.path == RELEASE and not is_about(case, ParameterLocation.PATH) and not as_made:
         case.path_parameters["revision"] = staged()
     if case.path == UPLOADS and case.method.upper() == "POST" and is_right(case) and not as_made:
         case.body = PACK

@@ -20,6 +20,10 @@ pub(super) const LATER: &str = "2099-01-01T00:00:00Z";
 /// A tag, as the header has it.
 pub(super) const ETAG: &str = "\"5f0c1d2e3a4b59687786957463524130\"";
 
+/// The name of an idempotency record.
+pub(super) const RECORD_ID: &str =
+    "66906971607dd8ab1a7a14895d4874ea0953943b949b734030509e5e6226ab8e";
+
 /// A digest.
 const DIGEST: &str = "sha256:66906971607dd8ab1a7a14895d4874ea0953943b949b734030509e5e6226ab8e";
 
@@ -134,6 +138,20 @@ pub(super) fn usage(used: u64) -> Value {
         "limit": 1_000_000,
         "remaining": 1_000_000 - used,
         "reset": 52_200,
+    })
+}
+
+/// An idempotency record whose outcome is unknown.
+pub(super) fn idempotency_record() -> Value {
+    json!({
+        "id": RECORD_ID,
+        "route": "contacts.create",
+        "state": "unknown",
+        "fence": 4711,
+        "owner": "gateway-1",
+        "claimed_at": AT,
+        "since": AT,
+        "expires_at": LATER,
     })
 }
 

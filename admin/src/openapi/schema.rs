@@ -7,6 +7,7 @@ use super::refusal::{self, REFUSALS};
 use crate::answer::{Changed, DryRun};
 use crate::credential::{CreatedCredential, NewCredential, Rotation};
 use crate::exchanges::Erased;
+use crate::idempotency::{KeyRecords, Released, Releasing};
 use crate::kind::{KINDS, Kind};
 use crate::nodes::Nodes;
 use crate::packs::{Datum, FILE, FileShown, PushedPack, RolloutItem, Shifted, Shifting};
@@ -174,6 +175,7 @@ fn sent() -> Map<String, Value> {
     named::<NewCredential>(&mut generator);
     named::<Rotation>(&mut generator);
     named::<Reset>(&mut generator);
+    named::<Releasing>(&mut generator);
     named::<Empty>(&mut generator);
     named::<Rekeying>(&mut generator);
     named::<Shifting>(&mut generator);
@@ -195,6 +197,8 @@ fn answered() -> Map<String, Value> {
     named::<Nodes>(&mut generator);
     named::<TenantUsage>(&mut generator);
     named::<WasReset>(&mut generator);
+    named::<KeyRecords>(&mut generator);
+    named::<Released>(&mut generator);
     named::<Listed<Record>>(&mut generator);
     named::<Erased>(&mut generator);
     named::<Rekeyed>(&mut generator);

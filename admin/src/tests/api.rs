@@ -1,6 +1,7 @@
 //! The API as tests ask it, and revisions over its store: the port's contract without a gateway.
 
 use crate::tests::described::Answered;
+use crate::tests::idempotency::InStore;
 use crate::{Settings, new_token, router, token};
 use async_trait::async_trait;
 use axum::Router;
@@ -13,6 +14,7 @@ use model::Clock;
 use model::audit::Entry;
 use model::config::{self, Config, ConfigError};
 use model::id::{NodeName, TokenId};
+use model::idempotency::Records;
 use model::node::NodeReport;
 use model::port::StoreError;
 use model::revision::{Change, KeptAnswer, PublishError, Published, Revisions, Staged};
@@ -225,6 +227,8 @@ pub(crate) struct Setup {
     pub(crate) keys: Vec<char>,
     /// Whoever holds the counters; nobody when absent.
     pub(crate) usage: Option<Arc<dyn UsageOf>>,
+    /// Whoever holds the idempotency records; the store when absent.
+    pub(crate) records: Option<Arc<dyn Records>>,
 }
 
 /// The API on a store of its own.
@@ -252,7 +256,7 @@ impl Api {
         let url = format!("sqlite://{}", folder.path().join("tollgate.db").display());
         let store = Store::open(&url).await.unwrap();
         let clock = Clock::manual("2026-11-21T12:00:00Z".parse().unwrap());
-        let Setup { document, read_only, keys, usage } = setup;
+        let Setup { document, read_only, keys, usage, records } = setup;
         let revisions = Arc::new(Kept {
             store: store.clone(),
             meanwhile: Mutex::default(),
@@ -269,6 +273,7 @@ impl Api {
         let settings = Settings {
             revisions: revisions.clone(),
             usage: usage.unwrap_or_else(|| Arc::new(Elsewhere)),
+            records: records.unwrap_or_else(|| in_store(&store, &clock)),
             packs: HOST.clone(),
             store: store.clone(),
             keys: master_keys(&folder, &keys),
@@ -289,6 +294,7 @@ impl Api {
         let settings = Settings {
             revisions: self.revisions.clone(),
             usage: Arc::new(Elsewhere),
+            records: in_store(&self.store, &self.clock),
             packs: HOST.clone(),
             store: self.store.clone(),
             keys: master_keys(&self.folder, keys),
@@ -405,6 +411,11 @@ impl Api {
         entries.retain(|entry| entry.request_id != "test-request");
         entries
     }
+}
+
+/// The idempotency records of a store.
+fn in_store(store: &Store, clock: &Clock) -> Arc<dyn Records> {
+    Arc::new(InStore { ledger: store.ledger(), clock: clock.clone() })
 }
 
 fn master_keys(folder: &TempDir, digits: &[char]) -> MasterKeys {

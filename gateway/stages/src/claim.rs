@@ -7,8 +7,8 @@ use http::HeaderValue;
 use model::document::{Idempotency, OnLedgerError};
 use model::id::{RouteId, VersionName};
 use model::idempotency::{
-    Answer, ClaimRequest, Claimed, Digest, Disposition, Ending, Fence, Fingerprint, Key, Ledger,
-    Owner, RecordKey, Salt, Scope, Settled, StoredResponse,
+    Answer, ClaimRequest, Claimed, Digest, Disposition, Fence, Fingerprint, Key, Ledger, Owner,
+    RecordKey, Salt, Scope, Settled, StoredResponse,
 };
 use model::port::StoreError;
 use model::{ErrorCode, Head, Identity, Reject};
@@ -22,7 +22,7 @@ pub struct Claim(Right);
 enum Right {
     Unkeyed,
     Bypassed,
-    Held { key: RecordKey, fence: Fence, upstream_key: HeaderValue },
+    Held { key: RecordKey, fence: Fence, upstream_key: HeaderValue, replicas: u8 },
 }
 
 /// What becomes of a request.
@@ -79,11 +79,14 @@ pub async fn claim<L: Ledger>(
         owner: owner.clone(),
         lease: micros(ask.lease),
         retention: micros(ask.rules.retention.0),
+        on_unknown: ask.rules.on_unknown,
+        replicas: ask.rules.replicas,
     };
     match ledger.claim(&request, now).await {
-        Ok(Claimed::Held { fence, .. }) => {
+        Ok(Claimed::Held { fence, .. } | Claimed::Redriven { fence, .. }) => {
             let upstream_key = scope.upstream_key(salt);
-            Ok(Judged::Claim(Claim(Right::Held { key: request.key, fence, upstream_key })))
+            let (key, replicas) = (request.key, request.replicas);
+            Ok(Judged::Claim(Claim(Right::Held { key, fence, upstream_key, replicas })))
         }
         Ok(Claimed::Replay(response)) => Ok(Judged::Replay(response)),
         Ok(Claimed::InProgress { retry_after }) => {
@@ -91,6 +94,11 @@ pub async fn claim<L: Ledger>(
         }
         Ok(Claimed::Reused) => Err(Reject::new(ErrorCode::IdempotencyKeyReused)),
         Ok(Claimed::Unknown) => Err(Reject::new(ErrorCode::IdempotencyOutcomeUnknown)),
+        // Whoever could open it has.
+        Ok(Claimed::Sealed(response)) => {
+            Err(Reject::new(ErrorCode::IdempotencyResponseNotRetained)
+                .detail("status", response.status.as_u16()))
+        }
         Ok(Claimed::NotRetained { status, location }) => {
             let mut reject = Reject::new(ErrorCode::IdempotencyResponseNotRetained)
                 .detail("status", status.as_u16());
@@ -139,18 +147,20 @@ impl Claim {
         }
     }
 
-    /// Closes the lease with how the dispatch ended. `answer` is what is kept of it, when it is kept.
+    /// Closes the lease with what the dispatch's ending means. `answer` is what is kept of it, when it is kept.
     pub async fn settle<L: Ledger>(
         &self,
         ledger: &L,
-        ending: Ending,
+        disposition: Disposition,
         answer: Option<Answer>,
         now: i64,
     ) -> Result<(), StoreError> {
-        let Right::Held { key, fence, .. } = &self.0 else { return Ok(()) };
-        let settled = match (ending.disposition(), answer) {
+        let Right::Held { key, fence, replicas, .. } = &self.0 else { return Ok(()) };
+        let settled = match (disposition, answer) {
             (Disposition::Release, _) => ledger.release(key, *fence, now).await?,
-            (Disposition::Keep, Some(answer)) => ledger.complete(key, *fence, answer, now).await?,
+            (Disposition::Keep, Some(answer)) => {
+                ledger.complete(key, *fence, answer, *replicas, now).await?
+            }
             (Disposition::Keep, None) | (Disposition::Unknown, _) => {
                 ledger.mark_unknown(key, *fence, now).await?
             }

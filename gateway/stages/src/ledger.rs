@@ -220,6 +220,7 @@ impl Ledger for MemoryLedger {
         key: &RecordKey,
         fence: Fence,
         answer: Answer,
+        _: u8,
         now: i64,
     ) -> Result<Settled, StoreError> {
         Ok(self.settle(key, |current, of_tenant| {
@@ -300,7 +301,7 @@ mod tests {
             } else {
                 let told = store.renew(&asked.key, fence, 2 * LEASE, START).await.unwrap();
                 assert_eq!(told, Settled::Applied);
-                let told = store.complete(&asked.key, fence, answer("a"), START).await.unwrap();
+                let told = store.complete(&asked.key, fence, answer("a"), 0, START).await.unwrap();
                 assert_eq!(told, Settled::Applied);
             }
         }
@@ -347,7 +348,7 @@ mod tests {
             let asked = request("k", 1);
             let fence = hold(&store, &asked, START).await;
             let large = answer(&"x".repeat(bytes));
-            let told = store.complete(&asked.key, fence, large, START).await.unwrap();
+            let told = store.complete(&asked.key, fence, large, 0, START).await.unwrap();
             assert_eq!(told, Settled::Applied);
             let told = store.claim(&asked, START).await.unwrap();
             assert!(matches!(told, Claimed::NotRetained { .. }), "{told:?}");

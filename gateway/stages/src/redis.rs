@@ -5,6 +5,7 @@
 //! as [`Tally`](model::quota::Tally) does.
 
 mod counters;
+mod ledger;
 mod link;
 mod presence;
 mod script;
@@ -12,6 +13,7 @@ mod state;
 mod url;
 
 pub use counters::{ClockOf, RedisCounters};
+pub use ledger::RedisLedger;
 pub use link::{COMMAND_DEADLINE, Link, LinkState};
 pub use presence::Presence;
 pub use url::{InvalidRedisUrl, RedisUrl};

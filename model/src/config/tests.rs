@@ -27,6 +27,38 @@ attachments:
   - { id: a, pack: p@1.0.0, scope: { tenant: acme }, phases: [request], mode: enforce, on_failure: closed, settings: {} }
 "#;
 
+#[test]
+fn how_keys_are_treated_stays_within_bounds() {
+    let route = "authenticate: { any_of: [api_key] } }";
+    let with = |rules: &str| {
+        let idempotency = format!("idempotency: {{ mode: required, on_store_error: closed{rules} }}");
+        check(route, &format!("authenticate: {{ any_of: [api_key] }}, {idempotency} }}"))
+    };
+    for sound in [
+        "",
+        ", wait: 30s, release_on: [], on_unknown: redrive, replicas: 5",
+        ", wait: 0s, release_on: [400, 599], on_unknown: reject, replicas: 0",
+    ] {
+        assert_eq!(with(sound), Vec::<String>::new(), "{sound}");
+    }
+    for (rules, expected) in [
+        (", retention: 30s", "/routes/0/idempotency/retention: must be at least 1m"),
+        (", wait: 31s", "/routes/0/idempotency/wait: must be at most 30s"),
+        (", wait: 5", "/routes/0/idempotency/wait: "),
+        (", release_on: [399]", "/routes/0/idempotency/release_on/0: 399 is less than 400"),
+        (", release_on: [429, 600]", "/routes/0/idempotency/release_on/1: 600 is more than 599"),
+        (
+            ", release_on: [429, 429]",
+            "/routes/0/idempotency/release_on/1: `429` is in the list already",
+        ),
+        (", on_unknown: guess", "/routes/0/idempotency/on_unknown: `guess` is not one of"),
+        (", replicas: 6", "/routes/0/idempotency/replicas: 6 is more than 5"),
+    ] {
+        let found = with(rules);
+        assert!(found.iter().any(|error| error.starts_with(expected)), "{rules}: {found:?}");
+    }
+}
+
 /// What `read` says of the sound document with `from` replaced by `to`: `pointer: message` lines.
 fn check(from: &str, to: &str) -> Vec<String> {
     assert!(SOUND.contains(from), "{from}");

@@ -35,11 +35,11 @@ pub enum Disposition {
 }
 
 impl Ending {
-    /// Any final answer is kept, errors too; but 408, 425 and 429 say that the request was not processed.
-    pub const fn disposition(self) -> Disposition {
+    /// Any final answer is kept, errors too; but a status of `release_on` says that the request was not processed.
+    pub fn disposition(self, release_on: &[u16]) -> Disposition {
         match self {
             Self::Answered(status) => match status.as_u16() {
-                408 | 425 | 429 => Disposition::Release,
+                status if release_on.contains(&status) => Disposition::Release,
                 ..200 => Disposition::Unknown,
                 200.. => Disposition::Keep,
             },
@@ -54,7 +54,9 @@ impl Ending {
 pub enum Answer {
     /// All of it.
     Retained(StoredResponse),
-    /// Only this: it was too large.
+    /// All of it, sealed.
+    Sealed(SealedResponse),
+    /// Only this: it was too large, or there was no room for it.
     NotRetained {
         /// The status.
         status: StatusCode,
@@ -72,6 +74,15 @@ pub struct StoredResponse {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body, as the upstream coded it.
     pub body: Bytes,
+}
+
+/// An answer at rest, that only a holder of the key can read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SealedResponse {
+    /// The status: what is left of it for whoever has no key.
+    pub status: StatusCode,
+    /// [`StoredResponse::to_bytes`], sealed.
+    pub bytes: Bytes,
 }
 
 impl Answer {
@@ -100,7 +111,19 @@ impl Answer {
                 let location = location.map(|(_, value)| value);
                 Self::NotRetained { status: response.status, location }
             }
+            Self::Sealed(SealedResponse { status, .. }) => {
+                Self::NotRetained { status, location: None }
+            }
             Self::NotRetained { .. } => self,
+        }
+    }
+
+    /// The status.
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Self::Retained(StoredResponse { status, .. })
+            | Self::Sealed(SealedResponse { status, .. })
+            | Self::NotRetained { status, .. } => *status,
         }
     }
 
@@ -108,12 +131,29 @@ impl Answer {
     pub fn size(&self) -> usize {
         match self {
             Self::Retained(response) => response.body.len() + size(&response.headers),
+            Self::Sealed(response) => response.bytes.len(),
             Self::NotRetained { location, .. } => location.as_ref().map_or(0, HeaderValue::len),
         }
     }
 }
 
 impl StoredResponse {
+    /// Headers and body as bytes: the length of the headers' (32 bits, big-endian), theirs, the body's.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let headers = self.headers_to_bytes();
+        let length = u32::try_from(headers.len()).expect("headers are at most 64 KiB and a little");
+        [&length.to_be_bytes()[..], &headers, &self.body].concat()
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote; `None` when it is something else.
+    pub fn from_bytes(status: StatusCode, bytes: &Bytes) -> Option<Self> {
+        let (length, rest) = bytes.split_first_chunk()?;
+        let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+        let (headers, body) = rest.split_at_checked(length)?;
+        let headers = Self::headers_from_bytes(headers)?;
+        Some(Self { status, headers, body: bytes.slice_ref(body) })
+    }
+
     /// The headers as bytes: of each name and value its length (32 bits, big-endian) and itself.
     pub fn headers_to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(size(&self.headers) + 8 * self.headers.len());
@@ -205,7 +245,7 @@ mod tests {
     fn response(answer: Answer) -> StoredResponse {
         match answer {
             Answer::Retained(response) => response,
-            Answer::NotRetained { .. } => panic!("not retained"),
+            Answer::Sealed(_) | Answer::NotRetained { .. } => panic!("not retained"),
         }
     }
 
@@ -215,13 +255,13 @@ mod tests {
             let ending = Ending::Answered(StatusCode::from_u16(status).unwrap());
             let expected = match status {
                 100..200 => Disposition::Unknown,
-                408 | 425 | 429 => Disposition::Release,
+                408 | 503 => Disposition::Release,
                 _ => Disposition::Keep,
             };
-            assert_eq!(ending.disposition(), expected, "{status}");
+            assert_eq!(ending.disposition(&[408, 503]), expected, "{status}");
         }
-        assert_eq!(Ending::Unsent.disposition(), Disposition::Release);
-        assert_eq!(Ending::Lost.disposition(), Disposition::Unknown);
+        assert_eq!(Ending::Unsent.disposition(&[]), Disposition::Release);
+        assert_eq!(Ending::Lost.disposition(&[408]), Disposition::Unknown);
     }
 
     #[test]
@@ -263,6 +303,13 @@ mod tests {
             }
         }
         assert_eq!(StoredResponse::headers_from_bytes(&[0xff; 16]), None);
+        let stored = StoredResponse { body: Bytes::from_static(b"\x00\xffbody"), ..stored };
+        let bytes = Bytes::from(stored.to_bytes());
+        assert_eq!(StoredResponse::from_bytes(stored.status, &bytes), Some(stored.clone()));
+        let whole = bytes.len() - stored.body.len();
+        for end in 0..whole {
+            assert_eq!(StoredResponse::from_bytes(stored.status, &bytes.slice(..end)), None);
+        }
     }
 
     #[test]
@@ -284,6 +331,11 @@ mod tests {
         assert_eq!(of(&many, body(1)), lost);
         assert_eq!(of(&place, body(1)).without_body(), lost);
         assert_eq!(lost.clone().without_body(), lost);
+        let sealed =
+            SealedResponse { status: StatusCode::CREATED, bytes: Bytes::from_static(b"x") };
+        let left = Answer::NotRetained { status: StatusCode::CREATED, location: None };
+        assert_eq!(Answer::Sealed(sealed.clone()).size(), 1);
+        assert_eq!(Answer::Sealed(sealed).without_body(), left);
         assert_eq!(of(&place, body(10)).size(), 10 + 8 + 14 + 5 + 100);
     }
 }

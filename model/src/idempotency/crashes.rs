@@ -7,6 +7,7 @@ use super::record::{self, Change, Record, State};
 use super::{
     Answer, ClaimRequest, Claimed, Digest, Fence, Fingerprint, RecordKey, Settled, StoredResponse,
 };
+use crate::document::OnUnknown;
 use bytes::Bytes;
 use http::StatusCode;
 use proptest::prelude::*;
@@ -30,8 +31,8 @@ enum Step {
 
 #[derive(Clone, Copy, Debug)]
 enum Act {
-    /// Claims for one of two different requests.
-    Claim(u8),
+    /// Claims for one of two different requests, of a route with this rule.
+    Claim(u8, OnUnknown),
     /// Sends the request to the upstream.
     Send,
     /// Could not connect.
@@ -69,6 +70,8 @@ struct World {
     holders: [Holder; HOLDERS],
     /// Until when no other dispatch is allowed: the retention of the last one, unless it was undone.
     taken_until: i64,
+    /// Who may dispatch all the same: its route has it so, and nobody knew the outcome.
+    redriven: Option<Fence>,
     /// The answer that every repeat must get, and until when.
     stored: Option<(Answer, i64)>,
     newest: Fence,
@@ -82,6 +85,7 @@ impl World {
             fences: 0,
             holders: [Holder::Idle; HOLDERS],
             taken_until: i64::MIN,
+            redriven: None,
             stored: None,
             newest: Fence(0),
         }
@@ -133,11 +137,16 @@ impl World {
 
     fn act(&mut self, place: usize, act: Act) -> Result<(), TestCaseError> {
         match (act, self.holders[place]) {
-            (Act::Claim(request), Holder::Idle) => self.claim(place, request),
+            (Act::Claim(request, on_unknown), Holder::Idle) => {
+                self.claim(place, request, on_unknown)
+            }
             (Act::Send, Holder::Holds { fence, lease_until, sent: false, request }) => {
                 // The rule that the gateway keeps: nothing is sent after the lease.
                 if self.now < lease_until {
-                    prop_assert!(self.taken_until <= self.now, "a second dispatch under {fence:?}");
+                    let is_first = self.taken_until <= self.now;
+                    let may =
+                        is_first || self.redriven.take_if(|redriven| *redriven == fence).is_some();
+                    prop_assert!(may, "a second dispatch under {fence:?}");
                     // The promise holds from the claim on, and the claim was at most a lease ago.
                     self.taken_until = lease_until - LEASE + RETENTION;
                     self.holders[place] = Holder::Holds { fence, lease_until, sent: true, request };
@@ -158,8 +167,9 @@ impl World {
                 Ok(())
             }
             (Act::Answer(429), Holder::Holds { fence, sent: true, .. }) => {
+                let in_doubt = self.record.as_ref().is_some_and(|record| record.in_doubt);
                 let told = self.apply(record::release(self.record.as_ref(), fence, self.now));
-                if told == Settled::Applied {
+                if told == Settled::Applied && !in_doubt {
                     self.taken_until = i64::MIN;
                 }
                 self.settled(place, fence, told)
@@ -180,23 +190,35 @@ impl World {
                 self.settled(place, fence, told)
             }
             (
-                Act::Claim(_) | Act::Send | Act::Unsent | Act::Answer(_) | Act::Lose | Act::Renew,
+                Act::Claim(..) | Act::Send | Act::Unsent | Act::Answer(_) | Act::Lose | Act::Renew,
                 _,
             ) => Ok(()),
         }
     }
 
-    fn claim(&mut self, place: usize, request: u8) -> Result<(), TestCaseError> {
+    fn claim(
+        &mut self,
+        place: usize,
+        request: u8,
+        on_unknown: OnUnknown,
+    ) -> Result<(), TestCaseError> {
         self.fences += 1;
-        let asked = claim_request(request);
+        let asked = ClaimRequest { on_unknown, ..claim_request(request) };
         let before = self.record.clone();
         let told = self.apply(record::claim(before.as_ref(), &asked, Fence(self.fences), self.now));
         let stored = self.stored.clone().filter(|(_, until)| self.now < *until);
         let is_replay = matches!(told, Claimed::Replay(_) | Claimed::Reused);
         prop_assert_eq!(is_replay || stored.is_none(), true, "an answer was forgotten: {:?}", told);
         let alike = before.as_ref().is_some_and(|record| record.fingerprint == asked.fingerprint);
+        let was_unknown = before
+            .as_ref()
+            .is_some_and(|record| matches!(record.state_at(self.now), State::Unknown { .. }));
+        if let Claimed::Redriven { fence, .. } = told {
+            prop_assert!(alike && was_unknown && on_unknown == OnUnknown::Redrive);
+            self.redriven = Some(fence);
+        }
         match told {
-            Claimed::Held { fence, lease_until } => {
+            Claimed::Held { fence, lease_until } | Claimed::Redriven { fence, lease_until } => {
                 prop_assert!(fence > self.newest, "{fence:?} after {:?}", self.newest);
                 self.newest = fence;
                 self.holders[place] = Holder::Holds { fence, lease_until, sent: false, request };
@@ -212,11 +234,11 @@ impl World {
             }
             Claimed::Reused => prop_assert!(!alike && before.is_some()),
             Claimed::Unknown => {
-                let record = before.expect("a record of unknown outcome");
-                let unknown = matches!(record.state_at(self.now), State::Unknown { .. });
-                prop_assert!(alike && unknown);
+                prop_assert!(alike && was_unknown && on_unknown == OnUnknown::Reject);
             }
-            Claimed::NotRetained { .. } => prop_assert!(false, "every answer is small"),
+            Claimed::Sealed(_) | Claimed::NotRetained { .. } => {
+                prop_assert!(false, "every answer is small, and nobody seals");
+            }
         }
         Ok(())
     }
@@ -240,6 +262,8 @@ fn claim_request(request: u8) -> ClaimRequest {
         owner: "node-1".into(),
         lease: LEASE,
         retention: RETENTION,
+        on_unknown: OnUnknown::Reject,
+        replicas: 0,
     }
 }
 
@@ -254,8 +278,9 @@ fn answer(status: u16, fence: Fence) -> Answer {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let on_unknown = prop::sample::select(vec![OnUnknown::Reject, OnUnknown::Redrive]);
     let act = prop_oneof![
-        4 => (0..2_u8).prop_map(Act::Claim),
+        4 => (0..2_u8, on_unknown).prop_map(|(request, rule)| Act::Claim(request, rule)),
         4 => Just(Act::Send),
         1 => Just(Act::Unsent),
         1 => Just(Act::Renew),

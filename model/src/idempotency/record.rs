@@ -2,9 +2,11 @@
 //!
 //! A record that expired is absent, and a lease that ended means that the outcome is unknown; neither needs a write, so
 //! that no crash can keep either from being true. A late answer is still taken while the outcome is unknown: nobody else
-//! was let through, and now somebody knows.
+//! was let through, and now somebody knows. Where somebody was (a redrive), the late one's fence is no longer the record's,
+//! and the record stays in doubt: if the later request provably did nothing, the earlier one may still have.
 
 use super::{Answer, ClaimRequest, Claimed, Digest, Fence, Fingerprint, Owner, RecordKey, Settled};
+use crate::document::OnUnknown;
 use crate::id::RouteId;
 
 /// The longest `Retry-After` of a request that is in progress, in seconds: it may end at any moment.
@@ -31,6 +33,8 @@ pub struct Record {
     pub retention: i64,
     /// When the key is free again, in microseconds since the epoch. Never before the lease ends.
     pub expires_at: i64,
+    /// Whether a request before the holder's may have taken effect: it was redriven.
+    pub in_doubt: bool,
     /// How far it is.
     pub state: State,
 }
@@ -98,6 +102,7 @@ impl Record {
             claimed_at: now,
             retention: request.retention,
             expires_at: lease_until.saturating_add(request.retention),
+            in_doubt: false,
             state: State::Dispatched { lease_until },
         }
     }
@@ -108,20 +113,35 @@ impl Record {
     }
 }
 
-/// ABSENT → DISPATCHED under the fence `next`, which is larger than any that the store gave before; or what became of
-/// the key.
+/// ABSENT → DISPATCHED under the fence `next`, which is larger than any that the store gave before; UNKNOWN → DISPATCHED,
+/// where the route has it so; or what became of the key.
 pub fn claim(
     current: Option<&Record>,
     request: &ClaimRequest,
     next: Fence,
     now: i64,
 ) -> (Claimed, Change) {
-    let Some(record) = Record::live(current, now) else {
-        let record = Record::dispatched(request, next, now);
-        let lease_until = now.saturating_add(request.lease);
-        return (Claimed::Held { fence: next, lease_until }, Change::Put(Box::new(record)));
-    };
-    (found(record, request.fingerprint, now), Change::Nothing)
+    let held = Record::dispatched(request, next, now);
+    let (fence, lease_until) = (next, now.saturating_add(request.lease));
+    match Record::live(current, now) {
+        None => (Claimed::Held { fence, lease_until }, Change::Put(Box::new(held))),
+        Some(record) if is_redriven(record, request, now) => {
+            let held = Record { in_doubt: true, ..held };
+            (Claimed::Redriven { fence, lease_until }, Change::Put(Box::new(held)))
+        }
+        Some(record) => (found(record, request.fingerprint, now), Change::Nothing),
+    }
+}
+
+/// Whether a claim would hold: only then it needs a fence.
+pub fn is_free(current: Option<&Record>, request: &ClaimRequest, now: i64) -> bool {
+    Record::live(current, now).is_none_or(|record| is_redriven(record, request, now))
+}
+
+fn is_redriven(record: &Record, request: &ClaimRequest, now: i64) -> bool {
+    request.on_unknown == OnUnknown::Redrive
+        && record.fingerprint == request.fingerprint
+        && matches!(record.state_at(now), State::Unknown { .. })
 }
 
 /// What a claim is told whose key is taken.
@@ -135,6 +155,7 @@ fn found(record: &Record, fingerprint: Fingerprint, now: i64) -> Claimed {
             Claimed::InProgress { retry_after: left.clamp(1, RETRY_AFTER_MAX) }
         }
         State::Done { answer: Answer::Retained(response), .. } => Claimed::Replay(response),
+        State::Done { answer: Answer::Sealed(response), .. } => Claimed::Sealed(response),
         State::Done { answer: Answer::NotRetained { status, location }, .. } => {
             Claimed::NotRetained { status, location }
         }
@@ -172,10 +193,15 @@ pub fn complete(
     }
 }
 
-/// DISPATCHED or UNKNOWN → ABSENT, by a holder who knows that the request had no effect.
+/// DISPATCHED or UNKNOWN → ABSENT, by a holder who knows that its request had no effect; → UNKNOWN, where one before it may
+/// have had.
 pub fn release(current: Option<&Record>, fence: Fence, now: i64) -> (Settled, Change) {
     let Some(record) = held(current, fence, now) else { return STALE };
     match record.state {
+        State::Dispatched { .. } | State::Unknown { .. } if record.in_doubt => {
+            let unknown = record.turned(State::Unknown { since: now }, now);
+            (Settled::Applied, Change::Put(Box::new(unknown)))
+        }
         State::Dispatched { .. } | State::Unknown { .. } => (Settled::Applied, Change::Delete),
         State::Done { .. } => STALE,
     }
@@ -231,6 +257,8 @@ mod tests {
             owner: "node-1".into(),
             lease: LEASE,
             retention: DAY,
+            on_unknown: OnUnknown::Reject,
+            replicas: 0,
         }
     }
 
@@ -329,6 +357,42 @@ mod tests {
         let late = complete(record.as_ref(), Fence(7), answer("a"), NOW + 2 * LEASE);
         assert_eq!(apply(&mut record, late), Settled::Applied);
         assert!(matches!(told(record.as_ref(), NOW + 2 * LEASE), Claimed::Replay(_)));
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_redriven_only_where_the_route_says_so_and_for_the_same_request() {
+        let redrive =
+            |fingerprint| ClaimRequest { on_unknown: OnUnknown::Redrive, ..request(fingerprint) };
+        let lapsed = NOW + LEASE;
+        let mut lost = dispatched();
+        let told = mark_unknown(lost.as_ref(), Fence(7), NOW);
+        let _ = apply(&mut lost, told);
+        for (record, now) in [(dispatched(), lapsed), (lost, NOW)] {
+            let other = claim(record.as_ref(), &redrive(2), Fence(8), now);
+            assert_eq!(other, (Claimed::Reused, Change::Nothing));
+            assert_eq!(claim(record.as_ref(), &request(1), Fence(8), now).0, Claimed::Unknown);
+            assert!(!is_free(record.as_ref(), &request(1), now));
+            assert!(is_free(record.as_ref(), &redrive(1), now));
+            let mut record = record;
+            let told = claim(record.as_ref(), &redrive(1), Fence(8), now);
+            let held = Claimed::Redriven { fence: Fence(8), lease_until: now + LEASE };
+            assert_eq!(apply(&mut record, told), held);
+            // The first one's answer comes too late.
+            assert_eq!(complete(record.as_ref(), Fence(7), answer("a"), now).0, Settled::Stale);
+            let told = claim(record.as_ref(), &redrive(1), Fence(9), now).0;
+            assert!(matches!(told, Claimed::InProgress { .. }), "{told:?}");
+            // That the second one did nothing says nothing of the first.
+            let released = release(record.as_ref(), Fence(8), now);
+            assert_eq!(apply(&mut record, released), Settled::Applied);
+            assert_eq!(claim(record.as_ref(), &request(1), Fence(9), now).0, Claimed::Unknown);
+            assert_eq!(claim(record.as_ref(), &request(2), Fence(9), now).0, Claimed::Reused);
+            let again = claim(record.as_ref(), &redrive(1), Fence(9), now);
+            assert!(matches!(apply(&mut record, again), Claimed::Redriven { .. }));
+            let done = complete(record.as_ref(), Fence(9), answer("b"), now);
+            assert_eq!(apply(&mut record, done), Settled::Applied);
+            let told = claim(record.as_ref(), &redrive(1), Fence(10), now).0;
+            assert!(matches!(told, Claimed::Replay(_)), "{told:?}");
+        }
     }
 
     #[test]

@@ -3,9 +3,10 @@
 
 use super::record::{self, Change, Record};
 use super::{
-    Answer, ClaimRequest, Claimed, Digest, Fence, Fingerprint, Key, Ledger, Owner, Scope, Settled,
-    State, StoredResponse,
+    Answer, ClaimRequest, Claimed, Digest, Fence, Fingerprint, Key, Ledger, Owner, Scope,
+    SealedResponse, Settled, State, StoredResponse,
 };
+use crate::document::OnUnknown;
 use crate::port::StoreError;
 use crate::suite::Dice;
 use bytes::Bytes;
@@ -34,6 +35,8 @@ macro_rules! ledger_suite {
             a_lapsed_lease_is_unknown_until_somebody_knows,
             a_renewed_lease_goes_on,
             what_was_lost_is_unknown_until_an_operator_clears_it,
+            an_unknown_outcome_is_redriven_where_the_route_says_so,
+            a_sealed_answer_comes_back_as_it_was_kept,
             the_first_answer_stays,
             a_large_answer_leaves_its_status_and_location,
             an_outcome_is_kept_for_its_retention,
@@ -86,6 +89,8 @@ pub fn scoped(
         owner: Owner::from("node-1"),
         lease: LEASE,
         retention: RETENTION,
+        on_unknown: OnUnknown::Reject,
+        replicas: 0,
         route,
     }
 }
@@ -119,7 +124,7 @@ pub async fn a_repeat_is_answered_byte_for_byte(store: &impl Ledger) {
     for (key, body) in [("k", "{\"id\":7}"), ("empty", "")] {
         let asked = request(key, 1);
         let fence = hold(store, &asked, START).await;
-        let told = done(store.complete(&asked.key, fence, answer(body), START).await);
+        let told = done(store.complete(&asked.key, fence, answer(body), 0, START).await);
         assert_eq!(told, Settled::Applied);
         for now in [START, START + LEASE, START + RETENTION - 1] {
             let Claimed::Replay(response) = claim(store, &asked, now).await else {
@@ -136,7 +141,7 @@ pub async fn another_request_under_the_key_is_refused(store: &impl Ledger) {
         let asked = request(key, 1);
         let fence = hold(store, &asked, START).await;
         match key {
-            "done" => drop(done(store.complete(&asked.key, fence, answer("a"), START).await)),
+            "done" => drop(done(store.complete(&asked.key, fence, answer("a"), 0, START).await)),
             "lost" => drop(done(store.mark_unknown(&asked.key, fence, START).await)),
             _ => {}
         }
@@ -165,16 +170,19 @@ pub async fn a_stale_holder_settles_nothing(store: &impl Ledger) {
     let fence = hold(store, &asked, START).await;
     assert!(fence > stale);
     for told in [
-        store.complete(&asked.key, stale, answer("stale"), START).await,
+        store.complete(&asked.key, stale, answer("stale"), 0, START).await,
         store.renew(&asked.key, stale, LEASE, START).await,
         store.mark_unknown(&asked.key, stale, START).await,
         store.release(&asked.key, stale, START).await,
         store.clear(&asked.key, stale, START).await,
-        store.complete(&request("other", 1).key, fence, answer("other"), START).await,
+        store.complete(&request("other", 1).key, fence, answer("other"), 0, START).await,
     ] {
         assert_eq!(done(told), Settled::Stale);
     }
-    assert_eq!(done(store.complete(&asked.key, fence, answer("a"), START).await), Settled::Applied);
+    assert_eq!(
+        done(store.complete(&asked.key, fence, answer("a"), 0, START).await),
+        Settled::Applied
+    );
     let Claimed::Replay(response) = claim(store, &asked, START).await else {
         unreachable!("no replay")
     };
@@ -189,7 +197,10 @@ pub async fn a_lapsed_lease_is_unknown_until_somebody_knows(store: &impl Ledger)
     assert!(matches!(claim(store, &asked, end - 1).await, Claimed::InProgress { .. }));
     assert_eq!(claim(store, &asked, end).await, Claimed::Unknown);
     assert_eq!(done(store.renew(&asked.key, fence, LEASE, end).await), Settled::Stale);
-    assert_eq!(done(store.complete(&asked.key, fence, answer("a"), end).await), Settled::Applied);
+    assert_eq!(
+        done(store.complete(&asked.key, fence, answer("a"), 0, end).await),
+        Settled::Applied
+    );
     assert!(matches!(claim(store, &asked, end).await, Claimed::Replay(_)));
 }
 
@@ -218,19 +229,81 @@ pub async fn what_was_lost_is_unknown_until_an_operator_clears_it(store: &impl L
     assert_eq!(done(store.clear(&asked.key, fence, START).await), Settled::Applied);
     let next = hold(store, &asked, START).await;
     assert_eq!(
-        done(store.complete(&asked.key, fence, answer("late"), START).await),
+        done(store.complete(&asked.key, fence, answer("late"), 0, START).await),
         Settled::Stale
     );
-    assert_eq!(done(store.complete(&asked.key, next, answer("a"), START).await), Settled::Applied);
+    assert_eq!(
+        done(store.complete(&asked.key, next, answer("a"), 0, START).await),
+        Settled::Applied
+    );
     assert_eq!(done(store.clear(&asked.key, next, START).await), Settled::Stale);
+}
+
+/// The same request once more, under a larger fence; and it stays in doubt what the first one did.
+pub async fn an_unknown_outcome_is_redriven_where_the_route_says_so(store: &impl Ledger) {
+    for (key, now) in [("lapsed", START + LEASE), ("lost", START)] {
+        let asked = request(key, 1);
+        let redrive = ClaimRequest { on_unknown: OnUnknown::Redrive, ..asked.clone() };
+        let first = hold(store, &asked, START).await;
+        if key == "lost" {
+            assert_eq!(done(store.mark_unknown(&asked.key, first, now).await), Settled::Applied);
+        }
+        let other = ClaimRequest { on_unknown: OnUnknown::Redrive, ..request(key, 2) };
+        assert_eq!(claim(store, &other, now).await, Claimed::Reused);
+        assert_eq!(claim(store, &asked, now).await, Claimed::Unknown);
+        let second = redriven(store, &redrive, now).await;
+        assert!(second > first);
+        assert!(matches!(claim(store, &redrive, now).await, Claimed::InProgress { .. }));
+        let late = store.complete(&asked.key, first, answer("late"), 0, now).await;
+        assert_eq!(done(late), Settled::Stale);
+        // That the second did nothing says nothing of the first.
+        assert_eq!(done(store.release(&asked.key, second, now).await), Settled::Applied);
+        assert_eq!(claim(store, &asked, now).await, Claimed::Unknown);
+        assert_eq!(claim(store, &other, now).await, Claimed::Reused);
+        let third = redriven(store, &redrive, now).await;
+        assert!(third > second);
+        let told = store.complete(&asked.key, third, answer("a"), 0, now).await;
+        assert_eq!(done(told), Settled::Applied);
+        assert!(matches!(claim(store, &redrive, now).await, Claimed::Replay(_)));
+    }
+}
+
+async fn redriven(store: &impl Ledger, request: &ClaimRequest, now: i64) -> Fence {
+    match claim(store, request, now).await {
+        Claimed::Redriven { fence, lease_until } => {
+            assert_eq!(lease_until, now + request.lease);
+            fence
+        }
+        other => unreachable!("not redriven: {other:?}"),
+    }
+}
+
+/// A store neither seals nor opens.
+pub async fn a_sealed_answer_comes_back_as_it_was_kept(store: &impl Ledger) {
+    let asked = request("k", 1);
+    let fence = hold(store, &asked, START).await;
+    let bytes = Bytes::from_static(b"\x00\xffsealed");
+    let sealed = SealedResponse { status: StatusCode::ACCEPTED, bytes };
+    let told = store.complete(&asked.key, fence, Answer::Sealed(sealed.clone()), 0, START).await;
+    assert_eq!(done(told), Settled::Applied);
+    assert_eq!(claim(store, &asked, START).await, Claimed::Sealed(sealed.clone()));
+    let found = find(store, "acme", "k", START).await.pop().expect("a record");
+    let answer = Answer::Sealed(sealed);
+    assert_eq!(found.state, State::Done { stored_at: START, answer });
 }
 
 /// A completion that is repeated, because its first answer was lost on the way.
 pub async fn the_first_answer_stays(store: &impl Ledger) {
     let asked = request("k", 1);
     let fence = hold(store, &asked, START).await;
-    assert_eq!(done(store.complete(&asked.key, fence, answer("a"), START).await), Settled::Applied);
-    assert_eq!(done(store.complete(&asked.key, fence, answer("b"), START).await), Settled::Already);
+    assert_eq!(
+        done(store.complete(&asked.key, fence, answer("a"), 0, START).await),
+        Settled::Applied
+    );
+    assert_eq!(
+        done(store.complete(&asked.key, fence, answer("b"), 0, START).await),
+        Settled::Already
+    );
     assert_eq!(done(store.release(&asked.key, fence, START).await), Settled::Stale);
     assert_eq!(done(store.mark_unknown(&asked.key, fence, START).await), Settled::Stale);
     let Claimed::Replay(response) = claim(store, &asked, START).await else {
@@ -247,7 +320,10 @@ pub async fn a_large_answer_leaves_its_status_and_location(store: &impl Ledger) 
         let fence = hold(store, &asked, START).await;
         let status = StatusCode::CREATED;
         let answer = Answer::NotRetained { status, location: location.clone() };
-        assert_eq!(done(store.complete(&asked.key, fence, answer, START).await), Settled::Applied);
+        assert_eq!(
+            done(store.complete(&asked.key, fence, answer, 0, START).await),
+            Settled::Applied
+        );
         let told = claim(store, &asked, START).await;
         assert_eq!(told, Claimed::NotRetained { status, location });
     }
@@ -258,9 +334,12 @@ pub async fn an_outcome_is_kept_for_its_retention(store: &impl Ledger) {
     let asked = request("k", 1);
     let first = hold(store, &asked, START).await;
     let then = START + SECOND;
-    assert_eq!(done(store.complete(&asked.key, first, answer("a"), then).await), Settled::Applied);
+    assert_eq!(
+        done(store.complete(&asked.key, first, answer("a"), 0, then).await),
+        Settled::Applied
+    );
     assert!(matches!(claim(store, &asked, then + RETENTION - 1).await, Claimed::Replay(_)));
-    let late = store.complete(&asked.key, first, answer("b"), then + RETENTION).await;
+    let late = store.complete(&asked.key, first, answer("b"), 0, then + RETENTION).await;
     assert_eq!(done(late), Settled::Stale);
     assert!(hold(store, &request("k", 2), then + RETENTION).await > first);
 }
@@ -319,18 +398,21 @@ pub async fn agrees_with_the_machine(store: &impl Ledger) {
             now += dice.pick(&[0, 1, SECOND, LEASE / 2, LEASE, RETENTION / 3]);
             let key = dice.pick(&["k", "l"]);
             let fingerprint = dice.pick(&[1, 1, 1, 2]);
-            let asked = scoped(&tenant, "mobile", "contacts.create", key, fingerprint);
+            let asked = ClaimRequest {
+                on_unknown: dice.pick(&[OnUnknown::Reject, OnUnknown::Redrive]),
+                ..scoped(&tenant, "mobile", "contacts.create", key, fingerprint)
+            };
             let place = format!("seed {seed}, step {step}, {key}");
             let current = records.get(key);
             let change = if dice.below(3) == 0 {
                 let told = claim(store, &asked, now).await;
                 let next = match told {
-                    Claimed::Held { fence, .. } => fence,
+                    Claimed::Held { fence, .. } | Claimed::Redriven { fence, .. } => fence,
                     _ => Fence(newest.0 + 1),
                 };
                 let (expected, change) = record::claim(current, &asked, next, now);
                 assert_eq!(told, expected, "{place}");
-                if let Claimed::Held { fence, .. } = told {
+                if let Claimed::Held { fence, .. } | Claimed::Redriven { fence, .. } = told {
                     assert!(fence > newest, "{place}");
                     newest = fence;
                 }
@@ -370,7 +452,7 @@ async fn settle_both(
         2 => (store.mark_unknown(key, fence, now).await, record::mark_unknown(current, fence, now)),
         3 => (store.clear(key, fence, now).await, record::clear(current, fence, now)),
         _ => (
-            store.complete(key, fence, answer(body), now).await,
+            store.complete(key, fence, answer(body), 0, now).await,
             record::complete(current, fence, answer(body), now),
         ),
     }

@@ -229,7 +229,7 @@ async fn claim_until_killed(url: &str) -> ! {
             let key = format!("key{id}");
             let asked = request(&key, 1);
             let fence = hold(&store, &asked, START).await;
-            let told = store.complete(&asked.key, fence, answer("a"), START).await.unwrap();
+            let told = store.complete(&asked.key, fence, answer("a"), 0, START).await.unwrap();
             assert_eq!(told, Settled::Applied);
             println!("done {key} {fence}");
         });

@@ -53,7 +53,8 @@ async fn a_restart_keeps_records_and_fences() {
     let store = Store::open(&url(directory.path())).await.unwrap();
     let first = hold(&store.ledger(), &request("held", 1), START).await;
     let second = hold(&store.ledger(), &request("done", 1), START).await;
-    let told = store.ledger().complete(&request("done", 1).key, second, answer("a"), START).await;
+    let told =
+        store.ledger().complete(&request("done", 1).key, second, answer("a"), 0, START).await;
     assert_eq!(told.unwrap(), Settled::Applied);
     let third = hold(&store.ledger(), &request("freed", 1), START).await;
     let told = store.ledger().release(&request("freed", 1).key, third, START).await;

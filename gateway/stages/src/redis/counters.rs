@@ -53,7 +53,7 @@ pub enum ClockOf {
 
 impl ClockOf {
     /// The least time to live of a key, in milliseconds. A caller's clock may stand still while Redis' goes on.
-    const fn least_lifetime(self) -> i64 {
+    pub(super) const fn least_lifetime(self) -> i64 {
         match self {
             Self::Redis => 1_000,
             Self::Caller => 600_000,

@@ -116,6 +116,30 @@ impl Link {
         }
     }
 
+    /// Sends a command that goes to this key and, behind it on the same connection, one about what it wrote. A slot that went
+    /// elsewhere is not followed: nothing was written then.
+    pub(super) async fn run_both(
+        &self,
+        key: &str,
+        commands: [Cmd; 2],
+        until: Instant,
+    ) -> [Result<Value, Failure>; 2] {
+        let answers = match (self.take_place(), &self.0.servers) {
+            (Err(failure), _) => failure.of_all(commands.len()),
+            (Ok(_place), Servers::One(node)) => node.ask_all(commands, until).await,
+            (Ok(_place), Servers::Cluster(cluster)) => {
+                cluster.ask_in_place(key, commands, until).await
+            }
+        };
+        let unpaired = |_| [Err(cluster::lost()), Err(cluster::lost())];
+        answers.try_into().unwrap_or_else(unpaired)
+    }
+
+    /// Another link to the same servers, with connections of its own.
+    pub(super) fn again(&self, runtime: &Handle) -> Self {
+        Self::new(self.0.url.clone(), self.0.deadline, runtime)
+    }
+
     /// Sends commands together, each with the key that it goes to. The answers are in their order.
     pub(super) async fn run_all(
         &self,

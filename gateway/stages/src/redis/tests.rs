@@ -3,6 +3,7 @@
 mod arithmetic;
 mod commands;
 mod crowd;
+mod ledger;
 mod outages;
 
 use super::{ClockOf, Link, RedisCounters, RedisUrl};

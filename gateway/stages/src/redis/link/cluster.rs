@@ -129,6 +129,24 @@ impl Cluster {
         answers
     }
 
+    /// Sends commands that go to this key, to one server and nobody else.
+    pub(super) async fn ask_in_place(
+        &self,
+        key: &str,
+        commands: [Cmd; 2],
+        until: Instant,
+    ) -> Vec<Result<Value, Failure>> {
+        let node = match self.master_of(key) {
+            Ok(node) => node,
+            Err(failure) => return failure.of_all(commands.len()),
+        };
+        let answers = node.ask_all(commands, until).await;
+        if answers.iter().any(Result::is_err) {
+            self.is_stale.notify_one();
+        }
+        answers
+    }
+
     /// Asks whom the answer names, where it says that the slot is elsewhere.
     async fn follow(
         &self,
@@ -328,7 +346,7 @@ fn from<T: redis::FromRedisValue>(value: Value) -> Option<T> {
     redis::from_redis_value(value).ok()
 }
 
-fn lost() -> Failure {
+pub(super) fn lost() -> Failure {
     Failure::NotSent(StoreError::Unavailable("the command was dropped".to_owned()))
 }
 

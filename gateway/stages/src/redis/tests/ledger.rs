@@ -1,0 +1,200 @@
+//! Idempotency records on a real Redis.
+
+use super::*;
+use crate::redis::RedisLedger;
+use model::idempotency::suite::{RETENTION, START, answer, request, scoped};
+use model::idempotency::{Answer, ClaimRequest, Claimed, Fence, Key, Ledger as _, Settled, State};
+use model::port::StoreError;
+
+/// More than a test's answers take.
+const ROOM: u64 = 64 << 20;
+
+model::ledger_suite!(async {
+    let database = Database::take();
+    (ledger(&database, ClockOf::Caller, ROOM).await, database)
+});
+
+async fn ledger(database: &Database, clock: ClockOf, room: u64) -> RedisLedger {
+    let link = Link::new(database.url(), PATIENT, &Handle::current());
+    link.connected().await;
+    RedisLedger::new(link, clock, room, &Handle::current())
+}
+
+async fn hold(store: &RedisLedger, request: &ClaimRequest, now: i64) -> Fence {
+    match store.claim(request, now).await.unwrap() {
+        Claimed::Held { fence, .. } => fence,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn complete(store: &RedisLedger, asked: &ClaimRequest, answer: Answer, now: i64) {
+    let fence = hold(store, asked, now).await;
+    let told = store.complete(&asked.key, fence, answer, 0, now).await.unwrap();
+    assert_eq!(told, Settled::Applied);
+}
+
+/// Waits until the key is free, which is another task's to do; holds it then.
+async fn hold_soon(store: &RedisLedger, request: &ClaimRequest, now: i64) -> Fence {
+    let began = std::time::Instant::now();
+    loop {
+        match store.claim(request, now).await {
+            Ok(Claimed::Held { fence, .. }) => return fence,
+            told => assert!(began.elapsed() < PATIENT, "{told:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_claim_whose_caller_vanished_is_withdrawn() {
+    let database = Database::take();
+    let store = ledger(&database, ClockOf::Caller, ROOM).await;
+    let asked = request("k", 1);
+    // Polled once, it has sent its command; then nobody waits for the answer.
+    for _ in 0..50 {
+        let claim = store.claim(&asked, START);
+        tokio::select! {
+            biased;
+            _ = claim => panic!("no answer comes so early"),
+            () = std::future::ready(()) => {}
+        }
+        let fence = hold_soon(&store, &asked, START).await;
+        let told = store.release(&asked.key, fence, START).await.unwrap();
+        assert_eq!(told, Settled::Applied);
+    }
+}
+
+#[tokio::test]
+async fn scripts_that_redis_forgot_are_taught_again() {
+    let mut database = Database::take();
+    let store = ledger(&database, ClockOf::Redis, ROOM).await;
+    let asked = request("k", 1);
+    let mut flush = || database.ask::<()>(&["SCRIPT", "FLUSH"]);
+    flush();
+    let fence = hold(&store, &asked, 0).await;
+    flush();
+    let told = store.complete(&asked.key, fence, answer("a"), 0, 0).await.unwrap();
+    assert_eq!(told, Settled::Applied);
+    flush();
+    assert!(matches!(store.claim(&asked, 0).await.unwrap(), Claimed::Replay(_)));
+}
+
+#[tokio::test]
+async fn every_key_ends_and_lies_with_its_tenant() {
+    let mut database = Database::take();
+    let store = ledger(&database, ClockOf::Redis, ROOM).await;
+    let asked = ["held", "done", "lost"].map(|key| request(key, 1));
+    let [held, done, lost] = &asked;
+    let fence = hold(&store, held, 0).await;
+    assert_eq!(store.renew(&held.key, fence, 1_000_000, 0).await.unwrap(), Settled::Applied);
+    complete(&store, done, answer("a"), 0).await;
+    let fence = hold(&store, lost, 0).await;
+    assert_eq!(store.mark_unknown(&lost.key, fence, 0).await.unwrap(), Settled::Applied);
+    let keys = database.keys();
+    // Three records and what finds them, an answer, the fence, the bytes.
+    assert_eq!(keys.len(), 3 + 3 + 1 + 1 + 1, "{keys:?}");
+    for key in keys {
+        assert!(key.contains("{acme}"), "{key}");
+        let left: i64 = database.ask(&["PTTL", &key]);
+        let most = 15 * 86_400_000;
+        assert!(0 < left && left <= most, "{key}: {left} ms");
+    }
+}
+
+#[tokio::test]
+async fn a_fence_grows_also_when_redis_has_forgotten_it() {
+    let mut database = Database::take();
+    let store = ledger(&database, ClockOf::Redis, ROOM).await;
+    let asked = request("k", 1);
+    let mut newest = Fence(0);
+    for _ in 0..20 {
+        let fence = hold(&store, &asked, 0).await;
+        assert!(newest < fence, "{newest} {fence}");
+        newest = fence;
+        database.ask::<()>(&["FLUSHDB"]);
+    }
+}
+
+#[tokio::test]
+async fn a_tenants_answers_take_no_more_than_their_bytes() {
+    let database = Database::take();
+    let body = "x".repeat(1_000);
+    let size = u64::try_from(answer(&body).size()).unwrap();
+    let store = ledger(&database, ClockOf::Caller, 2 * size).await;
+    let name = |number: u32| format!("k{number}");
+    let retained = async |number, now| {
+        let asked = request(&name(number), 1);
+        complete(&store, &asked, answer(&body), now).await;
+        match store.claim(&asked, now).await.unwrap() {
+            Claimed::Replay(_) => true,
+            Claimed::NotRetained { .. } => false,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!([retained(1, START).await, retained(2, START).await], [true, true]);
+    assert!(!retained(3, START).await);
+    // Another tenant has bytes of its own.
+    let other = scoped("globex", "mobile", "contacts.create", "k", 1);
+    complete(&store, &other, answer(&body), START).await;
+    assert!(matches!(store.claim(&other, START).await.unwrap(), Claimed::Replay(_)));
+    // Bytes come back when the answers end, at most a 64th of their time late.
+    assert!(!retained(4, START + RETENTION - 1).await);
+    let late = START + RETENTION + RETENTION / 64 + 1;
+    assert_eq!([retained(5, late).await, retained(6, late).await], [true, true]);
+    assert!(!retained(7, late).await);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_gone_is_not_retained_and_not_garbage() {
+    let mut database = Database::take();
+    let store = ledger(&database, ClockOf::Caller, ROOM).await;
+    for (key, command) in [("gone", "DEL"), ("torn", "SET"), ("newer", "HSET")] {
+        let asked = request(key, 1);
+        complete(&store, &asked, answer("a"), START).await;
+        let (answer, record) = (
+            format!("ia:{{acme}}:{}", asked.key.digest),
+            format!("ik:{{acme}}:{}", asked.key.digest),
+        );
+        match command {
+            "DEL" => database.ask::<()>(&["DEL", &answer]),
+            "SET" => database.ask::<()>(&["SET", &answer, "torn to pieces"]),
+            _ => database.ask::<()>(&["HSET", &record, "v", "2"]),
+        }
+        let told = store.claim(&asked, START).await;
+        match key {
+            "gone" => assert!(matches!(told, Ok(Claimed::NotRetained { .. })), "{told:?}"),
+            _ => assert!(matches!(told, Err(StoreError::Unreadable(_))), "{told:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_largest_answer_comes_back_whole() {
+    let database = Database::take();
+    let store = ledger(&database, ClockOf::Redis, ROOM).await;
+    let asked = request("k", 1);
+    let large = answer(&"x".repeat(model::idempotency::RESPONSE_BODY_MAX));
+    complete(&store, &asked, large.clone(), 0).await;
+    let Claimed::Replay(response) = store.claim(&asked, 0).await.unwrap() else {
+        panic!("no replay")
+    };
+    assert!(Answer::Retained(response) == large);
+    let found = store.find(&asked.key.tenant, &Key::parse(b"k").unwrap(), 0).await.unwrap();
+    assert!(matches!(&found[0].state, State::Done { answer, .. } if *answer == large));
+}
+
+#[tokio::test]
+async fn sixteen_ledgers_give_a_key_to_one() {
+    let database = Database::take();
+    for round in 0..20 {
+        let asked = request(&format!("k{round}"), 1);
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let (store, asked) = (ledger(&database, ClockOf::Redis, ROOM).await, asked.clone());
+            tasks.spawn(async move { store.claim(&asked, 0).await.unwrap() });
+        }
+        let told = tasks.join_all().await;
+        let held = told.iter().filter(|told| matches!(told, Claimed::Held { .. })).count();
+        assert_eq!(held, 1, "{told:?}");
+    }
+}
