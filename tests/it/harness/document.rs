@@ -46,7 +46,8 @@ pub(crate) fn standard(upstream: SocketAddr) -> Value {
               "match": { "path": "/contacts/{id}", "methods": ["PUT", "PATCH", "DELETE"] },
               "idempotency": keyed("optional"), "body": { "limit": "64MiB" } },
         ],
-        "plans": [{ "id": "unlimited", "limits": [] }],
+        // Calls of packs take many times longer in a debug build: what they may use is not what most tests are about.
+        "plans": [{ "id": "unlimited", "limits": [], "packs": { "cpu_per_second": "10s" } }],
         "tenants": [
             { "id": "acme", "plan": "unlimited", "state": "active", "consumers": [
                 { "id": "acme-mobile", "scopes": ["contacts:read", "contacts:write"], "credentials": [
