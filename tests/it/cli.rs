@@ -286,7 +286,10 @@ fn the_settings_are_checked() {
         ("redis: http://r\n", "redis://"),
         ("redis: { quota: redis://r, deadline: 1h }\n", "redis.deadline"),
         ("redis: { deadline: 15ms }\n", "redis.quota"),
-        ("redis: { quota: redis://r, idempotency: redis://r }\n", "unknown field `idempotency`"),
+        ("redis: { idempotency: redis://r, deadline: 15ms }\n", "redis.quota"),
+        ("redis: { quota: redis://r, idempotence: redis://r }\n", "unknown field `idempotence`"),
+        ("redis: { quota: redis://r }\nidempotency: redis\n", "redis.idempotency"),
+        ("idempotency: redis\n", "redis.idempotency"),
     ] {
         std::fs::write(&file, text).unwrap();
         let output = tollgate()
@@ -340,7 +343,8 @@ fn settings_are_judged_and_shown_without_starting_anything() {
         ("TOLLGATE_REDIS", "memcached://:s3cret@r", "TOLLGATE_REDIS"),
         ("TOLLGATE_REDIS_QUOTA", "redis:s3cret", "TOLLGATE_REDIS_QUOTA"),
         ("TOLLGATE_REDIS_DEADLINE", "soon", "TOLLGATE_REDIS_DEADLINE"),
-        ("TOLLGATE_REDIS_IDEMPOTENCY", "redis://:s3cret@r", "TOLLGATE_REDIS_IDEMPOTENCY"),
+        ("TOLLGATE_REDIS_IDEMPOTENCY", "redis:s3cret", "TOLLGATE_REDIS_IDEMPOTENCY"),
+        ("TOLLGATE_IDEMPOTENCY", "redis", "redis.idempotency"),
         ("TOLLGATE_MASTER_KEYS", "no-such.key", "no-such.key"),
         ("TOLLGATE_RECORDS_RETENTION", "soon", "TOLLGATE_RECORDS_RETENTION"),
         ("TOLLGATE_RECORDS_BUFFER", "many", "TOLLGATE_RECORDS_BUFFER"),
@@ -357,24 +361,29 @@ fn settings_are_judged_and_shown_without_starting_anything() {
 }
 
 #[test]
-fn of_two_places_for_limits_the_more_particular_one_counts() {
+fn of_two_places_on_redis_the_more_particular_one_counts() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tollgate.yaml");
     std::fs::write(&file, "redis: { quota: redis://file, deadline: 20ms }\n").unwrap();
-    let (all, quota) =
-        (("TOLLGATE_REDIS", "redis://all"), ("TOLLGATE_REDIS_QUOTA", "redis://quota"));
-    for (environment, host) in [
-        (vec![], "file"),
-        (vec![all], "all"),
-        (vec![quota, all], "quota"),
-        (vec![all, quota], "quota"),
+    let all = ("TOLLGATE_REDIS", "redis://all");
+    let quota = ("TOLLGATE_REDIS_QUOTA", "redis://quota");
+    let keys = ("TOLLGATE_REDIS_IDEMPOTENCY", "redis://keys");
+    for (environment, host, keys) in [
+        (vec![], "file", None),
+        (vec![all], "all", Some("redis://all")),
+        (vec![quota, all], "quota", Some("redis://all")),
+        (vec![all, quota, keys], "quota", Some("redis://keys")),
+        (vec![keys, all], "all", Some("redis://keys")),
     ] {
         let mut serve = tollgate();
         serve.args(["serve", "--check", "--config"]).arg(&file).current_dir(&folder);
         let output = serve.envs(environment.clone()).output().unwrap();
         ends_with(&output, 0);
         let shown = model::config::parse(&stdout(&output)).unwrap();
-        let expected = json!({ "quota": format!("redis://{host}"), "deadline": "20ms" });
+        let mut expected = json!({ "quota": format!("redis://{host}"), "deadline": "20ms" });
+        if let Some(keys) = keys {
+            expected["idempotency"] = keys.into();
+        }
         assert_eq!(shown["redis"], expected, "{environment:?}");
     }
 }

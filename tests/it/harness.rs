@@ -14,6 +14,7 @@ pub(crate) mod modes;
 pub(crate) mod node;
 pub(crate) mod offer;
 pub(crate) mod pack;
+pub(crate) mod page;
 pub(crate) mod pair;
 pub(crate) mod ports;
 pub(crate) mod postgres;

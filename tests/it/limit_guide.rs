@@ -2,6 +2,7 @@
 //! its place on the page.
 
 use crate::harness::document;
+use crate::harness::page::blocks;
 use model::config;
 use model::upsert::{Prune, upsert};
 use serde_json::{Value, json};
@@ -12,25 +13,10 @@ const PAGE: &str = include_str!("../../docs/limits.md");
 const EXPLAINED: &[&str] =
     &["Limit", "LimitScope", "Adaptive", "UpstreamLimit", "Backoff", "BackoffPer", "Charge"];
 
-/// The page's blocks in this language, with the lines that they begin at.
-fn blocks(language: &str) -> Vec<(usize, String)> {
-    let mut blocks = Vec::new();
-    let mut open: Option<(usize, String)> = None;
-    for (index, line) in PAGE.lines().enumerate() {
-        match (line.strip_prefix("```"), &mut open) {
-            (Some(_), Some(_)) => blocks.extend(open.take()),
-            (Some(said), None) if said == language => open = Some((index + 1, String::new())),
-            (None, Some((_, text))) => *text += &format!("{line}\n"),
-            (Some(_) | None, None) => {}
-        }
-    }
-    blocks
-}
-
 #[test]
 fn every_example_is_a_sound_part_of_a_document() {
     let whole = document::standard("127.0.0.1:9000".parse().unwrap());
-    let examples = blocks("yaml");
+    let examples = blocks(PAGE, "yaml");
     assert!(examples.len() >= 9, "the page has examples: {}", examples.len());
     for (line, text) in examples {
         let example =
@@ -91,7 +77,7 @@ fn every_link_within_the_page_leads_somewhere() {
 /// What the page shows of headers is what the code writes for the plan that it shows.
 #[test]
 fn the_headers_that_are_shown_are_those_of_the_plan_that_is_shown() {
-    let plans = blocks("yaml").into_iter().map(|(_, text)| config::parse(&text).unwrap());
+    let plans = blocks(PAGE, "yaml").into_iter().map(|(_, text)| config::parse(&text).unwrap());
     let plan: Value = plans.into_iter().next().unwrap()["plans"][0].clone();
     let told: Vec<String> = plan["limits"].as_array().unwrap().iter().map(policy).collect();
     let line = format!("RateLimit-Policy: {}\n", told.join(", "));

@@ -3,7 +3,7 @@
 use crate::harness::document::{self, ACME, Edit as _};
 use crate::harness::node::Setup;
 use crate::harness::redis::Redis;
-use crate::harness::{Demo, Upstream, eventually, hoped};
+use crate::harness::{Demo, Reply, Upstream, eventually, hoped};
 use serde_json::json;
 
 #[tokio::test]
@@ -56,4 +56,36 @@ async fn a_process_is_ready_while_its_redis_is_away_and_never_tells_the_password
     ] {
         assert!(!told.contains("s3cret"), "{told}");
     }
+}
+
+#[tokio::test]
+async fn idempotency_records_are_on_the_redis_that_the_settings_name() {
+    let mut redis = Redis::start();
+    let upstream =
+        Upstream::scripted(|arrival| Reply::of(201).body(format!("told {}", arrival.number))).await;
+    let node = Setup::of(&document::standard(upstream.address))
+        .environment("TOLLGATE_IDEMPOTENCY", "redis")
+        .environment("TOLLGATE_REDIS_IDEMPOTENCY", &redis.url())
+        .start()
+        .await;
+    let standing = async |expected| {
+        let told = node.status.get("/readyz").send().await.is(200).json();
+        hoped(told["idempotency"].clone(), &expected)
+    };
+    eventually("there is a connection", async || standing(json!({ "state": "redis" })).await).await;
+    let first = node.keyed("k-1").body("{}").send().await;
+    first.is(201);
+    let repeat = node.keyed("k-1").body("{}").send().await;
+    assert!(repeat.is_replay() && repeat.body == first.body, "{repeat:?}");
+    assert_eq!(upstream.only_arrival().number, 1);
+    assert!(redis.ask(&["KEYS", "ik:{acme}:*"]).contains("ik:{acme}:"));
+    // What is counted is elsewhere.
+    assert_eq!(redis.ask(&["KEYS", "q*"]).trim(), "");
+
+    redis.kill();
+    eventually("everybody can see it", async || standing(json!({ "state": "away" })).await).await;
+    node.keyed("k-2").body("{}").send().await.refuses(503, "DEPENDENCY_UNAVAILABLE");
+    redis.start_again();
+    eventually("it is back", async || standing(json!({ "state": "redis" })).await).await;
+    node.keyed("k-2").body("{}").send().await.is(201);
 }

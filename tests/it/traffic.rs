@@ -109,7 +109,7 @@ fn document(upstream: &Upstream, keys: &Upstream) -> Value {
     let quota = json!({ "id": "monthly", "quota": format!("{QUOTA}/month"), "per": "tenant", "on_store_error": "closed" });
     document::standard(upstream.address)
         .with("issuers", issuer(&["EdDSA"], served_by(keys)))
-        .with("plans", json!({ "id": "trial", "limits": [quota] }))
+        .with("plans", document::plan("trial", json!([quota])))
         .with("tenants", hooli)
         .attached("hygiene", "header-hygiene", json!({ "set": { "x-edge": "tollgate" } }))
         .attached("correlation", "require-header", json!({ "header": "x-correlation-id" }))

@@ -46,8 +46,7 @@ pub(crate) fn standard(upstream: SocketAddr) -> Value {
               "match": { "path": "/contacts/{id}", "methods": ["PUT", "PATCH", "DELETE"] },
               "idempotency": keyed("optional"), "body": { "limit": "64MiB" } },
         ],
-        // Calls of packs take many times longer in a debug build: what they may use is not what most tests are about.
-        "plans": [{ "id": "unlimited", "limits": [], "packs": { "cpu_per_second": "10s" } }],
+        "plans": [plan("unlimited", json!([]))],
         "tenants": [
             { "id": "acme", "plan": "unlimited", "state": "active", "consumers": [
                 { "id": "acme-mobile", "scopes": ["contacts:read", "contacts:write"], "credentials": [
@@ -66,6 +65,12 @@ pub(crate) fn standard(upstream: SocketAddr) -> Value {
             ] },
         ],
     })
+}
+
+/// A plan with these limits. Calls of packs take many times longer in a debug build: what they may use is not what most
+/// tests are about.
+pub(crate) fn plan(id: &str, limits: Value) -> Value {
+    json!({ "id": id, "limits": limits, "packs": { "cpu_per_second": "10s" } })
 }
 
 /// An upstream with one target and short timeouts.
@@ -144,7 +149,7 @@ impl Edit for Value {
     }
 
     fn limited(self, limits: Value) -> Self {
-        let mut limited = self.with("plans", json!({ "id": "limited", "limits": limits }));
+        let mut limited = self.with("plans", plan("limited", limits));
         for tenant in ["acme", "globex"] {
             limited.entry("tenants", tenant)["plan"] = json!("limited");
         }
@@ -152,7 +157,7 @@ impl Edit for Value {
     }
 
     fn with_tenant(self, id: &str, limits: Value) -> Self {
-        self.with("plans", json!({ "id": id, "limits": limits })).with("tenants", tenant(id, id))
+        self.with("plans", plan(id, limits)).with("tenants", tenant(id, id))
     }
 
     fn attached(self, id: &str, pack: &str, settings: Value) -> Self {
