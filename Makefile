@@ -78,14 +78,14 @@ ROUNDS ?= 10
 CASES ?= 50000
 
 .PHONY: chaos
-chaos: setup-test build ## Kill processes that hold idempotency records, ROUNDS times; take Redis away from quotas, in full
+chaos: setup-test build ## Kill processes that hold idempotency records, ROUNDS times and in full; take Redis away from quotas, in full
 	for round in $$(seq $(ROUNDS)); do \
 	  echo "round $$round of $(ROUNDS)"; \
 	  $(CARGO) test --locked -q -p store a_killed_process && \
 	  $(CARGO) test --locked -q -p tests --test it process_was_killed || exit 1; \
 	done
 	TOLLGATE_TEST_LONG=1 scripts/services with \
-	  $(CARGO) test --locked -p tests --test it quotas_ -- --nocapture --test-threads 1
+	  $(CARGO) test --locked -p tests --test it -- keys_under_kills keys_arrive_once quotas_ --nocapture --test-threads 1
 
 .PHONY: fuzz
 fuzz: setup ## Random histories and inputs against the state machines, CASES of each; a failure prints its seed

@@ -3,6 +3,7 @@
 //! Invariant: an [`Acting`] exists only for a token that was accepted, but for the one that notes strangers in the audit.
 
 use crate::Shared;
+use crate::idempotency;
 use crate::problem::{Hides, Refused};
 use crate::request::Ids;
 use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request};
@@ -52,7 +53,7 @@ pub(crate) struct Act {
     pub(crate) actor: Actor,
     /// What the audit calls what is asked, like `plans.put`.
     pub(crate) action: String,
-    /// On what: the path.
+    /// On what: the path, without idempotency keys.
     pub(crate) resource: String,
     /// The request's id.
     pub(crate) request_id: Arc<str>,
@@ -91,7 +92,7 @@ impl Acting {
         Self(Arc::new(Act {
             actor,
             action: action(request),
-            resource: request.uri().path().chars().take(RESOURCE_MAX).collect(),
+            resource: resource(request.uri().path()),
             request_id: ids.map_or_else(|| "".into(), |ids| ids.request.clone()),
             seal,
         }))
@@ -208,6 +209,18 @@ impl<S: Sync> FromRequestParts<S> for Acting {
 fn source(request: &Request) -> String {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
     peer.map_or_else(|| "unknown".to_owned(), |ConnectInfo(peer)| peer.ip().to_string())
+}
+
+/// The path. An idempotency key is its client's, and may say what nobody else is to know: there the path ends before it.
+fn resource(path: &str) -> String {
+    let tenant = path.strip_prefix(idempotency::KEYS).and_then(|rest| rest.split('/').next());
+    match tenant {
+        Some(tenant) => [idempotency::KEYS, tenant].concat(),
+        None => path.to_owned(),
+    }
+    .chars()
+    .take(RESOURCE_MAX)
+    .collect()
 }
 
 /// The collections of the route's path and what is done there: `tenants.consumers.put`, `revisions.rollback`.

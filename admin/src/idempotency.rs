@@ -41,6 +41,9 @@ use store::control::{Effect, Write};
 /// How many look-ups are in progress at once; more are refused. Each may hold as many stored answers as there are records.
 pub(crate) const LOOKUPS_MAX: usize = 8;
 
+/// Where tenants' keys are.
+pub(crate) const KEYS: &str = "/v1/idempotency/";
+
 /// What is done to a key, as the path has it.
 const RELEASE: &str = "release";
 
@@ -63,6 +66,8 @@ pub(crate) struct RecordShown {
     route: RouteId,
     /// How far it is.
     state: StateShown,
+    /// Whether a request that was sent before the holder's may have taken effect: the route has such requests sent again.
+    in_doubt: bool,
     /// The number of whoever holds it: larger than those of all before.
     fence: i64,
     /// The node that sent the request. Not told to tokens of a tenant.
@@ -321,8 +326,11 @@ impl RecordShown {
             Stage::Unknown { since } => (StateShown::Unknown, None, Some(since)),
             Stage::Done { stored_at, answer } => {
                 let state = match answer {
-                    machine::Answer::Retained(_) | machine::Answer::Sealed(_) => StateShown::Done,
-                    machine::Answer::NotRetained { .. } => StateShown::NotRetained,
+                    machine::Answer::Retained(_) => StateShown::Done,
+                    // Whoever could open it has.
+                    machine::Answer::Sealed(_) | machine::Answer::NotRetained { .. } => {
+                        StateShown::NotRetained
+                    }
                 };
                 (state, None, Some(stored_at))
             }
@@ -335,6 +343,7 @@ impl RecordShown {
             id: name(record),
             route: record.route.clone(),
             state,
+            in_doubt: record.in_doubt,
             fence: record.fence.0,
             owner: (!bound).then(|| record.owner.as_str().to_owned()),
             claimed_at: at(record.claimed_at),

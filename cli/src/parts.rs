@@ -77,10 +77,7 @@ impl Parts {
             host: host.clone(),
             packs: folder::packs(data)?,
             quotas: quotas(settings, &node, &clock),
-            ledger: match settings.idempotency {
-                IdempotencyStore::Memory => AnyLedger::in_process(),
-                IdempotencyStore::Database => AnyLedger::Sql(store.ledger()),
-            },
+            ledger: ledger(settings, &store),
             salt: Salt(folder::salt(data, &store).await?),
             node: node.clone(),
             runtime: tokio::runtime::Handle::current(),
@@ -135,6 +132,18 @@ fn quotas(settings: &Settings, node: &NodeName, clock: &Clock) -> Quotas {
         clock: clock.clone(),
         runtime: tokio::runtime::Handle::current(),
     })
+}
+
+/// Where idempotency records are kept.
+fn ledger(settings: &Settings, store: &Store) -> AnyLedger {
+    match (settings.idempotency, &settings.redis.idempotency) {
+        (IdempotencyStore::Memory, _) => AnyLedger::in_process(),
+        (IdempotencyStore::Redis, Some(url)) => {
+            AnyLedger::on_redis(url.clone(), &tokio::runtime::Handle::current())
+        }
+        // Settings that name Redis and no URL are refused.
+        (IdempotencyStore::Database | IdempotencyStore::Redis, _) => AnyLedger::Sql(store.ledger()),
+    }
 }
 
 /// Whether packs decide in this process, or are compiled and tried only.

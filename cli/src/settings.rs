@@ -53,6 +53,8 @@ pub(crate) enum IdempotencyStore {
     Database,
     /// In process: gone with it.
     Memory,
+    /// On Redis: as durable as that is.
+    Redis,
 }
 
 /// The settings of one process.
@@ -216,6 +218,11 @@ impl Settings {
         if !RECORDS_RETENTION.contains(&self.records.retention) {
             bail!("`records.retention` is not between 1h and 87600h");
         }
+        if self.idempotency == IdempotencyStore::Redis && self.redis.idempotency.is_none() {
+            bail!(
+                "`idempotency: redis` is given and no Redis: say where it is in `redis.idempotency`"
+            );
+        }
         self.redis.judge()
     }
 
@@ -238,7 +245,9 @@ impl Settings {
             }
             "RECORDS_BUFFER" => self.records.buffer = value.parse()?,
             "IDEMPOTENCY" => self.idempotency = parse(value)?,
-            "REDIS" | "REDIS_QUOTA" => self.redis.quota = Some(value.parse()?),
+            "REDIS" => self.redis.is_all_at(value.parse()?),
+            "REDIS_QUOTA" => self.redis.quota = Some(value.parse()?),
+            "REDIS_IDEMPOTENCY" => self.redis.idempotency = Some(value.parse()?),
             "REDIS_DEADLINE" => {
                 self.redis.deadline = Some(value.parse().map_err(anyhow::Error::msg)?);
             }

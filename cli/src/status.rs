@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use gateway::Gateway;
+use gateway::ledger::LedgerStanding;
 use gateway::quotas::Standing;
 use gateway::rollout::StoppedHere;
 use http::{StatusCode, header};
@@ -111,6 +112,7 @@ async fn readyz(State(readiness): State<Arc<Readiness>>) -> Response {
     let counters = counters(*readiness.gateway.quotas.standing().borrow());
     let mut body = json!({
         "ready": ready, "parts": parts, "revision": standing.revision, "counters": counters,
+        "idempotency": idempotency(readiness.gateway.ledger.standing()),
     });
     if let (Some(rejected), Value::Object(body)) = (standing.rejected, &mut body) {
         let detail = json!({ "revision": rejected.revision, "errors": rejected.errors.len() });
@@ -138,6 +140,19 @@ fn counters(standing: Standing) -> Value {
             let since = Timestamp::from_microsecond(since).ok();
             json!({ "state": "degraded", "since": since, "nodes": nodes })
         }
+    }
+}
+
+/// Where idempotency records are kept. Nothing makes a node unready here, either: routes say what becomes of requests.
+fn idempotency(standing: LedgerStanding) -> Value {
+    match standing {
+        LedgerStanding::InProcess => json!({ "state": "in_process" }),
+        LedgerStanding::Database => json!({ "state": "database" }),
+        LedgerStanding::Redis { evicts: None } => json!({ "state": "redis" }),
+        LedgerStanding::Redis { evicts: Some(policy) } => {
+            json!({ "state": "redis", "evicts": *policy })
+        }
+        LedgerStanding::Away => json!({ "state": "away" }),
     }
 }
 

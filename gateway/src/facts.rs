@@ -172,6 +172,8 @@ pub struct Facts {
     pub limited: Option<(UpstreamId, Limited)>,
     /// How its idempotency key was treated.
     pub idempotency: Option<&'static str>,
+    /// What became of the key after the dispatch: one of [`SETTLED`].
+    pub settled: Option<&'static str>,
     /// The upstream's part.
     pub upstream: Option<UpstreamFact>,
     /// The status that was sent.
@@ -184,6 +186,24 @@ pub struct Facts {
     pub stages: Vec<StageFact>,
     started: Instant,
 }
+
+/// How a key may be treated, for metrics.
+pub const KEY_OUTCOMES: [&str; 11] = [
+    "claimed",
+    "redriven",
+    "replayed",
+    "waited",
+    "bypassed",
+    "in_progress",
+    "unknown",
+    "reused",
+    "not_retained",
+    "missing",
+    "invalid",
+];
+
+/// What may become of a key after its dispatch, for metrics.
+pub const SETTLED: [&str; 5] = ["stored", "released", "unknown", "stale", "failed"];
 
 /// A proof that adds what it proves to the facts.
 pub trait Witness {
@@ -207,6 +227,7 @@ impl Facts {
             packs: Vec::new(),
             limited: None,
             idempotency: None,
+            settled: None,
             upstream: None,
             status: None,
             error: None,

@@ -1,7 +1,7 @@
 //! The buffered way to the upstream: a pingora subrequest, whose answer packs see and the ledger stores before the client
 //! gets it.
 //!
-//! Invariants: the dispatch outlives the client; what is stored is whole, and what the client is sent, byte for byte. What
+//! Invariants: the dispatch outlives the client; its lease is renewed while it lasts; what is stored is whole, and what the client is sent, byte for byte. What
 //! is larger than [`RESPONSE_BODY_MAX`](model::idempotency::RESPONSE_BODY_MAX) streams through and is remembered as not
 //! retained.
 
@@ -17,7 +17,7 @@ use crate::session;
 use bytes::Bytes;
 use gather::receive;
 use http::{HeaderMap, Method, StatusCode, header};
-use model::idempotency::{Answer, Ending};
+use model::idempotency::{Answer, Disposition, Ending, Settled};
 use model::quota;
 use model::record::Verdict;
 use model::{ErrorCode, Reject};
@@ -58,7 +58,11 @@ pub(crate) async fn buffered(
     dispatch: Arc<Dispatch>,
 ) {
     let started = Instant::now();
-    let outcome = send(session, exchange, &dispatch).await;
+    let gateway = exchange.gateway.clone();
+    let outcome = tokio::select! {
+        outcome = send(session, exchange, &dispatch) => outcome,
+        never = dispatch.admitted.claim.keep(&gateway.ledger, &gateway.clock) => match never {},
+    };
     let verdict = match &outcome {
         Outcome::Whole { .. } | Outcome::Streamed { .. } | Outcome::Replaced { .. } => {
             Verdict::Passed
@@ -68,7 +72,7 @@ pub(crate) async fn buffered(
     exchange.facts.ended_once(Stage::Forward, verdict, started);
     let outcome = seen(exchange, &dispatch, outcome);
     let started = Instant::now();
-    settle(exchange, &dispatch, &outcome).await;
+    exchange.facts.settled = settle(exchange, &dispatch, &outcome).await;
     exchange.facts.ended(Stage::Settle, Verdict::Passed, started);
     match outcome {
         Outcome::Whole { status, headers, body, share: _held } => {
@@ -161,10 +165,13 @@ fn replaced(exchange: &mut Exchange, upstream: StatusCode, halt: Halt) -> Outcom
     Outcome::Replaced { upstream, reply, kept }
 }
 
-/// Closes the lease with what is known of the outcome.
-async fn settle(exchange: &Exchange, dispatch: &Dispatch, outcome: &Outcome) {
+/// Closes the lease with what is known of the outcome. Says what became of the key, where there is one.
+async fn settle(
+    exchange: &Exchange,
+    dispatch: &Dispatch,
+    outcome: &Outcome,
+) -> Option<&'static str> {
     let gateway = &exchange.gateway;
-    let claim = &dispatch.admitted.claim;
     let now = gateway.clock.micros();
     let (ending, kept) = match outcome {
         Outcome::Whole { status, headers, body, .. } => {
@@ -181,11 +188,20 @@ async fn settle(exchange: &Exchange, dispatch: &Dispatch, outcome: &Outcome) {
         Outcome::Failed(UpstreamFailure::Broken(_)) | Outcome::CutOff(_) => (Ending::Lost, None),
     };
     let rules = dispatch.admitted.matched.route().idempotency.as_ref();
-    let release_on = rules.map_or(&[][..], |rules| &rules.release_on);
-    let disposition = ending.disposition(release_on);
-    let settled = claim.settle(&gateway.ledger, disposition, kept, now).await;
-    if let Err(error) = settled {
-        tracing::warn!(%error, request_id = exchange.facts.trace.request_id, "an outcome was not stored");
+    let disposition = ending.disposition(rules.map_or(&[][..], |rules| &rules.release_on));
+    match dispatch.admitted.claim.settle(&gateway.ledger, disposition, kept, now).await {
+        Ok(None) => None,
+        Ok(Some(Settled::Stale)) => Some("stale"),
+        Ok(Some(Settled::Applied | Settled::Already)) => Some(match disposition {
+            Disposition::Keep => "stored",
+            Disposition::Release => "released",
+            Disposition::Unknown => "unknown",
+        }),
+        Err(error) => {
+            let request_id = &exchange.facts.trace.request_id;
+            tracing::warn!(%error, request_id, "an outcome was not stored");
+            Some("failed")
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::body::Budget;
 use crate::compile::{self, KeySets, PackFiles, PackFolders, Sources};
 use crate::known::Known;
-use crate::ledger::AnyLedger;
+use crate::ledger::{AnyLedger, SealingLedger};
 use crate::own::Lookups;
 use crate::protect::Protection;
 use crate::record::{self, Recorder};
@@ -18,6 +18,7 @@ use model::id::NodeName;
 use model::idempotency::{Owner, Salt};
 use model::node::{ERRORS_MAX, Rejected};
 use stages::authenticate::Memory;
+use stages::claim::Waiters;
 use stages::quotas::Quotas;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -69,7 +70,9 @@ pub struct Gateway {
     /// Counters of limits.
     pub quotas: Quotas,
     /// Idempotency records.
-    pub ledger: AnyLedger,
+    pub ledger: SealingLedger,
+    /// Repeats that wait for what comes of the first request.
+    pub waiters: Waiters,
     /// Keeps derived idempotency keys of this deployment apart from others'.
     pub salt: Salt,
     /// The name of this node.
@@ -175,7 +178,8 @@ impl Gateway {
             live: Live::default(),
             metrics,
             quotas: settings.quotas,
-            ledger: settings.ledger,
+            ledger: SealingLedger::new(settings.ledger, settings.keys.clone()),
+            waiters: Waiters::default(),
             salt: settings.salt,
             owner: settings.node.as_str().into(),
             node: settings.node,

@@ -1,13 +1,19 @@
-//! The store of idempotency records that a deployment chose.
+//! The store of idempotency records that a deployment chose, and the seal on what it keeps.
+
+mod sealing;
+
+pub use sealing::SealingLedger;
 
 use model::id::TenantId;
 use model::idempotency::{
-    Answer, ClaimRequest, Claimed, Fence, Key, Ledger, Record, RecordKey, Settled,
+    Answer, ClaimRequest, Claimed, Fence, Key, Ledger, Record, RecordKey, Settled, TENANT_BYTES,
 };
 use model::port::StoreError;
 use stages::ledger::{Capacity, MemoryLedger};
-use stages::redis::RedisLedger;
+use stages::redis::{COMMAND_DEADLINE, ClockOf, Link, LinkState, RedisLedger, RedisUrl};
+use std::sync::Arc;
 use store::SqlLedger;
+use tokio::runtime::Handle;
 
 /// The store of idempotency records.
 pub enum AnyLedger {
@@ -19,10 +25,44 @@ pub enum AnyLedger {
     Redis(RedisLedger),
 }
 
+/// Where records are kept, and how that is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LedgerStanding {
+    /// In process.
+    InProcess,
+    /// In the database.
+    Database,
+    /// On Redis.
+    Redis {
+        /// Which keys it forgets when its memory is full, where that is any: then what was promised may be forgotten.
+        evicts: Option<Arc<str>>,
+    },
+    /// On a Redis to which there is no connection.
+    Away,
+}
+
 impl AnyLedger {
     /// A store in process, of the default capacity.
     pub fn in_process() -> Self {
         Self::Memory(MemoryLedger::new(Capacity::default()))
+    }
+
+    /// A store on this Redis, whose clock decides, with connections of its own that are kept on this runtime.
+    pub fn on_redis(url: RedisUrl, runtime: &Handle) -> Self {
+        let link = Link::new(url, COMMAND_DEADLINE, runtime);
+        Self::Redis(RedisLedger::new(link, ClockOf::Redis, TENANT_BYTES, runtime))
+    }
+
+    /// Where records are kept, and how that is.
+    pub fn standing(&self) -> LedgerStanding {
+        match self {
+            Self::Memory(_) => LedgerStanding::InProcess,
+            Self::Sql(_) => LedgerStanding::Database,
+            Self::Redis(ledger) => match ledger.link().state() {
+                LinkState::Connected => LedgerStanding::Redis { evicts: ledger.link().evicts() },
+                LinkState::Away => LedgerStanding::Away,
+            },
+        }
     }
 
     /// Forgets what expired in process; the others do that by themselves.

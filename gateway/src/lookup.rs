@@ -3,7 +3,9 @@
 use crate::gateway::Gateway;
 use async_trait::async_trait;
 use model::id::TenantId;
-use model::idempotency::{Fence, Key, Ledger as _, Record, RecordKey, Records, RecordsError, Settled};
+use model::idempotency::{
+    Fence, Key, Ledger as _, Record, RecordKey, Records, RecordsError, Settled,
+};
 
 #[async_trait]
 impl Records for Gateway {

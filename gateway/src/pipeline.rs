@@ -305,19 +305,20 @@ async fn claim<B: BodySource>(
         head: cx.head,
         body: &body,
         rules,
-        lease: clearance.upstream().hold(),
+        hold: clearance.upstream().hold(),
     };
-    let now = gateway.clock.micros();
-    let judged = claim::claim(&gateway.ledger, &gateway.salt, &gateway.owner, &ask, now).await;
+    let Gateway { ledger, salt, owner, waiters, clock, .. } = gateway;
+    let judged = claim::claim(ledger, salt, owner, &ask, waiters, clock).await;
     let degraded = match &judged {
         Ok(Judged::Claim(claim)) => claim.is_bypassed(),
-        Ok(Judged::Replay(_)) => false,
+        Ok(Judged::Replay(_) | Judged::Awaited(_)) => false,
         Err(reject) => reject.code == ErrorCode::DependencyUnavailable,
     };
     gateway.metrics.degraded(Store::Idempotency, degraded);
     match judged? {
         Judged::Claim(claim) => Ok(claim),
-        Judged::Replay(response) => Err(Halt::Reply(Box::new(Reply::stored(response)))),
+        Judged::Replay(response) => Err(Halt::Reply(Box::new(Reply::stored(response, "replayed")))),
+        Judged::Awaited(response) => Err(Halt::Reply(Box::new(Reply::stored(response, "waited")))),
     }
 }
 

@@ -242,6 +242,14 @@ impl ProxyHttp for Edge {
         role: &mut Role,
     ) -> Result<()> {
         let Some(dispatch) = dispatched(role) else { return Ok(()) };
+        if !dispatch.admitted.claim.may_send(self.gateway.clock.micros()) {
+            // Not a byte has been sent, and from now on somebody else may be let through.
+            let _ = dispatch.failure.set(UpstreamFailure::Unsent(ErrorCode::DependencyUnavailable));
+            return Error::e_explain(
+                InternalError,
+                "the lease of the key ended before it was sent",
+            );
+        }
         upstream::rewrite(request, &dispatch.head, &dispatch.admitted, &dispatch.trace);
         let target = upstream::target(&dispatch.head, &dispatch.admitted);
         let target =

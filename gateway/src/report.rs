@@ -13,7 +13,7 @@ pub use protection::ProtectionMetrics;
 pub use rollouts::RolloutMetrics;
 pub use upstreams::BackoffGauge;
 
-use crate::facts::{Facts, Stage};
+use crate::facts::{Facts, KEY_OUTCOMES, SETTLED, Stage};
 use crate::gateway::Gateway;
 use crate::record::Due;
 use limits::{LimitMetrics, SharedCounters};
@@ -78,6 +78,7 @@ pub struct Metrics {
     limits: LimitMetrics,
     costs_unread: IntCounterVec,
     idempotency: IntCounterVec,
+    settled: IntCounterVec,
     packs: PackMetrics,
     rollouts: RolloutMetrics,
     protection: ProtectionMetrics,
@@ -135,6 +136,15 @@ impl Maker {
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Made<IntCounterVec> {
         self.registered(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    /// Counters by outcome, each there from the start.
+    fn closed(&self, name: &str, help: &str, outcomes: &[&str]) -> Made<IntCounterVec> {
+        let counters = self.counters(name, help, &["outcome"])?;
+        for outcome in outcomes {
+            counters.with_label_values(&[outcome]).reset();
+        }
+        Ok(counters)
     }
 
     fn counter(&self, name: &str, help: &str) -> Made<IntCounter> {
@@ -237,10 +247,15 @@ impl Metrics {
                 "Answers whose header of the cost was no cost.",
                 &["route"],
             )?,
-            idempotency: made.counters(
+            idempotency: made.closed(
                 "tollgate_idempotency_total",
-                "Keyed requests.",
-                &["outcome"],
+                "Keyed requests, by how their key was treated.",
+                &KEY_OUTCOMES,
+            )?,
+            settled: made.closed(
+                "tollgate_idempotency_settled_total",
+                "Keys that were dispatched, by what became of them.",
+                &SETTLED,
             )?,
             packs: PackMetrics::new(&made)?,
             rollouts: RolloutMetrics::new(&made)?,
@@ -371,6 +386,9 @@ impl Metrics {
         }
         if let Some(outcome) = facts.key_outcome() {
             self.idempotency.with_label_values(&[outcome]).inc();
+        }
+        if let Some(settled) = facts.settled {
+            self.settled.with_label_values(&[settled]).inc();
         }
         self.limits.decided(&facts.readings);
         facts.packs.iter().for_each(|pack| self.packs.observe(pack));

@@ -35,15 +35,15 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// A stored answer, byte for byte, marked as a replay.
-    pub fn stored(response: StoredResponse) -> Self {
+    /// A stored answer, byte for byte, marked as a replay. `outcome`: how its key was treated.
+    pub fn stored(response: StoredResponse, outcome: &'static str) -> Self {
         let StoredResponse { status, headers: stored, body } = response;
         let mut headers = HeaderMap::with_capacity(stored.len() + 1);
         for (name, value) in stored {
             headers.append(name, value);
         }
         headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
-        Self { status, headers, body, charged: Outcome::Replayed, outcome: Some("replayed") }
+        Self { status, headers, body, charged: Outcome::Replayed, outcome: Some(outcome) }
     }
 
     /// A pack's answer, charged as the upstream's would be.

@@ -59,7 +59,7 @@ error_codes! {
     RequestTimeout "REQUEST_TIMEOUT" REQUEST_TIMEOUT retry "Request timeout" "The request did not arrive in time." "Send the request again, without pauses.";
     IdempotencyInProgress "IDEMPOTENCY_IN_PROGRESS" CONFLICT retry "Request in progress" "The first request with this Idempotency-Key is still being processed." "Wait `Retry-After` seconds, then repeat the same request with the same key.";
     IdempotencyOutcomeUnknown "IDEMPOTENCY_OUTCOME_UNKNOWN" CONFLICT final "Outcome unknown" "Whether the first request with this Idempotency-Key took effect is not known." "Look the resource up; send the request with a new key only if it had no effect.";
-    IdempotencyResponseNotRetained "IDEMPOTENCY_RESPONSE_NOT_RETAINED" CONFLICT final "Response not retained" "The request was processed; its answer was too large to keep." "Fetch the resource; `details.status` is the status of the first answer.";
+    IdempotencyResponseNotRetained "IDEMPOTENCY_RESPONSE_NOT_RETAINED" CONFLICT final "Response not retained" "The request was processed; its answer was not kept." "Fetch the resource; `details.status` is the status of the first answer.";
     Conflict "CONFLICT" CONFLICT final "Conflict" "The request conflicts with the present state." "Fetch the present state and try again.";
     VersionSunset "VERSION_SUNSET" GONE final "Version withdrawn" "This API version has been withdrawn." "Move to the version that `Link` names.";
     PreconditionFailed "PRECONDITION_FAILED" PRECONDITION_FAILED final "Precondition failed" "The resource has changed since it was read." "Read it again, apply the change to what you get, and send its new ETag.";

@@ -85,7 +85,7 @@ pub enum Claimed {
     Reused,
     /// Nobody knows whether the first request took effect (409).
     Unknown,
-    /// The request was answered before; the answer was too large to keep (409).
+    /// The request was answered before; the answer was too large to keep, or there was no room for it (409).
     NotRetained {
         /// The answer's status.
         status: StatusCode,

@@ -32,7 +32,7 @@ pub enum Permission {
     Change(Section),
     /// Rollback, release, revocations, resets: what keeps traffic in order.
     Operate,
-    /// Tokens, erasure of records, rekeying.
+    /// Tokens, erasure of records, rekeying, stored answers.
     Administer,
 }
 

@@ -46,18 +46,23 @@ const PUT: &str = "INSERT INTO idempotency (digest, tenant, lookup, route, finge
 
 const DELETE: &str = "DELETE FROM idempotency WHERE digest = $1";
 
+// Those that are written just now are not in it: so much more may be kept.
+const TENANT_BYTES: &str =
+    "SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM idempotency_bytes WHERE tenant = $1";
+
 /// Idempotency records that outlive the process.
 #[derive(Clone, Debug)]
 pub struct SqlLedger {
     db: Db,
+    tenant_bytes: usize,
 }
 
 /// What came of a step: a record that can't be read concerns its own request, not the others of a transaction.
 type Told<T> = Result<T, StoreError>;
 
 impl SqlLedger {
-    pub(crate) fn new(db: Db) -> Self {
-        Self { db }
+    pub(crate) fn new(db: Db, tenant_bytes: usize) -> Self {
+        Self { db, tenant_bytes }
     }
 
     async fn settle(
@@ -138,8 +143,16 @@ impl Ledger for SqlLedger {
         _: u8,
         now: i64,
     ) -> Result<Settled, StoreError> {
-        let size = answer.size();
-        self.settle(key, size, move |current| record::complete(current, fence, answer, now)).await
+        let (size, bound) = (answer.size(), self.tenant_bytes);
+        let RecordKey { tenant, digest } = key.clone();
+        let work = self.db.write(size, move |connection| {
+            Box::pin(async move {
+                let answer = fit(connection, &tenant, answer, bound).await?;
+                settle(connection, digest, |current| record::complete(current, fence, answer, now))
+                    .await
+            })
+        });
+        work.await?
     }
 
     async fn release(
@@ -217,6 +230,22 @@ async fn settle(
     let (told, change) = step(current.as_ref());
     apply(connection, digest, change).await?;
     Ok(Ok(told))
+}
+
+/// The answer, or what there is room for. Triggers count what is kept.
+async fn fit(
+    connection: &mut AnyConnection,
+    tenant: &TenantId,
+    answer: Answer,
+    bound: usize,
+) -> Result<Answer, sqlx::Error> {
+    if matches!(answer, Answer::NotRetained { .. }) {
+        return Ok(answer);
+    }
+    let kept = sqlx::query_scalar(TENANT_BYTES).bind(text(tenant.as_str()));
+    let kept: i64 = kept.fetch_one(connection).await?;
+    let kept = usize::try_from(kept).unwrap_or(0);
+    Ok(if kept.saturating_add(answer.size()) <= bound { answer } else { answer.without_body() })
 }
 
 async fn load(

@@ -26,6 +26,7 @@ pub use ledger::SqlLedger;
 
 use db::Db;
 use feed::Hints;
+use model::idempotency::TENANT_BYTES;
 use postgres::Postgres;
 use sqlite::Sqlite;
 use sqlx::migrate::MigrateError;
@@ -136,7 +137,12 @@ impl Store {
 
     /// The idempotency records.
     pub fn ledger(&self) -> SqlLedger {
-        SqlLedger::new(self.db.clone())
+        self.ledger_of(TENANT_BYTES)
+    }
+
+    /// The same, with another bound on what is kept of one tenant's answers, in bytes.
+    pub fn ledger_of(&self, tenant_bytes: usize) -> SqlLedger {
+        SqlLedger::new(self.db.clone(), tenant_bytes)
     }
 
     /// How many transactions were committed since it was opened, for metrics: fewer than writes when many come at once.

@@ -16,9 +16,15 @@ pub(crate) enum Dialect {
 /// Every change of the schema, in order. Texts that both share are written as SQLite takes them; PostgreSQL's name for
 /// `BLOB` is `BYTEA`, and for `BINARY`, the order by bytes, `"C"`.
 pub(crate) fn migrator(dialect: Dialect) -> Migrator {
-    let own = match dialect {
-        Dialect::Sqlite => include_str!("../migrations/0003_sqlite.sql"),
-        Dialect::Postgres => include_str!("../migrations/0003_postgres.sql"),
+    let (own, bytes) = match dialect {
+        Dialect::Sqlite => (
+            include_str!("../migrations/0003_sqlite.sql"),
+            include_str!("../migrations/0008_sqlite.sql"),
+        ),
+        Dialect::Postgres => (
+            include_str!("../migrations/0003_postgres.sql"),
+            include_str!("../migrations/0008_postgres.sql"),
+        ),
     };
     let changes = [
         ("idempotency", include_str!("../migrations/0001_idempotency.sql")),
@@ -28,6 +34,7 @@ pub(crate) fn migrator(dialect: Dialect) -> Migrator {
         ("packs", include_str!("../migrations/0005_packs.sql")),
         ("limits", include_str!("../migrations/0006_limits.sql")),
         ("sealed", include_str!("../migrations/0007_sealed.sql")),
+        ("bytes", bytes),
     ];
     let changes = (1..).zip(changes).map(|(version, (name, sql))| {
         let sql = match dialect {

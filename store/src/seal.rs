@@ -1,8 +1,9 @@
-//! Secrets at rest: sealed under a master key (AES-256-GCM). The first key seals, all open.
+//! Secrets and stored answers at rest: sealed under a master key (AES-256-GCM). The first key seals, all open.
 //!
 //! Invariant: neither a key nor a secret appears in an error or in what `Debug` prints.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
@@ -14,6 +15,10 @@ use std::sync::Arc;
 const FORMAT: &str = "tg1";
 /// Length of a key in bytes.
 const KEY_BYTES: usize = 32;
+/// How long what sealed bytes begin with is, without its last dot: the format, a dot, the key id.
+const HEAD_BYTES: usize = FORMAT.len() + 1 + KEY_ID_DIGITS;
+/// Hex digits of a key id.
+const KEY_ID_DIGITS: usize = 8;
 /// The most that a key file may hold: a key, white space, nothing else.
 const FILE_BYTES: u64 = 1_024;
 
@@ -22,12 +27,16 @@ const FILE_BYTES: u64 = 1_024;
 /// A sealed secret is `tg1.<key id>.<base64url of nonce ‖ ciphertext ‖ tag>`. The key id is the first 8 hex digits of the
 /// key's SHA-256, the nonce is random for each secret, and everything before the last dot is authenticated as additional
 /// data: neither the format nor the key id can be exchanged.
+///
+/// Sealed bytes are `tg1.<key id>.` and nonce ‖ ciphertext ‖ tag as they are. They belong to a context: the key is one that
+/// is derived for it (HKDF-SHA256, RFC 5869 §2.3), so that no key seals so much that random nonces might meet.
 #[derive(Clone, Default)]
 pub struct MasterKeys(Arc<[MasterKey]>);
 
 struct MasterKey {
     id: String,
     key: RandomizedNonceKey,
+    derive: Prk,
 }
 
 impl fmt::Debug for MasterKeys {
@@ -66,30 +75,42 @@ impl MasterKeys {
 
     /// Seals a secret: `tg1.<key id>.<base64url>`.
     pub fn seal(&self, secret: &[u8]) -> Result<String, SealError> {
-        let MasterKey { id, key } = self.0.first().ok_or(SealError::NoKey)?;
+        let MasterKey { id, key, .. } = self.0.first().ok_or(SealError::NoKey)?;
         let head = format!("{FORMAT}.{id}");
-        let mut sealed = secret.to_vec();
-        let nonce = key.seal_in_place_append_tag(Aad::from(&head), &mut sealed);
-        // Only a secret beyond 64 GiB is refused.
-        let nonce = nonce.map_err(|_| SealError::Torn)?;
-        let bytes = [nonce.as_ref().as_slice(), &sealed].concat();
+        let bytes = close(key, &head, secret.to_vec())?;
         Ok(format!("{head}.{}", URL_SAFE_NO_PAD.encode(bytes)))
     }
 
     /// Opens what was sealed.
     pub fn open(&self, sealed: &str) -> Result<Vec<u8>, SealError> {
         let (head, body) = sealed.rsplit_once('.').ok_or(SealError::Torn)?;
+        let key = self.key_of(head)?;
+        let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|_| SealError::Torn)?;
+        open(&key.key, head, &bytes)
+    }
+
+    /// Seals bytes that belong to `context`, where alone they can be opened.
+    pub fn seal_bytes(&self, context: &[u8], plain: Vec<u8>) -> Result<Vec<u8>, SealError> {
+        let key = self.0.first().ok_or(SealError::NoKey)?;
+        let head = format!("{FORMAT}.{}", key.id);
+        let bytes = close(&key.for_context(context)?, &head, plain)?;
+        Ok([head.as_bytes(), b".", &bytes].concat())
+    }
+
+    /// Opens bytes that were sealed in this context.
+    pub fn open_bytes(&self, context: &[u8], sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+        let (head, bytes) = sealed.split_at_checked(HEAD_BYTES).ok_or(SealError::Torn)?;
+        let bytes = bytes.strip_prefix(b".").ok_or(SealError::Torn)?;
+        let head = str::from_utf8(head).map_err(|_| SealError::Torn)?;
+        open(&self.key_of(head)?.for_context(context)?, head, bytes)
+    }
+
+    /// The key that `tg1.<key id>` names.
+    fn key_of(&self, head: &str) -> Result<&MasterKey, SealError> {
         let id = head.strip_prefix(FORMAT).and_then(|rest| rest.strip_prefix('.'));
         let id = id.filter(|id| is_key_id(id)).ok_or(SealError::Torn)?;
         let key = self.0.iter().find(|key| key.id == id);
-        let key = key.ok_or_else(|| SealError::UnknownKey(id.to_owned()))?;
-        let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|_| SealError::Torn)?;
-        let (nonce, sealed) = bytes.split_first_chunk::<NONCE_LEN>().ok_or(SealError::Torn)?;
-        let (nonce, mut secret) = (Nonce::from(nonce), sealed.to_vec());
-        let opened = key.key.open_in_place(nonce, Aad::from(head), &mut secret);
-        let length = opened.map_err(|_| SealError::Torn)?.len();
-        secret.truncate(length);
-        Ok(secret)
+        key.ok_or_else(|| SealError::UnknownKey(id.to_owned()))
     }
 
     /// Whether it was sealed under the first key.
@@ -122,13 +143,51 @@ impl MasterKey {
 
     fn new(key: &[u8; KEY_BYTES]) -> Option<Self> {
         let id = Sha256::digest(key).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let derive = Prk::new_less_safe(HKDF_SHA256, key);
         let key = RandomizedNonceKey::new(&AES_256_GCM, key).ok()?;
-        Some(Self { id, key })
+        Some(Self { id, key, derive })
+    }
+
+    /// The key that is derived for this context.
+    fn for_context(&self, context: &[u8]) -> Result<RandomizedNonceKey, SealError> {
+        let mut key = [0; KEY_BYTES];
+        let info = [context];
+        let derived = self.derive.expand(&info, KeyLength).and_then(|okm| okm.fill(&mut key));
+        let key = derived.and_then(|()| RandomizedNonceKey::new(&AES_256_GCM, &key));
+        // Only other lengths are refused.
+        key.map_err(|_| SealError::Torn)
     }
 }
 
+/// How long a derived key is.
+struct KeyLength;
+
+impl KeyType for KeyLength {
+    fn len(&self) -> usize {
+        KEY_BYTES
+    }
+}
+
+/// nonce ‖ ciphertext ‖ tag.
+fn close(key: &RandomizedNonceKey, head: &str, mut plain: Vec<u8>) -> Result<Vec<u8>, SealError> {
+    let nonce = key.seal_in_place_append_tag(Aad::from(head), &mut plain);
+    // Only what is beyond 64 GiB is refused.
+    let nonce = nonce.map_err(|_| SealError::Torn)?;
+    Ok([nonce.as_ref().as_slice(), &plain].concat())
+}
+
+fn open(key: &RandomizedNonceKey, head: &str, bytes: &[u8]) -> Result<Vec<u8>, SealError> {
+    let (nonce, sealed) = bytes.split_first_chunk::<NONCE_LEN>().ok_or(SealError::Torn)?;
+    let (nonce, mut plain) = (Nonce::from(nonce), sealed.to_vec());
+    let opened = key.open_in_place(nonce, Aad::from(head), &mut plain);
+    let length = opened.map_err(|_| SealError::Torn)?.len();
+    plain.truncate(length);
+    Ok(plain)
+}
+
 fn is_key_id(text: &str) -> bool {
-    text.len() == 8 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    text.len() == KEY_ID_DIGITS
+        && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// A key as its file spells it.
@@ -214,10 +273,38 @@ mod tests {
     }
 
     #[test]
+    fn bytes_open_in_their_context_only() {
+        let (old, new) = (keys(&[HEX]), keys(&[&other(), BASE64]));
+        for plain in [&b"answer"[..], b"", &[0xff; 5_000]] {
+            let sealed = old.seal_bytes(b"a", plain.to_vec()).unwrap();
+            assert!(sealed.starts_with(b"tg1.630dcd29."));
+            assert_eq!(new.open_bytes(b"a", &sealed).unwrap(), plain, "whichever key is the first");
+            assert_ne!(sealed, old.seal_bytes(b"a", plain.to_vec()).unwrap(), "nonces are random");
+            for context in [&b""[..], b"b", b"aa"] {
+                assert!(matches!(old.open_bytes(context, &sealed), Err(SealError::Torn)));
+            }
+            for place in 0..sealed.len().min(60) {
+                let mut torn = sealed.clone();
+                torn[place] ^= 1;
+                assert!(old.open_bytes(b"a", &torn).is_err(), "{place}");
+                assert!(old.open_bytes(b"a", &sealed[..place]).is_err(), "{place}");
+            }
+        }
+        let foreign = keys(&[&other()]).seal_bytes(b"a", b"answer".to_vec()).unwrap();
+        assert!(matches!(old.open_bytes(b"a", &foreign), Err(SealError::UnknownKey(_))));
+        // A secret's key is another one than that of any context.
+        let secret = old.seal(b"answer").unwrap();
+        let (head, body) = secret.rsplit_once('.').unwrap();
+        let bytes = [head.as_bytes(), b".", &URL_SAFE_NO_PAD.decode(body).unwrap()].concat();
+        assert!(matches!(old.open_bytes(b"", &bytes), Err(SealError::Torn)));
+    }
+
+    #[test]
     fn without_a_key_nothing_is_sealed() {
         let keys = MasterKeys::default();
         assert!(!keys.can_seal() && !keys.is_current("tg1.630dcd29.AAAA"));
         assert!(matches!(keys.seal(b"s"), Err(SealError::NoKey)));
+        assert!(matches!(keys.seal_bytes(b"", Vec::new()), Err(SealError::NoKey)));
     }
 
     #[test]

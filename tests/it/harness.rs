@@ -5,8 +5,10 @@
 pub(crate) mod api;
 pub(crate) mod call;
 pub(crate) mod cluster;
+pub(crate) mod curl;
 pub(crate) mod demo;
 pub(crate) mod document;
+pub(crate) mod journal;
 pub(crate) mod latch;
 pub(crate) mod load;
 pub(crate) mod metrics;
@@ -22,7 +24,9 @@ pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod raw;
 pub(crate) mod redis;
+pub(crate) mod sharing;
 pub(crate) mod size;
+pub(crate) mod stalling;
 pub(crate) mod token;
 pub(crate) mod upstream;
 

@@ -96,7 +96,7 @@ async fn whatever_an_upstream_was_doing_when_it_was_killed_nothing_arrives_again
         call.body(body.clone()).send()
     };
     let mut random = Random::of_this_run();
-    let kills = sized("kills", 50, 1_000);
+    let kills: usize = sized("kills", 50, 1_000);
     let mut upstream = Stalling::start(UPSTREAM_IS_KILLED, address, &path);
     for number in 0..kills {
         // Its connection is kept for what follows.

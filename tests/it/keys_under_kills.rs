@@ -92,7 +92,7 @@ impl Run {
 
     fn start(&mut self, customer: &Customer) {
         self.open.insert(customer.order.name(), customer.order.clone());
-        self.customers.spawn(customer.clone().is_served());
+        self.customers.spawn(customer.clone().orders());
     }
 
     /// One kill, while some requests are held by the upstream and others are wherever they are by then.

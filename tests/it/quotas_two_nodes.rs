@@ -11,10 +11,10 @@ use std::time::Duration;
 const NODES: f64 = 2.0;
 
 /// A limit of so many per second, and twice that at one instant.
-const RATE: u32 = 100;
-const BURST: u32 = 200;
+const RATE: u32 = 60;
+const BURST: u32 = 120;
 /// The largest batch of such a limit: 50 ms of the rate, and no more than a twentieth of the burst, shared by the nodes.
-const BATCH: f64 = 5.0;
+const BATCH: f64 = 3.0;
 
 fn limits(rate: u32, burst: u32, exact: bool) -> Value {
     json!([
@@ -62,7 +62,7 @@ async fn when_twice_as_much_is_offered_no_interval_has_more_and_hardly_anything_
         );
         assert!(excess <= allowed, "{tenant}: {excess} too many in some interval");
         let offered = u32::try_from(outcomes.count()).unwrap();
-        assert!(f64::from(offered) > 1.2 * limit, "the test itself was too slow: {offered}");
+        assert!(f64::from(offered) > 1.1 * limit, "the test itself was too slow: {offered}");
         assert!(share >= 0.95, "{tenant}: {admitted} of {limit}");
         pair.has_used(tenant, "daily", u64::from(admitted)).await;
     }

@@ -147,6 +147,7 @@ pub(super) fn idempotency_record() -> Value {
         "id": RECORD_ID,
         "route": "contacts.create",
         "state": "unknown",
+        "in_doubt": false,
         "fence": 4711,
         "owner": "gateway-1",
         "claimed_at": AT,

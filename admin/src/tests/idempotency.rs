@@ -109,6 +109,7 @@ async fn told(api: &Api) -> Vec<(String, Value)> {
         entries.filter(|entry| entry.action.starts_with("idempotency.") && entry.refused.is_none());
     keys.map(|entry| {
         assert_eq!(entry.tenant.unwrap().as_str(), "acme");
+        assert_eq!(entry.resource, "/v1/idempotency/acme", "no key");
         (entry.action, entry.difference)
     })
     .collect()
@@ -120,7 +121,7 @@ async fn a_record_tells_how_far_it_is_and_not_what_was_answered() {
     for outcome in [Outcome::Dispatched, Outcome::Unknown, Outcome::Done, Outcome::NotRetained] {
         sent(&api, "acme", "mobile", &format!("{outcome:?}"), outcome).await;
     }
-    let lasting = json!({ "route": "contacts.create", "owner": "gateway-1", "claimed_at": "2026-11-21T12:00:00Z" });
+    let lasting = json!({ "route": "contacts.create", "in_doubt": false, "owner": "gateway-1", "claimed_at": "2026-11-21T12:00:00Z" });
     let (now, lease) = ("2026-11-21T12:00:00Z", "2026-11-21T12:00:40Z");
     let (kept, after_lease) = ("2026-11-21T13:00:00Z", "2026-11-21T13:00:40Z");
     for (key, state) in [

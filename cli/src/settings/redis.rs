@@ -20,7 +20,10 @@ pub(crate) struct Redis {
     /// Where limits are counted; in each process for itself when absent.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shown")]
     pub(crate) quota: Option<RedisUrl>,
-    /// How long a command may take; the default is named where it is waited for.
+    /// Where idempotency records are kept, if they are kept on a Redis.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shown")]
+    pub(crate) idempotency: Option<RedisUrl>,
+    /// How long a command about limits may take; the default is named where it is waited for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) deadline: Option<Duration>,
 }
@@ -31,7 +34,13 @@ impl Redis {
         *self == Self::default()
     }
 
-    /// How long a command may take.
+    /// All that can be is kept there.
+    pub(super) fn is_all_at(&mut self, url: RedisUrl) {
+        self.quota = Some(url.clone());
+        self.idempotency = Some(url);
+    }
+
+    /// How long a command about limits may take.
     pub(crate) fn deadline(&self) -> time::Duration {
         self.deadline.map_or(COMMAND_DEADLINE, |deadline| deadline.0)
     }
@@ -55,6 +64,8 @@ impl Redis {
 struct Parts {
     #[serde(deserialize_with = "read")]
     quota: Option<RedisUrl>,
+    #[serde(deserialize_with = "read")]
+    idempotency: Option<RedisUrl>,
     deadline: Option<Duration>,
 }
 
@@ -70,16 +81,19 @@ impl<'de> Visitor<'de> for Written {
     type Value = Redis;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a URL like `redis://host`, or `{ quota: URL, deadline: 15ms }`")
+        f.write_str("a URL like `redis://host`, or `{ quota: URL, idempotency: URL }`")
     }
 
     fn visit_str<E: Error>(self, url: &str) -> Result<Redis, E> {
-        Ok(Redis { quota: Some(url.parse().map_err(E::custom)?), deadline: None })
+        let mut redis = Redis::default();
+        redis.is_all_at(url.parse().map_err(E::custom)?);
+        Ok(redis)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Redis, A::Error> {
-        let Parts { quota, deadline } = Parts::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(Redis { quota, deadline })
+        let Parts { quota, idempotency, deadline } =
+            Parts::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Redis { quota, idempotency, deadline })
     }
 }
 
@@ -109,12 +123,12 @@ mod tests {
 
     #[test]
     fn a_url_and_a_map_say_the_same() {
-        let (short, long) =
-            (redis("redis://r:6379").unwrap(), redis("quota: redis://r:6379").unwrap());
+        let short = redis("redis://r:6379").unwrap();
+        let long = redis("{ quota: redis://r:6379, idempotency: redis://r:6379 }").unwrap();
         assert_eq!(short, long);
         assert_eq!(short.deadline(), COMMAND_DEADLINE);
         let long = redis("{ quota: redis://r:6379, deadline: 20ms }").unwrap();
-        assert_eq!(long.quota, short.quota);
+        assert_eq!((&long.quota, &long.idempotency), (&short.quota, &None));
         assert_eq!(long.deadline().as_millis(), 20);
         // What is shown is read.
         let shown = serde_saphyr::to_string(&long).unwrap();
@@ -143,8 +157,9 @@ mod tests {
             ("s3cret", "redis://"),
             ("{ quota: \"redis://app:s3cret@\" }", "redis://"),
             ("[redis://app:s3cret@r]", "a URL like"),
-            // Where idempotency records are kept is another setting.
-            ("{ quota: redis://r, idempotency: redis://r }", "unknown field `idempotency`"),
+            ("{ quota: redis://r, idempotence: redis://r }", "unknown field `idempotence`"),
+            ("{ idempotency: \"redis://app:s3cret@\" }", "redis://"),
+            ("{ idempotency: redis://r, deadline: 15ms }", "redis.quota"),
             ("{ deadline: 15ms }", "redis.quota"),
             ("{ quota: redis://r, deadline: 0s }", "between 1ms and 1s"),
             ("{ quota: redis://r, deadline: 2s }", "between 1ms and 1s"),

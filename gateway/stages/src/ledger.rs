@@ -8,6 +8,7 @@ use model::id::TenantId;
 use model::idempotency::record::{self, Change};
 use model::idempotency::{
     Answer, ClaimRequest, Claimed, Digest, Fence, Key, Ledger, Record, RecordKey, Settled, State,
+    TENANT_BYTES,
 };
 use model::port::StoreError;
 use std::cmp::Reverse;
@@ -32,7 +33,7 @@ const FOUND_MAX: usize = 20;
 pub struct Capacity {
     /// Records of one tenant.
     pub records_per_tenant: usize,
-    /// Bytes of one tenant's records and answers.
+    /// Bytes of one tenant's answers.
     pub bytes_per_tenant: usize,
     /// Bytes of all records and answers.
     pub bytes: usize,
@@ -40,7 +41,7 @@ pub struct Capacity {
 
 impl Default for Capacity {
     fn default() -> Self {
-        Self { records_per_tenant: 50_000, bytes_per_tenant: 64 << 20, bytes: 256 << 20 }
+        Self { records_per_tenant: 50_000, bytes_per_tenant: TENANT_BYTES, bytes: 256 << 20 }
     }
 }
 
@@ -66,6 +67,7 @@ struct Shard {
 #[derive(Debug, Default)]
 struct Records {
     by_key: HashMap<Digest, Record>,
+    /// Bytes of their answers.
     bytes: usize,
 }
 
@@ -104,20 +106,15 @@ impl MemoryLedger {
         let next = Fence(self.fence.fetch_add(1, Ordering::Relaxed) + 1);
         let (told, change) = record::claim(current, request, next, now);
         if change != Change::Nothing && current.is_none() {
-            self.room_for_a_record(records)?;
+            self.room_for_a_record(records.map_or(0, |records| records.by_key.len()))?;
         }
         self.apply(&mut shard, &request.key, change);
         Ok(told)
     }
 
-    fn room_for_a_record(&self, records: Option<&Records>) -> Result<(), StoreError> {
-        let (count, bytes) =
-            records.map_or((0, 0), |records| (records.by_key.len(), records.bytes));
-        if count >= self.capacity.records_per_tenant {
+    fn room_for_a_record(&self, of_tenant: usize) -> Result<(), StoreError> {
+        if of_tenant >= self.capacity.records_per_tenant {
             return Err(StoreError::Full("idempotency records of a tenant"));
-        }
-        if bytes + RECORD_BYTES > self.capacity.bytes_per_tenant {
-            return Err(StoreError::Full("bytes of a tenant's idempotency records"));
         }
         if self.bytes() + RECORD_BYTES > self.capacity.bytes {
             return Err(StoreError::Full("bytes of idempotency records"));
@@ -125,7 +122,7 @@ impl MemoryLedger {
         Ok(())
     }
 
-    /// Takes a step of a record, which is given how much the tenant's records take.
+    /// Takes a step of a record, which is given how much the tenant's answers take.
     fn settle(
         &self,
         key: &RecordKey,
@@ -157,13 +154,13 @@ impl MemoryLedger {
         let records = shard.tenants.entry(key.tenant.clone()).or_default();
         if let Some(old) = records.by_key.remove(&key.digest) {
             shard.due.remove(old.expires_at, key.clone());
-            records.bytes -= size(&old);
-            self.bytes.fetch_sub(size(&old), Ordering::Relaxed);
+            records.bytes -= answer_size(&old);
+            self.bytes.fetch_sub(RECORD_BYTES + answer_size(&old), Ordering::Relaxed);
         }
         if let Some(new) = new {
             shard.due.insert(new.expires_at, key.clone());
-            records.bytes += size(&new);
-            self.bytes.fetch_add(size(&new), Ordering::Relaxed);
+            records.bytes += answer_size(&new);
+            self.bytes.fetch_add(RECORD_BYTES + answer_size(&new), Ordering::Relaxed);
             records.by_key.insert(key.digest, new);
         } else if records.by_key.is_empty() {
             shard.tenants.remove(&key.tenant);
@@ -186,12 +183,11 @@ impl MemoryLedger {
     }
 }
 
-fn size(record: &Record) -> usize {
-    RECORD_BYTES
-        + match &record.state {
-            State::Done { answer, .. } => answer.size(),
-            State::Dispatched { .. } | State::Unknown { .. } => 0,
-        }
+fn answer_size(record: &Record) -> usize {
+    match &record.state {
+        State::Done { answer, .. } => answer.size(),
+        State::Dispatched { .. } | State::Unknown { .. } => 0,
+    }
 }
 
 impl Ledger for MemoryLedger {
@@ -274,9 +270,14 @@ impl Ledger for MemoryLedger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::idempotency::suite::{LEASE, RETENTION, START, answer, request, scoped};
+    use model::idempotency::suite::{
+        LEASE, RETENTION, START, TENANT_BYTES, answer, request, scoped,
+    };
 
-    model::ledger_suite!(async { (MemoryLedger::new(Capacity::default()), ()) });
+    model::ledger_suite!(async {
+        let capacity = Capacity { bytes_per_tenant: TENANT_BYTES, ..Capacity::default() };
+        (MemoryLedger::new(capacity), ())
+    });
 
     async fn hold(store: &MemoryLedger, request: &ClaimRequest, now: i64) -> Fence {
         match store.claim(request, now).await.unwrap() {
@@ -338,25 +339,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_without_room_is_not_retained() {
+    async fn an_answer_without_room_is_not_retained_and_bytes_of_all_are_bounded() {
         let bytes = 3 * RECORD_BYTES;
-        for capacity in [
-            Capacity { bytes_per_tenant: bytes, ..Capacity::default() },
-            Capacity { bytes, ..Capacity::default() },
-        ] {
-            let store = MemoryLedger::new(capacity);
-            let asked = request("k", 1);
-            let fence = hold(&store, &asked, START).await;
-            let large = answer(&"x".repeat(bytes));
-            let told = store.complete(&asked.key, fence, large, 0, START).await.unwrap();
-            assert_eq!(told, Settled::Applied);
-            let told = store.claim(&asked, START).await.unwrap();
-            assert!(matches!(told, Claimed::NotRetained { .. }), "{told:?}");
-            // Bytes run out before records do.
-            hold(&store, &request("l", 1), START).await;
-            hold(&store, &request("m", 1), START).await;
-            let full = store.claim(&request("n", 1), START).await;
-            assert!(matches!(full, Err(StoreError::Full(_))), "{full:?}");
-        }
+        let store = MemoryLedger::new(Capacity { bytes, ..Capacity::default() });
+        let asked = request("k", 1);
+        let fence = hold(&store, &asked, START).await;
+        let large = answer(&"x".repeat(bytes));
+        let told = store.complete(&asked.key, fence, large, 0, START).await.unwrap();
+        assert_eq!(told, Settled::Applied);
+        let told = store.claim(&asked, START).await.unwrap();
+        assert!(matches!(told, Claimed::NotRetained { .. }), "{told:?}");
+        hold(&store, &request("l", 1), START).await;
+        hold(&store, &scoped("globex", "mobile", "contacts.create", "m", 1), START).await;
+        let full = store.claim(&request("n", 1), START).await;
+        assert!(matches!(full, Err(StoreError::Full(_))), "{full:?}");
     }
 }

@@ -31,7 +31,8 @@ attachments:
 fn how_keys_are_treated_stays_within_bounds() {
     let route = "authenticate: { any_of: [api_key] } }";
     let with = |rules: &str| {
-        let idempotency = format!("idempotency: {{ mode: required, on_store_error: closed{rules} }}");
+        let idempotency =
+            format!("idempotency: {{ mode: required, on_store_error: closed{rules} }}");
         check(route, &format!("authenticate: {{ any_of: [api_key] }}, {idempotency} }}"))
     };
     for sound in [

@@ -19,9 +19,11 @@ pub const START: i64 = 1_800_000_000_000_000;
 pub const LEASE: i64 = 40 * SECOND;
 /// How long the suite's outcomes are kept, in microseconds.
 pub const RETENTION: i64 = 86_400 * SECOND;
+/// The most of one tenant's answers that the suite's stores keep, in bytes.
+pub const TENANT_BYTES: usize = 256 << 10;
 const SECOND: i64 = 1_000_000;
 
-/// Makes a test of each claim. The expression is a future of a fresh store, and of what must live as long as it; tests
+/// Makes a test of each claim. The expression is a future of a fresh store, whose bound is [`TENANT_BYTES`], and of what must live as long as it; tests
 /// run on tokio.
 #[macro_export]
 macro_rules! ledger_suite {
@@ -41,6 +43,7 @@ macro_rules! ledger_suite {
             a_large_answer_leaves_its_status_and_location,
             an_outcome_is_kept_for_its_retention,
             keys_of_different_scopes_do_not_meet,
+            beyond_its_bytes_a_tenants_answers_are_not_retained,
             operators_find_a_tenants_records,
             agrees_with_the_machine,
         );
@@ -355,6 +358,34 @@ pub async fn keys_of_different_scopes_do_not_meet(store: &impl Ledger) {
     ] {
         hold(store, &asked, START).await;
     }
+}
+
+/// As many as fit, then none as large; what is kept stays, and others have a bound of their own.
+pub async fn beyond_its_bytes_a_tenants_answers_are_not_retained(store: &impl Ledger) {
+    let body = "x".repeat(TENANT_BYTES / 4 - 1_000);
+    let kept = async |asked: &ClaimRequest, body: &str| {
+        let fence = hold(store, asked, START).await;
+        let told = store.complete(&asked.key, fence, answer(body), 0, START).await;
+        assert_eq!(done(told), Settled::Applied);
+        match claim(store, asked, START).await {
+            Claimed::Replay(response) => {
+                assert_eq!(Answer::Retained(response), answer(body));
+                true
+            }
+            Claimed::NotRetained { status, .. } => {
+                assert_eq!(status, StatusCode::CREATED);
+                false
+            }
+            other => unreachable!("{other:?}"),
+        }
+    };
+    for key in 0..6 {
+        assert_eq!(kept(&request(&format!("k{key}"), 1), &body).await, key < 4, "{key}");
+    }
+    assert!(kept(&request("small", 1), "a").await);
+    assert!(kept(&scoped("globex", "mobile", "contacts.create", "k", 1), &body).await);
+    let first = claim(store, &request("k0", 1), START).await;
+    assert!(matches!(first, Claimed::Replay(_)), "{first:?}");
 }
 
 /// `GET /v1/idempotency/{tenant}/{key}`.

@@ -16,7 +16,7 @@ super::behaviour::store_suite!(fresh());
 mod ledger {
     model::ledger_suite!(async {
         let (store, keep) = super::fresh().await;
-        (store.ledger(), (store, keep))
+        (store.ledger_of(model::idempotency::suite::TENANT_BYTES), (store, keep))
     });
 }
 

@@ -45,7 +45,8 @@ fn every_service_starts_with_settings_that_the_binary_understands() {
         assert_eq!(read["node"], json!(name));
         assert_eq!(read["data"], json!(DATA));
         assert_eq!(read["database"], json!("postgres://tollgate@postgres:5432/tollgate"));
-        assert_eq!(read["redis"], json!({ "quota": "redis://redis:6379" }));
+        let url = "redis://redis:6379";
+        assert_eq!(read["redis"], json!({ "quota": url, "idempotency": url }));
         assert_eq!(read["master_keys"], json!([{ "file": format!("{path}/master_key") }]));
         roles.insert(format!("{}: {}", name, read["roles"]));
     }

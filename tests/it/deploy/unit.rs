@@ -40,7 +40,8 @@ fn the_sample_settings_are_read_and_fit_the_unit() {
     let several = std::fs::read_to_string(&file).unwrap().replace("# redis: ", "redis: ");
     std::fs::write(&file, several).unwrap();
     let shared = settings(&["--config", file.to_str().unwrap()], &Map::new());
-    assert_eq!(shared["redis"], json!({ "quota": "rediss://redis.example:6379" }));
+    let url = "rediss://redis.example:6379";
+    assert_eq!(shared["redis"], json!({ "quota": url, "idempotency": url }));
     let unit = unit();
     let state = unit["Service.StateDirectory"].as_str().unwrap();
     assert_eq!(read["data"], json!(format!("/var/lib/{state}")));

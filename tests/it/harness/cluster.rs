@@ -92,6 +92,10 @@ impl Setup {
         self.folder.path().join("data")
     }
 
+    pub(crate) fn name(&self) -> &str {
+        self.settings["node"].as_str().unwrap()
+    }
+
     fn start_process(&self) -> Process {
         let config = self.folder.path().join("tollgate.yaml");
         // JSON is YAML.

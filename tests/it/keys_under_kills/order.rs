@@ -83,7 +83,7 @@ pub(super) struct Told {
 }
 
 impl Customer {
-    pub(super) async fn is_served(self) -> Told {
+    pub(super) async fn orders(self) -> Told {
         let mut told = Told { order: self.order.clone(), successes: Vec::new(), is_unknown: false };
         let give_up = Instant::now() + PERSISTENCE;
         let mut heard = self.first().await;

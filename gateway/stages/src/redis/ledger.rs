@@ -47,7 +47,7 @@ const FIND: &str = concat!(include_str!("ledger/prelude.lua"), include_str!("led
 pub struct RedisLedger {
     link: Link,
     clock: ClockOf,
-    bytes_per_tenant: u64,
+    bytes_per_tenant: usize,
     withdrawals: Withdrawals,
     replicas: Replicas,
     claim: Script,
@@ -67,7 +67,7 @@ enum Step {
 impl RedisLedger {
     /// Records behind this link, which is the ledger's alone: answers are large, and others wait behind them. A tenant's
     /// answers take no more than so many bytes.
-    pub fn new(link: Link, clock: ClockOf, bytes_per_tenant: u64, runtime: &Handle) -> Self {
+    pub fn new(link: Link, clock: ClockOf, bytes_per_tenant: usize, runtime: &Handle) -> Self {
         Self {
             withdrawals: Withdrawals::new(link.clone(), clock, Script::new(WITHDRAW), runtime),
             replicas: Replicas::new(link.clone(), runtime),
@@ -347,3 +347,6 @@ impl RedisLedger {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,6 +87,15 @@ impl Link {
         }
     }
 
+    /// Which keys a server forgets when its memory is full, where that is any (`maxmemory-policy`), as was told when it was
+    /// connected to.
+    pub fn evicts(&self) -> Option<Arc<str>> {
+        match &self.0.servers {
+            Servers::One(node) => node.evicts(),
+            Servers::Cluster(cluster) => cluster.evicts(),
+        }
+    }
+
     /// Where it leads.
     pub fn url(&self) -> &RedisUrl {
         &self.0.url

@@ -3,8 +3,10 @@
 mod arithmetic;
 mod commands;
 mod crowd;
-mod ledger;
 mod outages;
+mod server;
+
+pub(super) use server::{Server, until};
 
 use super::{ClockOf, Link, RedisCounters, RedisUrl};
 use model::quota::{
@@ -17,7 +19,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 /// Longer than any answer takes on a busy machine: these tests are not about time.
-const PATIENT: Duration = Duration::from_secs(20);
+pub(super) const PATIENT: Duration = Duration::from_secs(20);
 /// How long a database stays taken when a test dies.
 const TAKEN: u64 = 120;
 
@@ -27,13 +29,13 @@ model::counters_suite!(async {
 });
 
 /// A database of the test's own.
-struct Database {
+pub(super) struct Database {
     number: u8,
     connection: Connection,
 }
 
 impl Database {
-    fn take() -> Self {
+    pub(in crate::redis) fn take() -> Self {
         let mut first = connect(0);
         loop {
             for number in 1..16 {
@@ -53,7 +55,7 @@ impl Database {
         }
     }
 
-    fn url(&self) -> RedisUrl {
+    pub(in crate::redis) fn url(&self) -> RedisUrl {
         format!("{}/{}", server(), self.number).parse().unwrap()
     }
 
@@ -63,11 +65,11 @@ impl Database {
         RedisCounters::new(link, clock)
     }
 
-    fn ask<T: FromRedisValue>(&mut self, words: &[&str]) -> T {
+    pub(in crate::redis) fn ask<T: FromRedisValue>(&mut self, words: &[&str]) -> T {
         ask(&mut self.connection, words)
     }
 
-    fn keys(&mut self) -> Vec<String> {
+    pub(in crate::redis) fn keys(&mut self) -> Vec<String> {
         let mut keys: Vec<String> = self.ask(&["KEYS", "*"]);
         keys.sort();
         keys
@@ -94,7 +96,7 @@ fn connect(database: u8) -> Connection {
     redis::Client::open(format!("{}/{database}", server())).unwrap().get_connection().unwrap()
 }
 
-fn ask<T: FromRedisValue>(connection: &mut Connection, words: &[&str]) -> T {
+pub(super) fn ask<T: FromRedisValue>(connection: &mut Connection, words: &[&str]) -> T {
     let mut command = redis::cmd(words[0]);
     command.arg(&words[1..]);
     command.query(connection).unwrap()

@@ -33,19 +33,18 @@ if found then
   newest = math.max(newest, tonumber(found[4]))
 end
 local fence = text(math.max(newest + 1, clock('')))
--- First what takes memory: where there is none, nothing was written.
-redis.call('SET', KEYS[4], fence, 'PX', FENCE_LIFETIME)
-
 local lease_until, retention = now + tonumber(ARGV[3]), tonumber(ARGV[4])
 local expires = lease_until + retention
+
+-- The record comes last: nothing is claimed where Redis refuses one of these, for want of memory or else.
+redis.call('SET', KEYS[4], fence, 'PX', FENCE_LIFETIME)
+-- Renewals prolong the record and know no index: it lives twice as long.
+redis.call('ZADD', KEYS[3], fence, ARGV[11])
+redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -1 - INDEX_MAX)
+prolong(KEYS[3], lifetime(expires + retention, now, least))
 redis.call('DEL', KEYS[1], KEYS[2])
 redis.call('HSET', KEYS[1], 'v', VERSION, 's', 'dispatched', 't', text(lease_until), 'f', fence, 'e', text(expires),
   'm', ARGV[4], 'p', ARGV[7], 'k', ARGV[8], 'r', ARGV[9], 'o', ARGV[10], 'c', text(now), 'n', ARGV[6],
   'd', found and '1' or '0')
 redis.call('PEXPIRE', KEYS[1], lifetime(expires, now, least))
-
--- Renewals prolong the record and know no index: it lives twice as long.
-redis.call('ZADD', KEYS[3], fence, ARGV[11])
-redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -1 - INDEX_MAX)
-prolong(KEYS[3], lifetime(expires + retention, now, least))
 return { found and 'redriven' or 'held', now, fence }

@@ -63,6 +63,11 @@ impl Cluster {
         self.map.borrow().masters.values().any(|node| node.is_connected())
     }
 
+    /// Which keys some master evicts, if any.
+    pub(super) fn evicts(&self) -> Option<Arc<str>> {
+        self.map.borrow().masters.values().find_map(|node| node.evicts())
+    }
+
     /// Waits until there is a connection to some master.
     pub(super) async fn connected(&self) {
         let mut map = self.map.clone();

@@ -37,6 +37,14 @@ pub(super) enum Target {
     Master(RedisUrl),
 }
 
+/// A connection to a server.
+#[derive(Clone)]
+pub(super) struct Connected {
+    pub(super) connection: MultiplexedConnection,
+    /// Which keys the server forgets when its memory is full, where that is any: `maxmemory-policy`.
+    pub(super) evicts: Option<Arc<str>>,
+}
+
 /// Why a connection may have to be replaced.
 #[derive(Debug)]
 pub(super) enum Doubt {
@@ -49,7 +57,7 @@ pub(super) enum Doubt {
 /// Keeps the connection to a server.
 pub(super) struct Keeper {
     target: Target,
-    publish: watch::Sender<Option<MultiplexedConnection>>,
+    publish: watch::Sender<Option<Connected>>,
     doubts: mpsc::Receiver<Doubt>,
     sentinels: Option<SentinelClient>,
     sentinel_login: SentinelLogin,
@@ -102,7 +110,7 @@ impl fmt::Display for Target {
 impl Keeper {
     pub(super) fn new(
         target: Target,
-        publish: watch::Sender<Option<MultiplexedConnection>>,
+        publish: watch::Sender<Option<Connected>>,
         doubts: mpsc::Receiver<Doubt>,
     ) -> Self {
         Self {
@@ -124,9 +132,10 @@ impl Keeper {
                     if told != Told::GivenUp {
                         tracing::info!(redis = %self.target, "connected to Redis");
                     }
-                    warn_of_eviction(&connection, &self.target).await;
+                    let evicts = eviction(&connection, &self.target).await;
                     let since = Instant::now();
-                    self.publish.send_replace(Some(connection.clone()));
+                    let connected = Connected { connection: connection.clone(), evicts };
+                    self.publish.send_replace(Some(connected));
                     let why = self.attend(connection).await;
                     self.publish.send_replace(None);
                     if since.elapsed() > HELD_WELL {
@@ -259,23 +268,22 @@ impl Keeper {
     }
 }
 
-/// Evicted counters forget what was used. A server that tells nobody its policy is not asked twice.
-async fn warn_of_eviction(connection: &MultiplexedConnection, target: &Target) {
+/// Which keys the server evicts; a warning, if any: what is kept here is not to be forgotten. A server that tells nobody
+/// its policy is not asked twice.
+async fn eviction(connection: &MultiplexedConnection, target: &Target) -> Option<Arc<str>> {
     let mut command = redis::cmd("INFO");
     command.arg("memory");
     let told = timeout(ANSWER_MAX, command.query_async::<Value>(&mut connection.clone())).await;
-    let Ok(Ok(told)) = told else { return };
+    let Ok(Ok(told)) = told else { return None };
     let told = redis::from_redis_value::<String>(told).unwrap_or_default();
     let policy = told.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
-    if let Some(policy) = policy.map(str::trim)
-        && policy != "noeviction"
-    {
-        tracing::warn!(
-            redis = %target,
-            policy,
-            "this Redis evicts keys when its memory is full, and limits then forget what was used; set `maxmemory-policy noeviction`"
-        );
-    }
+    let policy = policy.map(str::trim).filter(|policy| *policy != "noeviction")?;
+    tracing::warn!(
+        redis = %target,
+        policy,
+        "this Redis evicts keys when its memory is full: limits then forget what was used, and idempotency keys what was sent; set `maxmemory-policy noeviction`"
+    );
+    Some(policy.into())
 }
 
 async fn within<T>(

@@ -1,10 +1,11 @@
 //! One server, whichever that is at the moment, and the connection to it.
 
 use super::Failure;
-use super::keeper::{Doubt, Keeper, Target};
+use super::keeper::{Connected, Doubt, Keeper, Target};
 use model::port::StoreError;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisError, Value};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -16,7 +17,7 @@ const DOUBTS_MAX: usize = 16;
 
 /// One server, and the connection to it.
 pub(super) struct Node {
-    connection: watch::Receiver<Option<MultiplexedConnection>>,
+    connection: watch::Receiver<Option<Connected>>,
     doubts: mpsc::Sender<Doubt>,
     shown: String,
     keeper: AbortHandle,
@@ -34,6 +35,11 @@ impl Node {
 
     pub(super) fn is_connected(&self) -> bool {
         self.connection.borrow().is_some()
+    }
+
+    /// Which keys the server evicts, if any.
+    pub(super) fn evicts(&self) -> Option<Arc<str>> {
+        self.connection.borrow().as_ref().and_then(|connected| connected.evicts.clone())
     }
 
     /// Waits until there is a connection.
@@ -80,7 +86,9 @@ impl Node {
     }
 
     fn connection(&self) -> Result<MultiplexedConnection, Failure> {
-        self.connection.borrow().clone().ok_or_else(|| {
+        let connection =
+            self.connection.borrow().as_ref().map(|connected| connected.connection.clone());
+        connection.ok_or_else(|| {
             let why = format!("there is no connection to {}", self.shown);
             Failure::NotSent(StoreError::Unavailable(why))
         })

@@ -4,79 +4,7 @@ use super::*;
 use crate::redis::{LinkState, Presence};
 use model::port::StoreError;
 use model::quota::Settlement;
-use std::process::{Child, Command, Stdio};
 use std::time::Instant;
-
-/// A server that a test may stop.
-struct Server {
-    port: u16,
-    process: Child,
-}
-
-impl Server {
-    fn start() -> Self {
-        // The port is free when it is told, and is asked for at once.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { port, process: spawn(port) }
-    }
-
-    fn link(&self, deadline: Duration) -> Link {
-        let url = format!("redis://127.0.0.1:{}", self.port).parse().unwrap();
-        Link::new(url, deadline, &Handle::current())
-    }
-
-    fn connect(&self) -> Connection {
-        let client = redis::Client::open(("127.0.0.1".to_owned(), self.port)).unwrap();
-        let began = Instant::now();
-        loop {
-            match client.get_connection() {
-                Ok(connection) => return connection,
-                Err(error) => assert!(began.elapsed() < PATIENT, "{error}"),
-            }
-            // Until it listens.
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    fn signal(&self, name: &str) {
-        let id = self.process.id().to_string();
-        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
-    }
-
-    fn kill(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-
-    fn start_again(&mut self) {
-        self.process = spawn(self.port);
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// The kernel ends it with the test, however that ends.
-fn spawn(port: u16) -> Child {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "redis-server", "--port", &port.to_string()]);
-    command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-    command.current_dir(std::env::temp_dir()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().unwrap()
-}
-
-async fn until(link: &Link, state: LinkState) {
-    let began = Instant::now();
-    while link.state() != state {
-        assert!(began.elapsed() < PATIENT, "the link is not {state:?}");
-        // The state is another process' to change.
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
 
 fn ask_one() -> Demand {
     demand("acme", 1, 1, &[("burst", rate("1000/s", 1000))])

@@ -1,20 +1,21 @@
-//! Idempotency records on a real Redis.
+//! Idempotency records on a real Redis, whose URL `TOLLGATE_TEST_REDIS` names.
+
+mod outages;
 
 use super::*;
-use crate::redis::RedisLedger;
-use model::idempotency::suite::{RETENTION, START, answer, request, scoped};
-use model::idempotency::{Answer, ClaimRequest, Claimed, Fence, Key, Ledger as _, Settled, State};
-use model::port::StoreError;
+use crate::redis::tests::{Database, PATIENT};
+use model::idempotency::State;
+use model::idempotency::suite::{RETENTION, START, TENANT_BYTES, answer, request, scoped};
 
 /// More than a test's answers take.
-const ROOM: u64 = 64 << 20;
+const ROOM: usize = 64 << 20;
 
 model::ledger_suite!(async {
     let database = Database::take();
-    (ledger(&database, ClockOf::Caller, ROOM).await, database)
+    (ledger(&database, ClockOf::Caller, TENANT_BYTES).await, database)
 });
 
-async fn ledger(database: &Database, clock: ClockOf, room: u64) -> RedisLedger {
+async fn ledger(database: &Database, clock: ClockOf, room: usize) -> RedisLedger {
     let link = Link::new(database.url(), PATIENT, &Handle::current());
     link.connected().await;
     RedisLedger::new(link, clock, room, &Handle::current())
@@ -62,6 +63,58 @@ async fn a_claim_whose_caller_vanished_is_withdrawn() {
         let told = store.release(&asked.key, fence, START).await.unwrap();
         assert_eq!(told, Settled::Applied);
     }
+}
+
+/// Waits until the claim is told this.
+async fn told_soon(store: &RedisLedger, request: &ClaimRequest, expected: Claimed, now: i64) {
+    let began = std::time::Instant::now();
+    loop {
+        let told = store.claim(request, now).await.unwrap();
+        if told == expected {
+            return;
+        }
+        assert!(began.elapsed() < PATIENT, "{told:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_comes_after_its_withdrawal_holds_nothing() {
+    let mut database = Database::take();
+    let store = ledger(&database, ClockOf::Caller, ROOM).await;
+    let asked = request("k", 1);
+    let fence = hold(&store, &asked, START).await;
+    let nonce = Nonce::random();
+    store.withdrawals.begin(asked.key.clone(), nonce, START);
+    let began = std::time::Instant::now();
+    while !database.keys().contains(&withdrawal(&asked.key.tenant, nonce)) {
+        assert!(began.elapsed() < PATIENT);
+        // Another task's to do.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Another's claim is not touched.
+    let told = store.claim(&asked, START).await.unwrap();
+    assert_eq!(told, Claimed::InProgress { retry_after: 5 });
+    assert_eq!(store.release(&asked.key, fence, START).await.unwrap(), Settled::Applied);
+    let late = store.ask(&asked, nonce, START).await;
+    assert!(matches!(late, Err(StoreError::Unavailable(_))), "{late:?}");
+    hold(&store, &asked, START).await;
+}
+
+#[tokio::test]
+async fn a_redrive_that_is_withdrawn_leaves_the_outcome_unknown() {
+    let database = Database::take();
+    let store = ledger(&database, ClockOf::Caller, ROOM).await;
+    let asked = request("k", 1);
+    let fence = hold(&store, &asked, START).await;
+    assert_eq!(store.mark_unknown(&asked.key, fence, START).await.unwrap(), Settled::Applied);
+    let redrive = ClaimRequest { on_unknown: OnUnknown::Redrive, ..asked.clone() };
+    let nonce = Nonce::random();
+    let told = store.ask(&redrive, nonce, START).await.unwrap();
+    assert!(matches!(told, Claimed::Redriven { .. }), "{told:?}");
+    store.withdrawals.begin(asked.key.clone(), nonce, START);
+    told_soon(&store, &asked, Claimed::Unknown, START).await;
+    assert_eq!(store.claim(&request("k", 2), START).await.unwrap(), Claimed::Reused);
 }
 
 #[tokio::test]
@@ -119,7 +172,7 @@ async fn a_fence_grows_also_when_redis_has_forgotten_it() {
 async fn a_tenants_answers_take_no_more_than_their_bytes() {
     let database = Database::take();
     let body = "x".repeat(1_000);
-    let size = u64::try_from(answer(&body).size()).unwrap();
+    let size = answer(&body).size();
     let store = ledger(&database, ClockOf::Caller, 2 * size).await;
     let name = |number: u32| format!("k{number}");
     let retained = async |number, now| {

@@ -1,0 +1,316 @@
+use super::*;
+use crate::ledger::{Capacity, MemoryLedger};
+use http::{HeaderMap, Method, StatusCode};
+use model::document::{IdempotencyMode, OnUnknown};
+use model::id::TenantId;
+use model::idempotency::suite::answer;
+use model::idempotency::{Ending, Record};
+use model::units;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// No lease ends while a test waits for something else.
+const LONG: Duration = Duration::from_secs(600);
+/// A lease that ends while a test waits for it, and is not lost while the machine is busy for a moment.
+const SHORT: Duration = Duration::from_secs(3);
+const SECOND: Duration = Duration::from_secs(1);
+const DECLINED: [u16; 1] = [429];
+
+fn rules(wait: Duration, on_store_error: OnLedgerError, on_unknown: OnUnknown) -> Idempotency {
+    Idempotency {
+        mode: IdempotencyMode::Required,
+        retention: units::Duration(Duration::from_secs(3_600)),
+        wait: units::Duration(wait),
+        release_on: DECLINED.to_vec(),
+        on_unknown,
+        replicas: 0,
+        on_store_error,
+    }
+}
+
+/// What the ledger does from now on.
+#[derive(Clone, Copy, PartialEq)]
+enum Mood {
+    Works,
+    Refuses,
+    Hangs,
+}
+
+/// A ledger in process that can be made to fail, and whoever asks it for requests that may be on their way so long.
+struct Rig {
+    hold: Duration,
+    ledger: MemoryLedger,
+    clock: Clock,
+    waiters: Waiters,
+    mood: Mutex<Mood>,
+    claims: AtomicUsize,
+    renewals: AtomicUsize,
+}
+
+impl Rig {
+    fn new(hold: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            hold,
+            ledger: MemoryLedger::new(Capacity::default()),
+            clock: Clock::system(),
+            waiters: Waiters::default(),
+            mood: Mutex::new(Mood::Works),
+            claims: AtomicUsize::new(0),
+            renewals: AtomicUsize::new(0),
+        })
+    }
+
+    /// Returns when somebody has claimed so often.
+    async fn has_seen(&self, claims: usize) {
+        while self.claims.load(Ordering::Relaxed) < claims {
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn answers(&self) -> Result<(), StoreError> {
+        let mood = *self.mood.lock().unwrap();
+        match mood {
+            Mood::Works => Ok(()),
+            Mood::Refuses => Err(StoreError::Unavailable("gone".to_owned())),
+            Mood::Hangs => std::future::pending().await,
+        }
+    }
+
+    fn is(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+    }
+
+    async fn ask(&self, rules: &Idempotency, body: &[u8]) -> Result<Judged, Reject> {
+        let identity = Identity {
+            tenant: "acme".into(),
+            consumer: "mobile".into(),
+            subject: "mobile".to_owned(),
+            credential: "k1".to_owned(),
+            scopes: Vec::new(),
+            claims: Arc::default(),
+        };
+        let head = Head {
+            method: Method::POST,
+            path: "/v1/contacts".to_owned(),
+            query: None,
+            authority: "api.example".to_owned(),
+            headers: HeaderMap::new(),
+            client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        };
+        let ask = Ask {
+            key: Key::parse(b"k").unwrap(),
+            identity: &identity,
+            route: &"contacts.create".into(),
+            version: &"v1".into(),
+            head: &head,
+            body,
+            rules,
+            hold: self.hold,
+        };
+        let owner = Owner::from("node-1");
+        claim(self, &Salt([7; 32]), &owner, &ask, &self.waiters, &self.clock).await
+    }
+
+    async fn claimed(&self, rules: &Idempotency) -> Claim {
+        match self.ask(rules, b"a").await.unwrap() {
+            Judged::Claim(claim) => claim,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn settles(&self, claim: &Claim, ending: Ending) -> Settled {
+        let (disposition, answer) = (ending.disposition(&DECLINED), Some(answer("made")));
+        claim.settle(self, disposition, answer, self.clock.micros()).await.unwrap().unwrap()
+    }
+}
+
+impl Ledger for Rig {
+    async fn claim(&self, request: &ClaimRequest, now: i64) -> Result<Claimed, StoreError> {
+        self.claims.fetch_add(1, Ordering::Relaxed);
+        self.answers().await?;
+        self.ledger.claim(request, now).await
+    }
+
+    async fn renew(
+        &self,
+        key: &RecordKey,
+        fence: Fence,
+        lease: i64,
+        now: i64,
+    ) -> Result<Settled, StoreError> {
+        self.renewals.fetch_add(1, Ordering::Relaxed);
+        self.answers().await?;
+        self.ledger.renew(key, fence, lease, now).await
+    }
+
+    async fn complete(
+        &self,
+        key: &RecordKey,
+        fence: Fence,
+        answer: Answer,
+        replicas: u8,
+        now: i64,
+    ) -> Result<Settled, StoreError> {
+        self.ledger.complete(key, fence, answer, replicas, now).await
+    }
+
+    async fn release(
+        &self,
+        key: &RecordKey,
+        fence: Fence,
+        now: i64,
+    ) -> Result<Settled, StoreError> {
+        self.ledger.release(key, fence, now).await
+    }
+
+    async fn mark_unknown(
+        &self,
+        key: &RecordKey,
+        fence: Fence,
+        now: i64,
+    ) -> Result<Settled, StoreError> {
+        self.ledger.mark_unknown(key, fence, now).await
+    }
+
+    async fn clear(&self, key: &RecordKey, fence: Fence, now: i64) -> Result<Settled, StoreError> {
+        self.ledger.clear(key, fence, now).await
+    }
+
+    async fn find(
+        &self,
+        tenant: &TenantId,
+        key: &Key,
+        now: i64,
+    ) -> Result<Vec<Record>, StoreError> {
+        self.ledger.find(tenant, key, now).await
+    }
+}
+
+fn refused(told: Result<Judged, Reject>) -> (ErrorCode, Option<u64>) {
+    let reject = told.expect_err("a refusal");
+    (reject.code, reject.retry_after)
+}
+
+#[tokio::test]
+async fn a_repeat_waits_for_the_first_ones_answer_and_no_longer_than_its_route_says() {
+    let rig = Rig::new(LONG);
+    let wait = |span| rules(span, OnLedgerError::Closed, OnUnknown::Reject);
+    let first = rig.claimed(&wait(SECOND)).await;
+    // Nothing comes of it in time.
+    let began = Instant::now();
+    let told = rig.ask(&wait(SECOND), b"a").await;
+    assert_eq!(refused(told), (ErrorCode::IdempotencyInProgress, Some(5)));
+    assert!(began.elapsed() >= SECOND);
+    let looks = rig.claims.load(Ordering::Relaxed) - 1;
+    assert!((2..20).contains(&looks), "it looks again, but not all the time: {looks}");
+    // Who may not wait, and who is another request, is told at once.
+    rig.claims.store(0, Ordering::Relaxed);
+    assert_eq!(
+        refused(rig.ask(&wait(Duration::ZERO), b"a").await).0,
+        ErrorCode::IdempotencyInProgress
+    );
+    assert_eq!(refused(rig.ask(&wait(LONG), b"b").await).0, ErrorCode::IdempotencyKeyReused);
+    assert_eq!(rig.claims.load(Ordering::Relaxed), 2);
+    let (waiter, again) = (rig.clone(), wait(LONG));
+    let waiter = tokio::spawn(async move { waiter.ask(&again, b"a").await });
+    rig.has_seen(4).await;
+    assert_eq!(rig.settles(&first, Ending::Answered(StatusCode::CREATED)).await, Settled::Applied);
+    let told = waiter.await.unwrap().unwrap();
+    assert!(matches!(told, Judged::Awaited(_)), "{told:?}");
+    let told = rig.ask(&wait(LONG), b"a").await.unwrap();
+    assert!(matches!(told, Judged::Replay(_)), "{told:?}");
+}
+
+#[tokio::test]
+async fn who_waits_is_sent_where_the_first_one_did_nothing() {
+    let rules = rules(LONG, OnLedgerError::Closed, OnUnknown::Reject);
+    for ending in [Ending::Unsent, Ending::Answered(StatusCode::TOO_MANY_REQUESTS)] {
+        let rig = Rig::new(LONG);
+        let first = rig.claimed(&rules).await;
+        let (waiter, again) = (rig.clone(), rules.clone());
+        let waiter = tokio::spawn(async move { waiter.claimed(&again).await });
+        rig.has_seen(3).await;
+        assert_eq!(rig.settles(&first, ending).await, Settled::Applied);
+        let second = waiter.await.unwrap();
+        let ((key, fence), (same, larger)) =
+            (first.for_upstream().unwrap(), second.for_upstream().unwrap());
+        assert_eq!(key, same);
+        assert!(larger > fence);
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_breaks_off_while_a_repeat_waits_lets_nobody_through() {
+    let rig = Rig::new(LONG);
+    let rules = rules(LONG, OnLedgerError::Bypass, OnUnknown::Reject);
+    let _first = rig.claimed(&rules).await;
+    let (waiter, again) = (rig.clone(), rules.clone());
+    let waiter = tokio::spawn(async move { waiter.ask(&again, b"a").await });
+    rig.has_seen(3).await;
+    rig.is(Mood::Refuses);
+    assert_eq!(refused(waiter.await.unwrap()), (ErrorCode::IdempotencyInProgress, Some(1)));
+    // Who knows nothing of it goes on without protection, as the route says.
+    assert!(rig.claimed(&rules).await.is_bypassed());
+}
+
+#[tokio::test]
+async fn only_so_many_wait() {
+    let rig = Rig::new(LONG);
+    let rules = rules(Duration::from_millis(100), OnLedgerError::Closed, OnUnknown::Reject);
+    let _first = rig.claimed(&rules).await;
+    let places: Vec<_> = (0..WAITERS_MAX).filter_map(|_| rig.waiters.wait(SECOND)).collect();
+    assert_eq!(places.len(), WAITERS_MAX);
+    rig.claims.store(0, Ordering::Relaxed);
+    assert_eq!(refused(rig.ask(&rules, b"a").await).0, ErrorCode::IdempotencyInProgress);
+    assert_eq!(rig.claims.load(Ordering::Relaxed), 1, "it is told at once");
+    drop(places);
+    assert_eq!(refused(rig.ask(&rules, b"a").await).0, ErrorCode::IdempotencyInProgress);
+    assert!(rig.claims.load(Ordering::Relaxed) > 2, "there is room again");
+}
+
+#[tokio::test]
+async fn a_lease_is_short_and_renewed_while_the_upstream_works() {
+    let rules = rules(Duration::ZERO, OnLedgerError::Closed, OnUnknown::Reject);
+    let (long, rig) = (Rig::new(LONG), Rig::new(SHORT));
+    let held = long.claimed(&rules).await;
+    assert!(!held.may_send(long.clock.micros() + micros(LEASE)));
+    let held = rig.claimed(&rules).await;
+    timeout(2 * SHORT, held.keep(&*rig, &rig.clock)).await.unwrap_err();
+    assert!(held.may_send(rig.clock.micros()));
+    assert_eq!(refused(rig.ask(&rules, b"a").await).0, ErrorCode::IdempotencyInProgress);
+    // Nobody renews it any more, and it ends.
+    sleep(SHORT).await;
+    assert!(!held.may_send(rig.clock.micros()));
+    assert_eq!(refused(rig.ask(&rules, b"a").await).0, ErrorCode::IdempotencyOutcomeUnknown);
+}
+
+#[tokio::test]
+async fn a_renewal_that_fails_is_tried_again_and_a_lost_lease_is_not() {
+    let rig = Rig::new(SHORT);
+    let rules = rules(Duration::ZERO, OnLedgerError::Closed, OnUnknown::Redrive);
+    let held = Arc::new(rig.claimed(&rules).await);
+    let (keeper, kept) = (rig.clone(), held.clone());
+    let keeper = tokio::spawn(async move { kept.keep(&*keeper, &keeper.clock).await });
+    for mood in [Mood::Refuses, Mood::Hangs] {
+        rig.is(mood);
+        // A little longer than one renewal is from the next, so that one fails; and then longer than the lease.
+        sleep(SHORT * 7 / 20).await;
+        rig.is(Mood::Works);
+        sleep(SHORT).await;
+        assert!(held.may_send(rig.clock.micros()));
+    }
+    rig.is(Mood::Refuses);
+    sleep(SHORT).await;
+    assert!(!held.may_send(rig.clock.micros()));
+    // Somebody else is let through; the first one's outcome comes too late.
+    rig.is(Mood::Works);
+    let second = rig.claimed(&rules).await;
+    assert_eq!(second.outcome(), Some("redriven"));
+    rig.renewals.store(0, Ordering::Relaxed);
+    sleep(SHORT / 2).await;
+    assert!(rig.renewals.load(Ordering::Relaxed) <= 1, "a lost lease is given up");
+    assert_eq!(rig.settles(&held, Ending::Answered(StatusCode::CREATED)).await, Settled::Stale);
+    keeper.abort();
+}
