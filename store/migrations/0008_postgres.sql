@@ -2,6 +2,9 @@
 -- forget to. In parts, by the first digit of a record's digest: the writes of a tenant would all wait for one row. For
 -- SQLite see 0008_sqlite.sql.
 
+-- Until this is committed nobody writes what neither the first count nor a trigger would see.
+LOCK TABLE idempotency IN SHARE ROW EXCLUSIVE MODE;
+
 CREATE TABLE idempotency_bytes (
     tenant TEXT   NOT NULL,
     part   TEXT   NOT NULL,

@@ -108,7 +108,11 @@ impl RedisLedger {
             self.run(&self.claim, until, &names.record, fill, request.replicas).await?;
         let told = told(request, value, now)?;
         if let Claimed::Held { .. } | Claimed::Redriven { .. } = told {
-            had?;
+            // The claim did run, whatever became of waiting for replicas: it is to be withdrawn.
+            had.map_err(|error| match may_have_run(&error) {
+                true => error,
+                false => StoreError::Unanswered(error.to_string()),
+            })?;
         }
         Ok(told)
     }
