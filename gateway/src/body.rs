@@ -35,7 +35,14 @@ pub struct Budget(Arc<Semaphore>);
 
 impl Default for Budget {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(BUFFERED_BYTES_MAX / BUDGET_UNIT)))
+        Self::of(BUFFERED_BYTES_MAX)
+    }
+}
+
+impl Budget {
+    /// So many bytes.
+    pub fn of(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes / BUDGET_UNIT)))
     }
 }
 

@@ -16,14 +16,14 @@ use model::document::PhaseName;
 use model::quota::Outcome;
 use model::record::Verdict;
 use model::{ErrorCode, Head, Reject};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// How an upstream failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpstreamFailure {
-    /// No connection: provably nothing was sent.
+    /// Provably nothing was sent: there was no connection, or nothing was written to it.
     Unsent(ErrorCode),
     /// Something may have been sent.
     Broken(ErrorCode),
@@ -52,8 +52,20 @@ pub struct Dispatch {
     pub failure: OnceLock<UpstreamFailure>,
     /// Peers that could not be connected to.
     pub refused_connections: AtomicUsize,
+    /// Whether a connection is there, and the request is about to be written to it or was.
+    pub has_begun: AtomicBool,
     /// When it was sent.
     pub started: Instant,
+}
+
+impl Dispatch {
+    /// How it failed: as was found, else with this code, and sent or not.
+    pub fn failed(&self, code: ErrorCode) -> UpstreamFailure {
+        *self.failure.get_or_init(|| match self.has_begun.load(Ordering::Relaxed) {
+            true => UpstreamFailure::Broken(code),
+            false => UpstreamFailure::Unsent(code),
+        })
+    }
 }
 
 /// What one pingora session is to us.
@@ -186,8 +198,8 @@ impl Exchange {
 
     /// Ends what it was charged, as its outcome and its route say.
     fn settle(&mut self) {
-        if let Some(clearance) = self.held.clearance.take() {
-            clearance.settle(&self.gateway.quotas, self.gateway.clock.micros());
+        if let Some(mut clearance) = self.held.clearance.take() {
+            clearance.give_back(&self.gateway.quotas, self.gateway.clock.micros());
         }
         let Some(permit) = self.held.permit.take() else { return };
         let terms = self.held.matched.as_ref().map(|matched| matched.route().terms);

@@ -11,13 +11,13 @@ use crate::body::Share;
 use crate::exchange::{Dispatch, Exchange, UpstreamFailure};
 use crate::facts::Stage;
 use crate::packs::{AnswerBody, Responded};
-use crate::pipeline::Halt;
+use crate::pipeline::{Admitted, Halt};
 use crate::respond::{self, Reply};
-use crate::session;
+use crate::{session, settling};
 use bytes::Bytes;
 use gather::receive;
 use http::{HeaderMap, Method, StatusCode, header};
-use model::idempotency::{Answer, Disposition, Ending, Settled};
+use model::idempotency::{Answer, Ending};
 use model::quota;
 use model::record::Verdict;
 use model::{ErrorCode, Reject};
@@ -165,44 +165,34 @@ fn replaced(exchange: &mut Exchange, upstream: StatusCode, halt: Halt) -> Outcom
     Outcome::Replaced { upstream, reply, kept }
 }
 
-/// Closes the lease with what is known of the outcome. Says what became of the key, where there is one.
+/// Closes the lease with what is known of the outcome. Says what became of the key, where there is one and that is known.
 async fn settle(
     exchange: &Exchange,
     dispatch: &Dispatch,
     outcome: &Outcome,
 ) -> Option<&'static str> {
-    let gateway = &exchange.gateway;
-    let now = gateway.clock.micros();
-    let (ending, kept) = match outcome {
-        Outcome::Whole { status, headers, body, .. } => {
-            (Ending::Answered(*status), Some(Answer::of(*status, headers, Some(body.clone()))))
-        }
-        Outcome::Streamed { status, headers } => {
-            (Ending::Answered(*status), Some(Answer::of(*status, headers, None)))
+    let ending = match outcome {
+        Outcome::Whole { status, .. } | Outcome::Streamed { status, .. } => {
+            Ending::Answered(*status)
         }
         // What the upstream did counts, whatever packs made of its answer.
-        Outcome::Replaced { upstream, kept, .. } => {
-            (Ending::Answered(*upstream), Some(kept.clone()))
-        }
-        Outcome::Failed(UpstreamFailure::Unsent(_)) => (Ending::Unsent, None),
-        Outcome::Failed(UpstreamFailure::Broken(_)) | Outcome::CutOff(_) => (Ending::Lost, None),
+        Outcome::Replaced { upstream, .. } => Ending::Answered(*upstream),
+        Outcome::Failed(UpstreamFailure::Unsent(_)) => Ending::Unsent,
+        Outcome::Failed(UpstreamFailure::Broken(_)) | Outcome::CutOff(_) => Ending::Lost,
     };
-    let rules = dispatch.admitted.matched.route().idempotency.as_ref();
-    let disposition = ending.disposition(rules.map_or(&[][..], |rules| &rules.release_on));
-    match dispatch.admitted.claim.settle(&gateway.ledger, disposition, kept, now).await {
-        Ok(None) => None,
-        Ok(Some(Settled::Stale)) => Some("stale"),
-        Ok(Some(Settled::Applied | Settled::Already)) => Some(match disposition {
-            Disposition::Keep => "stored",
-            Disposition::Release => "released",
-            Disposition::Unknown => "unknown",
-        }),
-        Err(error) => {
-            let request_id = &exchange.facts.trace.request_id;
-            tracing::warn!(%error, request_id, "an outcome was not stored");
-            Some("failed")
+    let kept = || match outcome {
+        Outcome::Whole { status, headers, body, .. } => {
+            Some(Answer::of(*status, headers, Some(body.clone())))
         }
-    }
+        Outcome::Streamed { status, headers } => Some(Answer::of(*status, headers, None)),
+        Outcome::Replaced { kept, .. } => Some(kept.clone()),
+        Outcome::Failed(_) | Outcome::CutOff(_) => None,
+    };
+    let Admitted { matched, claim, .. } = &dispatch.admitted;
+    let rules = matched.route().idempotency.as_ref();
+    let disposition = claim.disposition(ending, rules.map_or(&[][..], |rules| &rules.release_on));
+    let request_id = &exchange.facts.trace.request_id;
+    settling::settle(&exchange.gateway, claim, disposition, kept, request_id).await
 }
 
 /// Runs the subrequest to its end, whether or not the client is still there.
@@ -226,12 +216,14 @@ async fn send(session: &mut Session, exchange: &mut Exchange, dispatch: &Arc<Dis
             () = feed => Outcome::Failed(UpstreamFailure::Broken(ErrorCode::Internal)),
         }
     });
-    let late = UpstreamFailure::Broken(ErrorCode::UpstreamTimeout);
-    match exchanged.await {
-        Ok(outcome) => outcome,
-        // Nothing may follow what has gone to the client.
-        Err(_) if session.response_written().is_some() => Outcome::CutOff(late),
-        Err(_) => Outcome::Failed(late),
+    if let Ok(outcome) = exchanged.await {
+        return outcome;
+    }
+    let late = dispatch.failed(ErrorCode::UpstreamTimeout);
+    // Nothing may follow what has gone to the client.
+    match session.response_written() {
+        Some(_) => Outcome::CutOff(late),
+        None => Outcome::Failed(late),
     }
 }
 

@@ -6,7 +6,7 @@ pub use sealing::SealingLedger;
 
 use model::id::TenantId;
 use model::idempotency::{
-    Answer, ClaimRequest, Claimed, Fence, Key, Ledger, Record, RecordKey, Settled, TENANT_BYTES,
+    Answer, ClaimRequest, Claimed, Fence, Found, Key, Ledger, RecordKey, Settled, TenantRoom,
 };
 use model::port::StoreError;
 use stages::ledger::{Capacity, MemoryLedger};
@@ -50,7 +50,7 @@ impl AnyLedger {
     /// A store on this Redis, whose clock decides, with connections of its own that are kept on this runtime.
     pub fn on_redis(url: RedisUrl, runtime: &Handle) -> Self {
         let link = Link::new(url, COMMAND_DEADLINE, runtime);
-        Self::Redis(RedisLedger::new(link, ClockOf::Redis, TENANT_BYTES, runtime))
+        Self::Redis(RedisLedger::new(link, ClockOf::Redis, TenantRoom::SHARED, runtime))
     }
 
     /// Where records are kept, and how that is.
@@ -62,6 +62,14 @@ impl AnyLedger {
                 LinkState::Connected => LedgerStanding::Redis { evicts: ledger.link().evicts() },
                 LinkState::Away => LedgerStanding::Away,
             },
+        }
+    }
+
+    /// Makes ready what routes that want replicas need: no request should wait for a connection.
+    pub fn prepare_replicas(&self) {
+        match self {
+            Self::Redis(ledger) => ledger.prepare_replicas(),
+            Self::Memory(_) | Self::Sql(_) => {}
         }
     }
 
@@ -132,12 +140,16 @@ impl Ledger for AnyLedger {
         delegate!(self, clear(key, fence, now))
     }
 
-    async fn find(
-        &self,
-        tenant: &TenantId,
-        key: &Key,
-        now: i64,
-    ) -> Result<Vec<Record>, StoreError> {
+    async fn find(&self, tenant: &TenantId, key: &Key, now: i64) -> Result<Found, StoreError> {
         delegate!(self, find(tenant, key, now))
+    }
+
+    async fn answer(
+        &self,
+        key: &RecordKey,
+        fence: Fence,
+        now: i64,
+    ) -> Result<Option<Answer>, StoreError> {
+        delegate!(self, answer(key, fence, now))
     }
 }

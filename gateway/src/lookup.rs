@@ -4,13 +4,17 @@ use crate::gateway::Gateway;
 use async_trait::async_trait;
 use model::id::TenantId;
 use model::idempotency::{
-    Fence, Key, Ledger as _, Record, RecordKey, Records, RecordsError, Settled,
+    Answer, Fence, Found, Key, Ledger as _, RecordKey, Records, RecordsError, Settled,
 };
 
 #[async_trait]
 impl Records for Gateway {
-    async fn find(&self, tenant: &TenantId, key: &Key) -> Result<Vec<Record>, RecordsError> {
+    async fn find(&self, tenant: &TenantId, key: &Key) -> Result<Found, RecordsError> {
         Ok(self.ledger.find(tenant, key, self.clock.micros()).await?)
+    }
+
+    async fn answer(&self, key: &RecordKey, fence: Fence) -> Result<Option<Answer>, RecordsError> {
+        Ok(self.ledger.answer(key, fence, self.clock.micros()).await?)
     }
 
     async fn clear(&self, key: &RecordKey, fence: Fence) -> Result<Settled, RecordsError> {

@@ -39,6 +39,7 @@ pub struct Outbound {
 pub struct Clearance {
     upstream: Arc<Upstream>,
     permit: Option<Permit>,
+    is_given_back: bool,
 }
 
 /// A request that may not go to its upstream now.
@@ -76,16 +77,26 @@ impl Limited {
 }
 
 impl Clearance {
+    fn of(upstream: &Arc<Upstream>, permit: Option<Permit>) -> Self {
+        Self { upstream: Arc::clone(upstream), permit, is_given_back: false }
+    }
+
     /// Where it may go.
     pub fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream
     }
 
-    /// Gives back what may be: slots. Never waits.
-    pub fn settle(self, quotas: &Quotas, now: i64) {
-        if let Some(permit) = self.permit {
+    /// Gives back what may be: slots. Never waits. Nothing may be sent any more.
+    pub fn give_back(&mut self, quotas: &Quotas, now: i64) {
+        self.is_given_back = true;
+        if let Some(permit) = self.permit.take() {
             quotas.settle(permit, Settlement::Commit, now);
         }
+    }
+
+    /// Whether it is of no more use.
+    pub const fn is_given_back(&self) -> bool {
+        self.is_given_back
     }
 }
 
@@ -93,7 +104,7 @@ impl Clearance {
 pub fn clear_at_once(upstream: &Arc<Upstream>) -> Option<Clearance> {
     let outbound = &upstream.outbound;
     let is_clear = outbound.limits.is_empty() && outbound.asked.is_empty();
-    is_clear.then(|| Clearance { upstream: Arc::clone(upstream), permit: None })
+    is_clear.then(|| Clearance::of(upstream, None))
 }
 
 /// Clears a request of this tenant, or says what holds it back.
@@ -114,7 +125,7 @@ pub async fn clear(
         let granted = quotas.reserve(&demand, now).await;
         permit = Some(granted.map_err(|reason| HeldBack::by_limit(&upstream.id, reason))?);
     }
-    Ok(Clearance { upstream: Arc::clone(upstream), permit })
+    Ok(Clearance::of(upstream, permit))
 }
 
 impl Outbound {

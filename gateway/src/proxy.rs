@@ -20,7 +20,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -148,6 +148,7 @@ fn dispatch(admitted: Admitted, head: Arc<Head>, trace: Trace) -> Arc<Dispatch> 
         upstream,
         failure: OnceLock::new(),
         refused_connections: AtomicUsize::new(0),
+        has_begun: AtomicBool::new(false),
         started: Instant::now(),
     })
 }
@@ -255,6 +256,8 @@ impl ProxyHttp for Edge {
         let target =
             target.parse().map_err(|_| Error::explain(InternalError, "the upstream's target"))?;
         request.set_uri(target);
+        // The last thing that is asked before it is written.
+        dispatch.has_begun.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -369,9 +372,7 @@ impl ProxyHttp for Edge {
     ) -> FailToProxy {
         let code = session::code_of(error);
         if let Role::Inner(dispatch) = role {
-            let _ = dispatch
-                .failure
-                .set(UpstreamFailure::Broken(code.unwrap_or(ErrorCode::UpstreamUnreachable)));
+            dispatch.failed(code.unwrap_or(ErrorCode::UpstreamUnreachable));
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
         let Some(exchange) = outer(role) else {

@@ -17,15 +17,15 @@ mod records;
 pub mod suite;
 
 pub use answer::{
-    Answer, Disposition, Ending, RESPONSE_BODY_MAX, RESPONSE_HEADERS_MAX, SealedResponse,
-    StoredResponse,
+    Answer, Disposition, Ending, LOCATION_MAX, Outline, RESPONSE_BODY_MAX, RESPONSE_HEADERS_MAX,
+    SealedResponse, StoredResponse,
 };
 pub use digest::{Digest, Fingerprint, RecordKey, Salt, Scope};
 pub use key::{InvalidKey, Key};
 pub use record::{Record, State};
-pub use records::{Elsewhere, Records, RecordsError};
+pub use records::{Elsewhere, Found, Records, RecordsError};
 
-use crate::document::OnUnknown;
+use crate::document::{OnLedgerError, OnUnknown};
 use crate::id::{RouteId, TenantId};
 use crate::port::StoreError;
 use http::{HeaderValue, StatusCode};
@@ -53,6 +53,8 @@ pub struct ClaimRequest {
     pub on_unknown: OnUnknown,
     /// How many of the store's replicas must have a claim and its outcome; a store without replicas ignores it.
     pub replicas: u8,
+    /// What becomes of a claim that fewer of them have: it is held all the same (`Bypass`), or withdrawn (`Closed`).
+    pub on_store_error: OnLedgerError,
 }
 
 /// The answer to a claim.
@@ -62,7 +64,7 @@ pub enum Claimed {
     Held {
         /// Shown to settle, and to the upstream (`X-Idempotency-Fence`).
         fence: Fence,
-        /// When the lease ends, in microseconds since the epoch.
+        /// When the lease ends, in microseconds since the epoch, by the clock of whoever claimed.
         lease_until: i64,
     },
     /// Held, and nobody knows whether a request before it took effect: it is sent again, under a larger fence.
@@ -74,7 +76,7 @@ pub enum Claimed {
     },
     /// The request was answered before: this is the answer.
     Replay(StoredResponse),
-    /// The same, sealed: for whoever has the key.
+    /// It was answered before: what is kept of the answer is for whoever has the key.
     Sealed(SealedResponse),
     /// The first request is still on its way (409, `Retry-After`).
     InProgress {
@@ -133,11 +135,43 @@ impl From<&str> for Owner {
     }
 }
 
-/// The most that a store keeps of one tenant's answers, in bytes of bodies and headers. What is beyond it is remembered as
-/// not retained.
-pub const TENANT_BYTES: usize = 64 << 20;
+/// What a record takes beside its answer, in bytes, about: itself, and what finds it.
+pub const RECORD_BYTES: usize = 1 << 10;
+
+/// How much a store keeps of one tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TenantRoom {
+    /// Bytes of answers: headers, bodies, and the `Location` of those that are not retained. What is beyond it is
+    /// remembered as not retained.
+    pub answers: usize,
+    /// Bytes of all, of which each record takes [`RECORD_BYTES`] beside its answer. What is beyond it is not claimed
+    /// ([`StoreError::Full`]).
+    pub all: usize,
+}
+
+impl TenantRoom {
+    /// Of stores that outlive a process: 64 MiB of answers, and room for 983,040 records and more.
+    pub const SHARED: Self = Self { answers: 64 << 20, all: 1 << 30 };
+    /// Of a process' memory: 64 MiB of answers, and room for 49,152 records and more.
+    pub const IN_PROCESS: Self = Self { answers: 64 << 20, all: 112 << 20 };
+
+    /// Whether there is room for one more record, beside so many and so many bytes of answers.
+    pub fn has_room(&self, records: usize, answers: usize) -> bool {
+        let records = records.saturating_add(1).saturating_mul(RECORD_BYTES);
+        records.saturating_add(answers) <= self.all
+    }
+
+    /// As much of the answer as there is room for, beside so many bytes of answers.
+    #[must_use]
+    pub fn fit(&self, answer: Answer, answers: usize) -> Answer {
+        answer.within(self.answers.saturating_sub(answers))
+    }
+}
 
 /// A store of idempotency records. Every call is one atomic step, carried out as [`record`] says.
+///
+/// `now` is the caller's time, in microseconds since the epoch. A store that several nodes share decides by a clock of its
+/// own, so that nodes whose clocks differ agree about leases and retentions; one that is a process' alone decides by `now`.
 pub trait Ledger: Send + Sync {
     /// Claims the key and marks it dispatched in one durable write, or says what became of it.
     fn claim(
@@ -196,5 +230,13 @@ pub trait Ledger: Send + Sync {
         tenant: &TenantId,
         key: &Key,
         now: i64,
-    ) -> impl Future<Output = Result<Vec<Record>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Found, StoreError>> + Send;
+
+    /// The answer that was stored under this fence, as far as it is kept; nothing where there is none. For operators.
+    fn answer(
+        &self,
+        key: &RecordKey,
+        fence: Fence,
+        now: i64,
+    ) -> impl Future<Output = Result<Option<Answer>, StoreError>> + Send;
 }

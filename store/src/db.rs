@@ -115,16 +115,30 @@ pub(crate) fn is_postgres(connection: &AnyConnection) -> bool {
     connection.backend_name() == <sqlx::Postgres as sqlx::Database>::NAME
 }
 
-/// Until the end of the transaction, nobody else passes here with the same number. In SQLite nobody does anyway.
+/// Until the end of the transaction, nobody else passes here with the same number. In SQLite nobody does anyway. Says the
+/// server's time once it was passed ([`server_time`]).
 pub(crate) async fn serialize(
     connection: &mut AnyConnection,
     number: i64,
-) -> Result<(), sqlx::Error> {
-    if is_postgres(connection) {
-        let lock = sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(number);
-        lock.execute(connection).await?;
+) -> Result<Option<i64>, sqlx::Error> {
+    if !is_postgres(connection) {
+        return Ok(None);
     }
-    Ok(())
+    // The clock is read of a row that is there once the lock is.
+    let pass = "WITH passed AS MATERIALIZED (SELECT pg_advisory_xact_lock($1)) \
+        SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT) FROM passed";
+    sqlx::query_scalar(pass).bind(number).fetch_one(connection).await.map(Some)
+}
+
+/// What time it is for the server, in microseconds since the epoch; none in SQLite, which has no clock of its own.
+pub(crate) async fn server_time(
+    connection: &mut AnyConnection,
+) -> Result<Option<i64>, sqlx::Error> {
+    if !is_postgres(connection) {
+        return Ok(None);
+    }
+    let now = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
+    sqlx::query_scalar(now).fetch_one(connection).await.map(Some)
 }
 
 /// Tells other processes, once this transaction is committed, that the feed grew. Those on the same SQLite file look for

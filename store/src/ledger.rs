@@ -1,78 +1,103 @@
 //! Idempotency records in the database. What becomes of a record, [`record`] says; here is how it is kept.
+//!
+//! Invariant: of the records on a server that several nodes share, the server's clock decides ([`ClockOf::Store`]), read once
+//! whoever stepped on the same key before is done. Nodes whose clocks differ agree about every lease and retention.
 
-use crate::db::{Db, is_postgres, serialize};
+mod rows;
+
+use self::rows::{FIND, LOAD, outline, put, read};
+use crate::db::{Db, is_postgres, serialize, server_time};
 use crate::rows::text;
-use bytes::Bytes;
-use http::{HeaderValue, StatusCode};
 use model::id::TenantId;
 use model::idempotency::record::{self, Change};
 use model::idempotency::{
-    Answer, ClaimRequest, Claimed, Digest, Fence, Fingerprint, Key, Ledger, Owner, Record,
-    RecordKey, SealedResponse, Settled, State, StoredResponse,
+    Answer, ClaimRequest, Claimed, Digest, Fence, Found, Key, Ledger, Record, RecordKey, Settled,
+    TenantRoom,
 };
 use model::port::StoreError;
-use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
 /// How many records an operator is shown.
 const FOUND_MAX: i64 = 20;
 
-// Columns are named: a later release may add some while this one serves.
-const LOAD: &str = "SELECT digest, tenant, lookup, route, fingerprint, fence, owner, claimed_at, \
-        retention, expires_at, state, state_time, status, location, headers, body, in_doubt, \
-        sealed \
-    FROM idempotency WHERE digest = $1";
-
-const FIND: &str = "SELECT digest, tenant, lookup, route, fingerprint, fence, owner, claimed_at, \
-        retention, expires_at, state, state_time, status, location, headers, body, in_doubt, \
-        sealed \
-    FROM idempotency WHERE lookup = $1 AND tenant = $2 AND expires_at > $3 \
-    ORDER BY fence DESC LIMIT $4";
-
-const NEXT_FENCE: &str = "UPDATE idempotency_fence SET newest = newest + 1 RETURNING newest";
-// In PostgreSQL claims of different keys would wait for each other at that row.
-const NEXT_FENCE_POSTGRES: &str = "SELECT nextval('idempotency_fences')";
-
-const PUT: &str = "INSERT INTO idempotency (digest, tenant, lookup, route, fingerprint, fence, owner, \
-        claimed_at, retention, expires_at, state, state_time, status, location, headers, body, \
-        in_doubt, sealed) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) \
-    ON CONFLICT (digest) DO UPDATE SET tenant = excluded.tenant, lookup = excluded.lookup, \
-        route = excluded.route, fingerprint = excluded.fingerprint, fence = excluded.fence, \
-        owner = excluded.owner, claimed_at = excluded.claimed_at, retention = excluded.retention, \
-        expires_at = excluded.expires_at, state = excluded.state, state_time = excluded.state_time, \
-        status = excluded.status, location = excluded.location, headers = excluded.headers, \
-        body = excluded.body, in_doubt = excluded.in_doubt, sealed = excluded.sealed";
+// In its process' own time: fences grow also where a backup was put back.
+const NEXT_FENCE: &str =
+    "UPDATE idempotency_fence SET newest = MAX(newest + 1, $1) RETURNING newest";
+// By the server's clock, and without a row for which claims of different keys would wait.
+const NEXT_FENCE_POSTGRES: &str = "SELECT idempotency_next_fence()";
 
 const DELETE: &str = "DELETE FROM idempotency WHERE digest = $1";
 
-// Those that are written just now are not in it: so much more may be kept.
-const TENANT_BYTES: &str =
-    "SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM idempotency_bytes WHERE tenant = $1";
+// Those that are written just now are not in it: so much more may be kept. `Location`s of answers that are not retained are
+// counted with the records.
+const TAKEN: &str = "SELECT \
+        CAST(COALESCE(SUM(records), 0) AS BIGINT) AS records, \
+        CAST(COALESCE(SUM(bytes), 0) + COALESCE((SELECT SUM(bytes) FROM idempotency_bytes \
+            WHERE tenant = $1), 0) AS BIGINT) AS bytes \
+    FROM idempotency_records WHERE tenant = $1";
+
+/// Whose clock decides about idempotency records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockOf {
+    /// The store's: PostgreSQL's own, the same for all nodes. SQLite has none but the process', which the caller tells.
+    Store,
+    /// The caller's, for tests that move it.
+    Caller,
+}
 
 /// Idempotency records that outlive the process.
 #[derive(Clone, Debug)]
 pub struct SqlLedger {
     db: Db,
-    tenant_bytes: usize,
+    room: TenantRoom,
+    clock: ClockOf,
 }
 
 /// What came of a step: a record that can't be read concerns its own request, not the others of a transaction.
 type Told<T> = Result<T, StoreError>;
 
 impl SqlLedger {
-    pub(crate) fn new(db: Db, tenant_bytes: usize) -> Self {
-        Self { db, tenant_bytes }
+    pub(crate) fn new(db: Db, room: TenantRoom, clock: ClockOf) -> Self {
+        Self { db, room, clock }
     }
 
     async fn settle(
         &self,
         key: &RecordKey,
-        size: usize,
-        step: impl FnOnce(Option<&Record>) -> (Settled, Change) + Send + 'static,
+        at: Time,
+        step: impl FnOnce(Option<&Record>, i64) -> (Settled, Change) + Send + 'static,
     ) -> Result<Settled, StoreError> {
         let digest = key.digest;
-        self.db.write(size, move |connection| Box::pin(settle(connection, digest, step))).await?
+        self.db.write(0, move |connection| Box::pin(settle(connection, digest, at, step))).await?
+    }
+
+    const fn at(&self, now: i64) -> Time {
+        Time { clock: self.clock, now }
+    }
+}
+
+/// When a step is taken: now, as the caller has it, unless the server's clock decides.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Time {
+    pub(crate) clock: ClockOf,
+    pub(crate) now: i64,
+}
+
+impl Time {
+    /// The time that decides, where the server says this.
+    fn there(self, server: Option<i64>) -> i64 {
+        match (self.clock, server) {
+            (ClockOf::Store, Some(server)) => server,
+            (ClockOf::Store, None) | (ClockOf::Caller, _) => self.now,
+        }
+    }
+
+    /// The time that decides, asked of the server where that has a clock.
+    pub(crate) async fn read(self, connection: &mut AnyConnection) -> Result<i64, sqlx::Error> {
+        match self.clock {
+            ClockOf::Store => Ok(self.there(server_time(connection).await?)),
+            ClockOf::Caller => Ok(self.now),
+        }
     }
 }
 
@@ -80,7 +105,7 @@ impl SqlLedger {
 struct Delivery {
     told: Option<Claimed>,
     key: RecordKey,
-    now: i64,
+    at: Time,
     db: Db,
 }
 
@@ -96,11 +121,12 @@ impl Drop for Delivery {
         else {
             return;
         };
-        let (digest, now) = (self.key.digest, self.now);
+        let (digest, at) = (self.key.digest, self.at);
         self.db.write_later(move |connection| {
             Box::pin(async move {
-                let release = move |current: Option<&Record>| record::release(current, fence, now);
-                if let Err(error) = settle(connection, digest, release).await? {
+                let release =
+                    move |current: Option<&Record>, now| record::release(current, fence, now);
+                if let Err(error) = settle(connection, digest, at, release).await? {
                     tracing::warn!(%error, "a key could not be freed");
                 }
                 Ok(())
@@ -111,14 +137,14 @@ impl Drop for Delivery {
 
 impl Ledger for SqlLedger {
     async fn claim(&self, request: &ClaimRequest, now: i64) -> Result<Claimed, StoreError> {
-        let (request, db) = (request.clone(), self.db.clone());
+        let (request, db, room, at) = (request.clone(), self.db.clone(), self.room, self.at(now));
         let delivery: Told<Delivery> = self
             .db
             .write(0, move |connection| {
                 Box::pin(async move {
-                    let told = claim(connection, &request, now).await?;
+                    let told = claim(connection, &request, room, at).await?;
                     let key = request.key;
-                    Ok(told.map(|told| Delivery { told: Some(told), key, now, db }))
+                    Ok(told.map(|told| Delivery { told: Some(told), key, at, db }))
                 })
             })
             .await?;
@@ -132,7 +158,8 @@ impl Ledger for SqlLedger {
         lease: i64,
         now: i64,
     ) -> Result<Settled, StoreError> {
-        self.settle(key, 0, move |current| record::renew(current, fence, lease, now)).await
+        let renew = move |current: Option<&Record>, now| record::renew(current, fence, lease, now);
+        self.settle(key, self.at(now), renew).await
     }
 
     async fn complete(
@@ -143,13 +170,15 @@ impl Ledger for SqlLedger {
         _: u8,
         now: i64,
     ) -> Result<Settled, StoreError> {
-        let (size, bound) = (answer.size(), self.tenant_bytes);
+        let (size, room, at) = (answer.size(), self.room, self.at(now));
         let RecordKey { tenant, digest } = key.clone();
         let work = self.db.write(size, move |connection| {
             Box::pin(async move {
-                let answer = fit(connection, &tenant, answer, bound).await?;
-                settle(connection, digest, |current| record::complete(current, fence, answer, now))
-                    .await
+                let (_, answers) = taken(connection, &tenant).await?;
+                let answer = room.fit(answer, answers);
+                let complete =
+                    |current: Option<&Record>, now| record::complete(current, fence, answer, now);
+                settle(connection, digest, at, complete).await
             })
         });
         work.await?
@@ -161,7 +190,8 @@ impl Ledger for SqlLedger {
         fence: Fence,
         now: i64,
     ) -> Result<Settled, StoreError> {
-        self.settle(key, 0, move |current| record::release(current, fence, now)).await
+        let release = move |current: Option<&Record>, now| record::release(current, fence, now);
+        self.settle(key, self.at(now), release).await
     }
 
     async fn mark_unknown(
@@ -170,91 +200,133 @@ impl Ledger for SqlLedger {
         fence: Fence,
         now: i64,
     ) -> Result<Settled, StoreError> {
-        self.settle(key, 0, move |current| record::mark_unknown(current, fence, now)).await
+        let mark = move |current: Option<&Record>, now| record::mark_unknown(current, fence, now);
+        self.settle(key, self.at(now), mark).await
     }
 
     async fn clear(&self, key: &RecordKey, fence: Fence, now: i64) -> Result<Settled, StoreError> {
-        self.settle(key, 0, move |current| record::clear(current, fence, now)).await
+        let clear = move |current: Option<&Record>, now| record::clear(current, fence, now);
+        self.settle(key, self.at(now), clear).await
     }
 
-    async fn find(
+    async fn find(&self, tenant: &TenantId, key: &Key, now: i64) -> Result<Found, StoreError> {
+        let (lookup, tenant, at) = (Digest::of_lookup(tenant, key), tenant.clone(), self.at(now));
+        let read = self.db.read(move |connection| {
+            Box::pin(async move {
+                let now = at.read(connection).await?;
+                let find = sqlx::query(FIND)
+                    .bind(lookup.0.to_vec())
+                    .bind(text(tenant.as_str()))
+                    .bind(now)
+                    .bind(FOUND_MAX);
+                Ok((now, find.fetch_all(connection).await?))
+            })
+        });
+        let (now, rows) = read.await?;
+        Ok(Found { now, records: rows.iter().map(outline).collect::<Result<_, _>>()? })
+    }
+
+    async fn answer(
         &self,
-        tenant: &TenantId,
-        key: &Key,
+        key: &RecordKey,
+        fence: Fence,
         now: i64,
-    ) -> Result<Vec<Record>, StoreError> {
-        let find = sqlx::query(FIND)
-            .bind(Digest::of_lookup(tenant, key).0.to_vec())
-            .bind(text(tenant.as_str()))
-            .bind(now)
-            .bind(FOUND_MAX);
-        let rows = self.db.read(|connection| Box::pin(find.fetch_all(connection))).await?;
-        rows.iter().map(read).collect()
+    ) -> Result<Option<Answer>, StoreError> {
+        let (digest, at) = (key.digest, self.at(now));
+        let read = self.db.read(move |connection| {
+            Box::pin(async move {
+                let now = at.read(connection).await?;
+                Ok((now, fetch(connection, digest).await?))
+            })
+        });
+        let (now, record) = read.await?;
+        Ok(record::answer(record?.as_ref(), fence, now).cloned())
     }
 }
 
 async fn claim(
     connection: &mut AnyConnection,
     request: &ClaimRequest,
-    now: i64,
+    room: TenantRoom,
+    at: Time,
 ) -> Result<Told<Claimed>, sqlx::Error> {
-    let current = match load(connection, request.key.digest).await? {
-        Ok(current) => current,
-        Err(error) => return Ok(Err(error)),
+    let (current, now) = match load(connection, request.key.digest, at).await? {
+        (Ok(current), now) => (current, now),
+        (Err(error), _) => return Ok(Err(error)),
     };
+    if current.is_none() {
+        let (records, answers) = taken(connection, &request.key.tenant).await?;
+        if !room.has_room(records, answers) {
+            return Ok(Err(StoreError::Full("idempotency records of a tenant")));
+        }
+    }
     let next = match &current {
         // Not needed: the key is taken.
         Some(record) if !record::is_free(current.as_ref(), request, now) => record.fence,
-        _ => Fence(next_fence(connection).await?),
+        _ => Fence(next_fence(connection, now).await?),
     };
     let (told, change) = record::claim(current.as_ref(), request, next, now);
     apply(connection, request.key.digest, change).await?;
-    Ok(Ok(told))
+    // By the clock of whoever asks, and since before they asked.
+    let until = at.now.saturating_add(request.lease);
+    Ok(Ok(match told {
+        Claimed::Held { fence, .. } => Claimed::Held { fence, lease_until: until },
+        Claimed::Redriven { fence, .. } => Claimed::Redriven { fence, lease_until: until },
+        told => told,
+    }))
 }
 
-/// Grows with every call, also when the transaction is undone.
-async fn next_fence(connection: &mut AnyConnection) -> Result<i64, sqlx::Error> {
-    let next = if is_postgres(connection) { NEXT_FENCE_POSTGRES } else { NEXT_FENCE };
-    sqlx::query_scalar(next).fetch_one(connection).await
+/// Grows with every call, also when the transaction is undone, and also where the database forgot the newest ones.
+async fn next_fence(connection: &mut AnyConnection, now: i64) -> Result<i64, sqlx::Error> {
+    if is_postgres(connection) {
+        return sqlx::query_scalar(NEXT_FENCE_POSTGRES).fetch_one(connection).await;
+    }
+    sqlx::query_scalar(NEXT_FENCE).bind(now).fetch_one(connection).await
 }
 
 async fn settle(
     connection: &mut AnyConnection,
     digest: Digest,
-    step: impl FnOnce(Option<&Record>) -> (Settled, Change) + Send,
+    at: Time,
+    step: impl FnOnce(Option<&Record>, i64) -> (Settled, Change) + Send,
 ) -> Result<Told<Settled>, sqlx::Error> {
-    let current = match load(connection, digest).await? {
-        Ok(current) => current,
-        Err(error) => return Ok(Err(error)),
+    let (current, now) = match load(connection, digest, at).await? {
+        (Ok(current), now) => (current, now),
+        (Err(error), _) => return Ok(Err(error)),
     };
-    let (told, change) = step(current.as_ref());
+    let (told, change) = step(current.as_ref(), now);
     apply(connection, digest, change).await?;
     Ok(Ok(told))
 }
 
-/// The answer, or what there is room for. Triggers count what is kept.
-async fn fit(
+/// How many records a tenant has, and how many bytes of answers. Triggers count them.
+async fn taken(
     connection: &mut AnyConnection,
     tenant: &TenantId,
-    answer: Answer,
-    bound: usize,
-) -> Result<Answer, sqlx::Error> {
-    if matches!(answer, Answer::NotRetained { .. }) {
-        return Ok(answer);
-    }
-    let kept = sqlx::query_scalar(TENANT_BYTES).bind(text(tenant.as_str()));
-    let kept: i64 = kept.fetch_one(connection).await?;
-    let kept = usize::try_from(kept).unwrap_or(0);
-    Ok(if kept.saturating_add(answer.size()) <= bound { answer } else { answer.without_body() })
+) -> Result<(usize, usize), sqlx::Error> {
+    let taken = sqlx::query(TAKEN).bind(text(tenant.as_str())).fetch_one(connection).await?;
+    let number = |column| -> Result<usize, sqlx::Error> {
+        Ok(usize::try_from(taken.try_get::<i64, _>(column)?).unwrap_or(0))
+    };
+    Ok((number("records")?, number("bytes")?))
 }
 
+/// The record, and the time that decides about it.
 async fn load(
     connection: &mut AnyConnection,
     digest: Digest,
-) -> Result<Told<Option<Record>>, sqlx::Error> {
+    at: Time,
+) -> Result<(Told<Option<Record>>, i64), sqlx::Error> {
     // Whoever steps on the same key waits here, so that what is loaded is what is changed.
     let [a, b, c, d, e, f, g, h, ..] = digest.0;
-    serialize(connection, i64::from_be_bytes([a, b, c, d, e, f, g, h])).await?;
+    let server = serialize(connection, i64::from_be_bytes([a, b, c, d, e, f, g, h])).await?;
+    Ok((fetch(connection, digest).await?, at.there(server)))
+}
+
+async fn fetch(
+    connection: &mut AnyConnection,
+    digest: Digest,
+) -> Result<Told<Option<Record>>, sqlx::Error> {
     let row = sqlx::query(LOAD).bind(digest.0.to_vec()).fetch_optional(connection).await?;
     Ok(row.as_ref().map(read).transpose())
 }
@@ -272,140 +344,4 @@ async fn apply(
         }
     }
     Ok(())
-}
-
-/// The columns that depend on the state.
-#[derive(Default)]
-struct StateColumns {
-    state: &'static str,
-    time: i64,
-    status: Option<i64>,
-    location: Option<Vec<u8>>,
-    headers: Option<Vec<u8>>,
-    body: Option<Vec<u8>>,
-    sealed: Option<Vec<u8>>,
-}
-
-impl From<State> for StateColumns {
-    fn from(state: State) -> Self {
-        match state {
-            State::Dispatched { lease_until } => {
-                Self { state: "dispatched", time: lease_until, ..Self::default() }
-            }
-            State::Unknown { since } => Self { state: "unknown", time: since, ..Self::default() },
-            State::Done { stored_at, answer: Answer::Retained(response) } => Self {
-                state: "done",
-                time: stored_at,
-                status: Some(response.status.as_u16().into()),
-                headers: Some(response.headers_to_bytes()),
-                body: Some(response.body.into()),
-                ..Self::default()
-            },
-            // A release that knows nothing of seals reads an answer that was not retained.
-            State::Done { stored_at, answer: Answer::Sealed(response) } => Self {
-                state: "not_retained",
-                time: stored_at,
-                status: Some(response.status.as_u16().into()),
-                sealed: Some(response.bytes.into()),
-                ..Self::default()
-            },
-            State::Done { stored_at, answer: Answer::NotRetained { status, location } } => Self {
-                state: "not_retained",
-                time: stored_at,
-                status: Some(status.as_u16().into()),
-                location: location.map(|location| location.as_bytes().to_vec()),
-                ..Self::default()
-            },
-        }
-    }
-}
-
-async fn put(connection: &mut AnyConnection, record: Record) -> Result<(), sqlx::Error> {
-    let columns = StateColumns::from(record.state);
-    sqlx::query(PUT)
-        .bind(record.key.digest.0.to_vec())
-        .bind(text(record.key.tenant.as_str()))
-        .bind(record.lookup.0.to_vec())
-        .bind(text(record.route.as_str()))
-        .bind(record.fingerprint.0.0.to_vec())
-        .bind(record.fence.0)
-        .bind(text(record.owner.as_str()))
-        .bind(record.claimed_at)
-        .bind(record.retention)
-        .bind(record.expires_at)
-        .bind(columns.state)
-        .bind(columns.time)
-        .bind(columns.status)
-        .bind(columns.location)
-        .bind(columns.headers)
-        .bind(columns.body)
-        .bind(i64::from(record.in_doubt))
-        .bind(columns.sealed)
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
-fn read(row: &AnyRow) -> Result<Record, StoreError> {
-    let read = || -> Result<Option<Record>, sqlx::Error> {
-        let Some(state) = read_state(row)? else { return Ok(None) };
-        let digests = (digest(row, "digest")?, digest(row, "lookup")?, digest(row, "fingerprint")?);
-        let (Some(digest), Some(lookup), Some(fingerprint)) = digests else { return Ok(None) };
-        Ok(Some(Record {
-            key: RecordKey { tenant: row.try_get::<&str, _>("tenant")?.into(), digest },
-            lookup,
-            route: row.try_get::<&str, _>("route")?.into(),
-            fingerprint: Fingerprint(fingerprint),
-            fence: Fence(row.try_get("fence")?),
-            owner: Owner::from(row.try_get::<&str, _>("owner")?),
-            claimed_at: row.try_get("claimed_at")?,
-            retention: row.try_get("retention")?,
-            expires_at: row.try_get("expires_at")?,
-            in_doubt: row.try_get::<i64, _>("in_doubt")? != 0,
-            state,
-        }))
-    };
-    read()
-        .map_err(|error| StoreError::Unreadable(error.to_string()))?
-        .ok_or_else(|| StoreError::Unreadable("an idempotency record".to_owned()))
-}
-
-fn digest(row: &AnyRow, column: &str) -> Result<Option<Digest>, sqlx::Error> {
-    let bytes: &[u8] = row.try_get(column)?;
-    Ok(bytes.try_into().ok().map(Digest))
-}
-
-/// The state, unless its columns don't fit together.
-fn read_state(row: &AnyRow) -> Result<Option<State>, sqlx::Error> {
-    let time: i64 = row.try_get("state_time")?;
-    let state = row.try_get::<&str, _>("state")?;
-    let answer = match state {
-        "dispatched" => return Ok(Some(State::Dispatched { lease_until: time })),
-        "unknown" => return Ok(Some(State::Unknown { since: time })),
-        "done" => read_response(row)?.map(Answer::Retained),
-        "not_retained" => {
-            let location: Option<&[u8]> = row.try_get("location")?;
-            let location = location.and_then(|value| HeaderValue::from_bytes(value).ok());
-            let sealed: Option<Vec<u8>> = row.try_get("sealed")?;
-            read_status(row)?.map(|status| match sealed.map(Bytes::from) {
-                Some(bytes) => Answer::Sealed(SealedResponse { status, bytes }),
-                None => Answer::NotRetained { status, location },
-            })
-        }
-        _ => None,
-    };
-    Ok(answer.map(|answer| State::Done { stored_at: time, answer }))
-}
-
-fn read_response(row: &AnyRow) -> Result<Option<StoredResponse>, sqlx::Error> {
-    let Some(status) = read_status(row)? else { return Ok(None) };
-    let headers: &[u8] = row.try_get("headers")?;
-    let Some(headers) = StoredResponse::headers_from_bytes(headers) else { return Ok(None) };
-    let body = Bytes::from(row.try_get::<Vec<u8>, _>("body")?);
-    Ok(Some(StoredResponse { status, headers, body }))
-}
-
-fn read_status(row: &AnyRow) -> Result<Option<StatusCode>, sqlx::Error> {
-    let status: i64 = row.try_get("status")?;
-    Ok(u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok()))
 }

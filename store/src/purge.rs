@@ -1,6 +1,7 @@
 //! Deleting what expired, in transactions of a bounded number of rows: it never holds up a request for long.
 
 use crate::Store;
+use crate::ledger::{ClockOf, Time};
 use model::Clock;
 use model::port::StoreError;
 use std::time::Duration;
@@ -45,17 +46,23 @@ impl Store {
     /// Deletes what expired: idempotency records, kept answers, revocations, nodes that have been silent for 7 days, events
     /// of the outbox after 7 days, rollouts 90 days after their end, quotas whose windows are over, names of what was told
     /// once. Says how many rows. Decision records have a retention of their own: [`purge_records`](Self::purge_records).
+    /// Of idempotency records the clock decides that decided when they expire: a node that is ahead forgets none too early.
     pub async fn purge(&self, now: i64) -> Result<u64, StoreError> {
+        self.purge_by(ClockOf::Store, now).await
+    }
+
+    pub(crate) async fn purge_by(&self, clock: ClockOf, now: i64) -> Result<u64, StoreError> {
         let mut purged = 0;
+        let ago = |span| Time { clock: ClockOf::Caller, now: now.saturating_sub(span) };
         for (delete, before) in [
-            (RECORDS, now),
-            (ANSWERS, now),
-            (TOLD, now),
-            (QUOTAS, now),
-            (REVOCATIONS, now),
-            (NODES, now.saturating_sub(SILENT_NODE)),
-            (EVENTS, now.saturating_sub(TOLD_EVENT)),
-            (ROLLOUTS, now.saturating_sub(ENDED_ROLLOUT)),
+            (RECORDS, Time { clock, now }),
+            (ANSWERS, ago(0)),
+            (TOLD, ago(0)),
+            (QUOTAS, ago(0)),
+            (REVOCATIONS, ago(0)),
+            (NODES, ago(SILENT_NODE)),
+            (EVENTS, ago(TOLD_EVENT)),
+            (ROLLOUTS, ago(ENDED_ROLLOUT)),
         ] {
             loop {
                 let rows = self.delete_some(delete, before).await?;
@@ -80,9 +87,10 @@ impl Store {
         }
     }
 
-    async fn delete_some(&self, delete: &'static str, before: i64) -> Result<u64, StoreError> {
+    async fn delete_some(&self, delete: &'static str, before: Time) -> Result<u64, StoreError> {
         let done = self.db.write(0, move |connection| {
             Box::pin(async move {
+                let before = before.read(connection).await?;
                 let delete = sqlx::query(delete).bind(before).bind(PURGE_ROWS);
                 Ok(delete.execute(connection).await?.rows_affected())
             })

@@ -6,6 +6,7 @@ use crate::harness::cluster::Cluster;
 use crate::harness::document::{self, ACME, ACME_BATCH};
 use crate::harness::node::Setup;
 use crate::harness::postgres::Database;
+use crate::harness::redis::Redis;
 use crate::harness::{Answer, Latch, Node, Reply, Upstream, eventually, hoped};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,10 +14,16 @@ use serde_json::{Value, json};
 
 const ADA: &str = r#"{"first_name":"Ada"}"#;
 
-async fn node(upstream: &Upstream, store: &str) -> (Node, Api) {
+/// A node with this in its environment, whose store of keys answers.
+async fn node(upstream: &Upstream, environment: &[(&str, &str)]) -> (Node, Api) {
     let setup = Setup::of(&document::standard(upstream.address));
-    let node = setup.environment("TOLLGATE_IDEMPOTENCY", store).start().await;
+    let named = |setup: Setup, (name, value): &(&str, &str)| setup.environment(name, value);
+    let node = environment.iter().fold(setup, named).start().await;
     let api = Api::new(node.admin.clone(), node.admin_token());
+    eventually("the store answers", async || {
+        hoped(api.get("/v1/idempotency/acme/none").send().await.status, &404)
+    })
+    .await;
     (node, api)
 }
 
@@ -81,9 +88,12 @@ async fn is_released(api: &Api, upstream: &Upstream, ask: impl AsyncFn() -> Answ
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_outcome_is_looked_up_and_released_and_its_repeat_is_sent() {
-    for store in ["database", "memory"] {
+    let redis = Redis::start();
+    let (store, url) = ("TOLLGATE_IDEMPOTENCY", redis.url());
+    let on_redis = [(store, "redis"), ("TOLLGATE_REDIS_IDEMPOTENCY", &url)];
+    for environment in [&[(store, "database")][..], &[(store, "memory")], &on_redis] {
         let upstream = breaks_off().await;
-        let (node, api) = node(&upstream, store).await;
+        let (node, api) = node(&upstream, environment).await;
         is_released(&api, &upstream, async || node.keyed("lost:1").body(ADA).send().await).await;
     }
 }
@@ -121,7 +131,7 @@ async fn what_is_on_its_way_is_seen_and_not_released() {
     let upstream = Upstream::start().await;
     let held = latch.clone();
     upstream.does(move |_| Reply::of(201).body("made").held_by(&held));
-    let (node, api) = node(&upstream, "database").await;
+    let (node, api) = node(&upstream, &[]).await;
     let first = tokio::spawn(node.keyed("slow").body(ADA).send());
     upstream.has_seen(1).await;
     let record = only(&api, "slow").await;
@@ -143,7 +153,7 @@ async fn an_answer_is_shown_to_administrators_alone() {
         reply.header("set-cookie", "a=1").body(format!("made {}\u{e4}", arrival.number))
     })
     .await;
-    let (node, api) = node(&upstream, "database").await;
+    let (node, api) = node(&upstream, &[]).await;
     let first = node.keyed("done").body(ADA).send().await;
     first.is(201);
     let answer = |record: &Value| record["answer"].clone();

@@ -1,7 +1,7 @@
 //! What a route may say of keys: how long a repeat waits, what frees a key, what becomes of an unknown outcome; how long a
 //! lease lasts; and how answers are kept.
 
-use crate::harness::document::{self, ACME, ACME_SECOND, Edit as _};
+use crate::harness::document::{self, ACME, ACME_SECOND, Edit as _, GLOBEX};
 use crate::harness::node::Setup;
 use crate::harness::token::unique;
 use crate::harness::{Answer, Latch, Node, Reply, Upstream, hoped, sha256};
@@ -137,6 +137,99 @@ async fn an_unknown_outcome_is_redriven_with_the_same_derived_key_and_a_larger_f
         assert!(fence(0) < fence(1));
     }
     assert_eq!(treated(&node, 5, "redriven").await, 2.0);
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_still_at_work_on_the_first_one_tells_a_redriven_one_no_outcome() {
+    let upstream = Upstream::scripted(|arrival| match arrival.number {
+        1 => Reply::cut(),
+        2 | 3 => Reply::of(409).body("still at work"),
+        _ => Reply::of(201).body("made"),
+    })
+    .await;
+    let node = Node::start(&with_rules(&upstream, json!({ "on_unknown": "redrive" }))).await;
+    post(&node, "k").await.refuses(502, "UPSTREAM_UNREACHABLE");
+    for _ in 0..2 {
+        let told = post(&node, "k").await;
+        assert_eq!((told.status, &*told.body), (409, &b"still at work"[..]));
+        assert!(!told.is_replay());
+    }
+    assert!(!post(&node, "k").await.is(201).is_replay());
+    assert!(post(&node, "k").await.is(201).is_replay());
+    assert_eq!(upstream.arrivals().len(), 4);
+    // To a first one, it is what came of it.
+    upstream.does(|_| Reply::of(409).body("taken"));
+    post(&node, "other").await.is(409);
+    assert!(post(&node, "other").await.is(409).is_replay());
+    assert_eq!(upstream.arrivals().len(), 5);
+}
+
+/// Two at a time are sent to the upstream, whoever sends them.
+fn with_two_slots(upstream: &Upstream) -> Value {
+    with_rules(upstream, json!({ "wait": "30s" })).changed(|document| {
+        let slots = json!({ "id": "open", "concurrency": 2, "on_store_error": "closed" });
+        document.entry("upstreams", "crm")["limits"] = json!([slots]);
+    })
+}
+
+#[tokio::test]
+async fn who_waits_takes_nothing_of_what_everybody_may_send() {
+    const WAITING: usize = 5;
+    let (latch, upstream) = (Latch::closed(), Upstream::start().await);
+    let held = latch.clone();
+    upstream.does(move |arrival| match (&*arrival.method, arrival.number) {
+        ("GET", _) => Reply::of(200),
+        (_, 1) => Reply::of(429).held_by(&held),
+        _ => Reply::of(201).body("made"),
+    });
+    let node = Node::start(&with_two_slots(&upstream)).await;
+    let first = tokio::spawn(node.keyed("k").body(ADA).send());
+    upstream.has_seen(1).await;
+    let mut repeats = JoinSet::new();
+    for _ in 0..WAITING {
+        // One after the other: each takes the slot that is left until it knows that it waits.
+        repeats.spawn(node.keyed("k").body(ADA).send());
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(repeats.try_join_next().is_none());
+    for _ in 0..3 {
+        node.get("/v1/contacts").key(GLOBEX).send().await.is(200);
+    }
+    // It did nothing: one of those who waited is sent, and the others have its answer.
+    latch.open();
+    first.await.unwrap().is(429);
+    let answers = repeats.join_all().await;
+    let sent = answers.iter().filter(|answer| !answer.is(201).is_replay()).count();
+    assert_eq!(sent, 1);
+    let arrivals = upstream.arrivals();
+    assert_eq!(arrivals.iter().filter(|arrival| arrival.method == "POST").count(), 2);
+}
+
+#[tokio::test]
+async fn who_waited_and_finds_that_the_upstream_wants_a_pause_is_refused_and_takes_no_key() {
+    let (latch, upstream) = (Latch::closed(), Upstream::start().await);
+    let held = latch.clone();
+    upstream.does(move |arrival| match arrival.number {
+        1 => Reply::of(429).header("retry-after", "3").held_by(&held),
+        _ => Reply::of(201),
+    });
+    let node = Node::start(&with_rules(&upstream, json!({ "wait": "30s" }))).await;
+    let first = tokio::spawn(node.keyed("k").body(ADA).send());
+    upstream.has_seen(1).await;
+    let waits = tokio::spawn(node.keyed("k").body(ADA).send());
+    // Time for it to wait.
+    sleep(Duration::from_millis(300)).await;
+    latch.open();
+    first.await.unwrap().is(429);
+    let details = waits.await.unwrap().refuses(503, "UPSTREAM_UNAVAILABLE");
+    assert_eq!(details["reason"], "backoff");
+    upstream.only_arrival();
+    assert_eq!(treated(&node, 2, "claimed").await, 2.0);
+    let metrics = node.metrics().await;
+    let released = [("outcome", "released")];
+    assert_eq!(metrics.sum("tollgate_idempotency_settled_total", &released), 2.0);
+    sleep(Duration::from_secs(3)).await;
+    assert!(!post(&node, "k").await.is(201).is_replay());
 }
 
 #[tokio::test]

@@ -17,10 +17,13 @@ const ADA: &str = r#"{"first_name":"Ada"}"#;
 const UPSTREAM_IS_KILLED: &str =
     "keys_arrive_once::whatever_an_upstream_was_doing_when_it_was_killed_nothing_arrives_again";
 
-/// A hundred at once under one key, half of them at each gateway.
+/// How many come at once.
+const COPIES: usize = 100;
+
+/// So many at once under one key, half of them at each gateway.
 fn copies(sharing: &Sharing, key: &str) -> JoinSet<Answer> {
     let mut copies = JoinSet::new();
-    for at in 0..100 {
+    for at in 0..COPIES {
         let gateway = sharing.gateways()[at % 2];
         let ask = gateway.post(PATH).key(ACME).idempotency_key(key).body(ADA).send();
         copies.spawn(ask);
@@ -28,10 +31,11 @@ fn copies(sharing: &Sharing, key: &str) -> JoinSet<Answer> {
     copies
 }
 
-/// What the copies were told. Those that a store in a hurry refused were told nothing.
-async fn told(copies: JoinSet<Answer>) -> Vec<Answer> {
-    let mut answers = copies.join_all().await;
+/// What the copies were told. Those that a store in a hurry refused were told nothing: on a machine that is as busy as one
+/// that runs all tests, that may be some of them.
+fn told(mut answers: Vec<Answer>) -> Vec<Answer> {
     answers.retain(|answer| answer.code() != "DEPENDENCY_UNAVAILABLE");
+    assert!(answers.len() >= COPIES / 2, "only {} of {COPIES} were told anything", answers.len());
     answers
 }
 
@@ -57,7 +61,7 @@ async fn of_a_hundred_copies_at_two_gateways_one_arrives() {
     let answer = || Reply::of(201).body(pattern(100_000));
     // Some come while it is on its way, others after it.
     upstream.does(move |_| answer());
-    one_was_sent(&told(copies(&sharing, "at-once")).await);
+    one_was_sent(&told(copies(&sharing, "at-once").join_all().await));
     upstream.only_arrival();
     // All come while it is on its way.
     let latch = Latch::closed();
@@ -69,9 +73,8 @@ async fn of_a_hundred_copies_at_two_gateways_one_arrives() {
         answers.push(running.join_next().await.unwrap().unwrap());
     }
     latch.open();
-    answers.extend(told(running).await);
-    answers.retain(|answer| answer.code() != "DEPENDENCY_UNAVAILABLE");
-    one_was_sent(&answers);
+    answers.extend(running.join_all().await);
+    one_was_sent(&told(answers));
     assert_eq!(upstream.arrivals().len(), 2);
     for gateway in sharing.gateways() {
         for key in ["at-once", "held"] {

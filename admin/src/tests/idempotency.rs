@@ -7,10 +7,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use model::Clock;
-use model::document::OnUnknown;
+use model::document::{OnLedgerError, OnUnknown};
 use model::id::{RouteId, TenantId};
 use model::idempotency::{
-    Answer, ClaimRequest, Claimed, Digest, Elsewhere, Fence, Fingerprint, Key, Ledger as _, Record,
+    Answer, ClaimRequest, Claimed, Digest, Elsewhere, Fence, Fingerprint, Found, Key, Ledger as _,
     RecordKey, Records, RecordsError, Scope, Settled,
 };
 use model::port::StoreError;
@@ -32,8 +32,12 @@ pub(crate) struct InStore {
 
 #[async_trait]
 impl Records for InStore {
-    async fn find(&self, tenant: &TenantId, key: &Key) -> Result<Vec<Record>, RecordsError> {
+    async fn find(&self, tenant: &TenantId, key: &Key) -> Result<Found, RecordsError> {
         Ok(self.ledger.find(tenant, key, self.clock.micros()).await?)
+    }
+
+    async fn answer(&self, key: &RecordKey, fence: Fence) -> Result<Option<Answer>, RecordsError> {
+        Ok(self.ledger.answer(key, fence, self.clock.micros()).await?)
     }
 
     async fn clear(&self, key: &RecordKey, fence: Fence) -> Result<Settled, RecordsError> {
@@ -73,6 +77,7 @@ async fn sent(api: &Api, tenant: &str, subject: &str, key: &str, outcome: Outcom
         retention: 3_600 * SECOND,
         on_unknown: OnUnknown::Reject,
         replicas: 0,
+        on_store_error: OnLedgerError::Closed,
     };
     let (ledger, now) = (api.store.ledger(), api.clock.micros());
     let Claimed::Held { fence, .. } = ledger.claim(&request, now).await.unwrap() else {
@@ -132,7 +137,7 @@ async fn a_record_tells_how_far_it_is_and_not_what_was_answered() {
         ("Unknown", json!({ "state": "unknown", "since": now, "expires_at": kept })),
         (
             "Done",
-            json!({ "state": "done", "since": now, "expires_at": kept, "status": 201, "size": 42 }),
+            json!({ "state": "done", "since": now, "expires_at": kept, "status": 201, "size": 58 }),
         ),
         (
             "NotRetained",
@@ -378,13 +383,20 @@ async fn what_is_on_its_way_or_answered_is_not_released() {
 struct Fickle {
     records: Mutex<Option<Arc<InStore>>>,
     cleared: Result<Settled, StoreError>,
+    /// By how much its clock is ahead of ours, in microseconds.
+    ahead: i64,
 }
 
 #[async_trait]
 impl Records for Fickle {
-    async fn find(&self, tenant: &TenantId, key: &Key) -> Result<Vec<Record>, RecordsError> {
+    async fn find(&self, tenant: &TenantId, key: &Key) -> Result<Found, RecordsError> {
         let records = self.records.lock().unwrap().clone().unwrap();
-        records.find(tenant, key).await
+        let found = records.find(tenant, key).await?;
+        Ok(Found { now: found.now + self.ahead, ..found })
+    }
+
+    async fn answer(&self, _: &RecordKey, _: Fence) -> Result<Option<Answer>, RecordsError> {
+        Ok(None)
     }
 
     async fn clear(&self, _: &RecordKey, _: Fence) -> Result<Settled, RecordsError> {
@@ -399,7 +411,7 @@ async fn a_release_that_did_not_happen_is_not_told_as_done() {
         (Ok(Settled::Stale), "stale", 409, "CONFLICT"),
         (Err(away), "failed", 503, "DEPENDENCY_UNAVAILABLE"),
     ] {
-        let fickle = Arc::new(Fickle { records: Mutex::default(), cleared });
+        let fickle = Arc::new(Fickle { records: Mutex::default(), cleared, ahead: 0 });
         let records: Arc<dyn Records> = fickle.clone();
         let setup =
             Setup { document: Some(standard()), records: Some(records), ..Setup::default() };
@@ -413,6 +425,44 @@ async fn a_release_that_did_not_happen_is_not_told_as_done() {
             told(&api).await.into_iter().map(|(_, facts)| facts["state"].clone()).collect();
         assert_eq!(states, ["begun", state]);
     }
+}
+
+#[tokio::test]
+async fn the_stores_clock_says_whether_a_lease_ended() {
+    let lease = i64::try_from(LEASE.as_micros()).unwrap();
+    for (ahead, state) in [(lease - 1, "dispatched"), (lease, "unknown")] {
+        let cleared = Ok(Settled::Applied);
+        let fickle = Arc::new(Fickle { records: Mutex::default(), cleared, ahead });
+        let records: Arc<dyn Records> = fickle.clone();
+        let setup =
+            Setup { document: Some(standard()), records: Some(records), ..Setup::default() };
+        let api = Api::with(setup).await;
+        let (ledger, clock) = (api.store.ledger(), api.clock.clone());
+        *fickle.records.lock().unwrap() = Some(Arc::new(InStore { ledger, clock }));
+        sent(&api, "acme", "mobile", "k", Outcome::Dispatched).await;
+        let record = only(&api, "k").await;
+        assert_eq!(record["state"], state, "{ahead}");
+        let told = release(&api, "k", &record).await;
+        match state {
+            "unknown" => drop(told.is(200)),
+            _ => drop(told.refuses(409, "CONFLICT")),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_gone_meanwhile_is_not_told_nor_audited() {
+    let fickle = Fickle { records: Mutex::default(), cleared: Ok(Settled::Stale), ahead: 0 };
+    let fickle = Arc::new(fickle);
+    let records: Arc<dyn Records> = fickle.clone();
+    let setup = Setup { document: Some(standard()), records: Some(records), ..Setup::default() };
+    let api = Api::with(setup).await;
+    let (ledger, clock) = (api.store.ledger(), api.clock.clone());
+    *fickle.records.lock().unwrap() = Some(Arc::new(InStore { ledger, clock }));
+    sent(&api, "acme", "mobile", "k", Outcome::Done).await;
+    let ask = api.ask("GET", "/v1/idempotency/acme/k?body=true");
+    ask.send().await.refuses(409, "CONFLICT");
+    assert_eq!(told(&api).await, []);
 }
 
 #[tokio::test]

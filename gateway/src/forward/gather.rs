@@ -2,7 +2,7 @@
 
 use super::{Outcome, replaced};
 use crate::body::{Budget, Share};
-use crate::exchange::{Dispatch, Exchange, UpstreamFailure};
+use crate::exchange::{Dispatch, Exchange};
 use crate::packs::{AnswerBody, Responded};
 use crate::pipeline::Halt;
 use crate::{respond, session};
@@ -167,8 +167,7 @@ impl Gathering {
     }
 
     fn failed(&self, dispatch: &Dispatch) -> Outcome {
-        let failure = dispatch.failure.get().copied();
-        let failure = failure.unwrap_or(UpstreamFailure::Broken(ErrorCode::UpstreamUnreachable));
+        let failure = dispatch.failed(ErrorCode::UpstreamUnreachable);
         if self.streaming { Outcome::CutOff(failure) } else { Outcome::Failed(failure) }
     }
 }

@@ -1,13 +1,16 @@
 //! The seal on stored answers: put on their way into a store that outlives the process, broken on their way out.
 //!
-//! Invariants: where a master key is configured, no store is handed headers or body of an answer in clear; what can't be
-//! opened is an answer that was not retained, never garbage. What was kept before there was a key stays readable.
+//! Invariants: where a master key is configured, no store that outlives the process is handed headers or body of an answer in
+//! clear, the `Location` of one that is not retained included; what can't be opened is an answer that was not retained, never
+//! garbage. What was kept before there was a key stays readable.
 
 use super::{AnyLedger, LedgerStanding};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
 use model::id::TenantId;
 use model::idempotency::{
-    Answer, ClaimRequest, Claimed, Fence, Key, Ledger, Record, RecordKey, SealedResponse, Settled,
-    State, StoredResponse,
+    Answer, ClaimRequest, Claimed, Fence, Found, Key, Ledger, RecordKey, SealedResponse, Settled,
+    StoredResponse,
 };
 use model::port::StoreError;
 use store::seal::MasterKeys;
@@ -29,6 +32,11 @@ impl SealingLedger {
         self.store.standing()
     }
 
+    /// Makes ready what routes that want replicas need.
+    pub fn prepare_replicas(&self) {
+        self.store.prepare_replicas();
+    }
+
     /// Forgets what expired in process.
     pub fn sweep(&self, now: i64) {
         self.store.sweep(now);
@@ -39,34 +47,68 @@ impl SealingLedger {
     }
 
     fn sealed(&self, key: &RecordKey, answer: Answer) -> Answer {
-        let Answer::Retained(response) = answer else { return answer };
-        let status = response.status;
-        match self.keys.seal_bytes(&context(key, status.as_u16()), response.to_bytes()) {
-            Ok(bytes) => Answer::Sealed(SealedResponse { status, bytes: bytes.into() }),
-            Err(error) => {
+        let status = answer.status();
+        let (response, location) = match answer {
+            Answer::Retained(response) => {
+                let location = response.location().cloned();
+                (Some(response), location)
+            }
+            Answer::NotRetained { location: Some(location), .. } => (None, Some(location)),
+            Answer::Sealed(_) | Answer::NotRetained { location: None, .. } => return answer,
+        };
+        let seal = |part: Part, bytes: Vec<u8>| {
+            self.keys.seal_bytes(&part.context(key, status), bytes).map(Bytes::from)
+        };
+        let bytes = response.map(|response| seal(Part::Whole, response.to_bytes())).transpose();
+        let location = location.map(|place| seal(Part::Location, place.as_bytes().to_vec()));
+        match (bytes, location.transpose()) {
+            (Ok(bytes), Ok(location)) => Answer::Sealed(SealedResponse { status, bytes, location }),
+            (Err(error), _) | (_, Err(error)) => {
                 tracing::error!(%error, "an answer can't be sealed and is not retained");
-                Answer::Retained(response).without_body()
+                Answer::NotRetained { status, location: None }
             }
         }
     }
 
     fn opened(&self, key: &RecordKey, sealed: SealedResponse) -> Answer {
-        let SealedResponse { status, bytes } = &sealed;
-        let why = match self.keys.open_bytes(&context(key, status.as_u16()), bytes) {
-            Ok(plain) => match StoredResponse::from_bytes(*status, &plain.into()) {
-                Some(response) => return Answer::Retained(response),
-                None => "it is no answer".to_owned(),
-            },
-            Err(error) => error.to_string(),
+        let SealedResponse { status, bytes, location } = sealed;
+        let open = |part: Part, bytes: Bytes| {
+            let opened = self.keys.open_bytes(&part.context(key, status), &bytes);
+            let warn = |error| {
+                tracing::warn!(%error, "a stored answer can't be opened and counts as not retained");
+            };
+            opened.map_err(warn).ok()
         };
-        tracing::warn!(why, "a stored answer can't be opened and counts as not retained");
-        Answer::Sealed(sealed).without_body()
+        let whole = bytes.and_then(|bytes| open(Part::Whole, bytes));
+        if let Some(response) =
+            whole.and_then(|plain| StoredResponse::from_bytes(status, &plain.into()))
+        {
+            return Answer::Retained(response);
+        }
+        let location = location.and_then(|bytes| open(Part::Location, bytes));
+        let location = location.and_then(|plain| HeaderValue::from_bytes(&plain).ok());
+        Answer::NotRetained { status, location }
     }
 }
 
-/// Whose answer it is, and with which status: neither can be exchanged.
-fn context(key: &RecordKey, status: u16) -> Vec<u8> {
-    [&key.digest.0[..], &status.to_be_bytes()].concat()
+/// What is sealed by itself.
+#[derive(Clone, Copy)]
+enum Part {
+    /// All of an answer.
+    Whole,
+    /// Its `Location`, which may stay where the rest doesn't.
+    Location,
+}
+
+impl Part {
+    /// Whose answer it is, with which status, and which part of it: none can be exchanged.
+    fn context(self, key: &RecordKey, status: StatusCode) -> Vec<u8> {
+        let part: &[u8] = match self {
+            Self::Whole => b"",
+            Self::Location => b"location",
+        };
+        [&key.digest.0[..], &status.as_u16().to_be_bytes(), part].concat()
+    }
 }
 
 impl Ledger for SealingLedger {
@@ -124,30 +166,31 @@ impl Ledger for SealingLedger {
         self.store.clear(key, fence, now).await
     }
 
-    async fn find(
+    async fn find(&self, tenant: &TenantId, key: &Key, now: i64) -> Result<Found, StoreError> {
+        self.store.find(tenant, key, now).await
+    }
+
+    async fn answer(
         &self,
-        tenant: &TenantId,
-        key: &Key,
+        key: &RecordKey,
+        fence: Fence,
         now: i64,
-    ) -> Result<Vec<Record>, StoreError> {
-        let mut found = self.store.find(tenant, key, now).await?;
-        for record in &mut found {
-            if let State::Done { answer, .. } = &mut record.state
-                && let Answer::Sealed(sealed) = answer
-            {
-                *answer = self.opened(&record.key, sealed.clone());
-            }
-        }
-        Ok(found)
+    ) -> Result<Option<Answer>, StoreError> {
+        Ok(match self.store.answer(key, fence, now).await? {
+            Some(Answer::Sealed(sealed)) => Some(self.opened(key, sealed)),
+            answer => answer,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::{HeaderMap, header};
+    use model::idempotency::TenantRoom;
     use model::idempotency::suite::{START, answer, request};
     use std::os::unix::fs::PermissionsExt as _;
-    use store::Store;
+    use store::{ClockOf, Store};
     use tempfile::TempDir;
 
     fn keys(folder: &TempDir, names: &[&str]) -> MasterKeys {
@@ -191,9 +234,8 @@ mod tests {
                 let told = reader.claim(&asked, START).await.unwrap();
                 let Claimed::Replay(response) = told else { panic!("{key}: {told:?}") };
                 assert_eq!(Answer::Retained(response), answer("told"));
-                let found = reader.find(&"acme".into(), &key_of(key), START).await.unwrap();
-                let expected = State::Done { stored_at: START, answer: answer("told") };
-                assert_eq!(found.first().unwrap().state, expected, "{key}");
+                let told = reader.answer(&asked.key, fence, START).await.unwrap();
+                assert_eq!(told, Some(answer("told")), "{key}");
             }
             for stranger in strangers {
                 let told = stranger.claim(&asked, START).await.unwrap();
@@ -212,13 +254,45 @@ mod tests {
             panic!("not sealed")
         };
         assert_eq!(ledger.opened(&mine.key, sealed.clone()), answer("told"));
-        let other = SealedResponse { status: http::StatusCode::OK, ..sealed.clone() };
+        let other = SealedResponse { status: StatusCode::OK, ..sealed.clone() };
         for opened in [ledger.opened(&theirs.key, sealed), ledger.opened(&mine.key, other)] {
             assert!(matches!(opened, Answer::NotRetained { .. }), "{opened:?}");
         }
     }
 
-    fn key_of(key: &str) -> Key {
-        Key::parse(key.as_bytes()).unwrap()
+    #[tokio::test]
+    async fn a_location_is_sealed_and_stays_when_there_is_no_room_for_the_rest() {
+        let folder = TempDir::new().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("tollgate.db").display());
+        let store = Store::open(&url).await.unwrap();
+        let room = TenantRoom { answers: 1_000, ..TenantRoom::SHARED };
+        let inner = AnyLedger::Sql(store.ledger_of(room, ClockOf::Store));
+        let (ledger, stranger) = (
+            SealingLedger::new(inner, keys(&folder, &["a"])),
+            SealingLedger::new(AnyLedger::Sql(store.ledger()), keys(&folder, &["b"])),
+        );
+        let (status, place) = (StatusCode::CREATED, HeaderValue::from_static("/v1/contacts/7"));
+        let headers = HeaderMap::from_iter([(header::LOCATION, place.clone())]);
+        for (key, body) in [("full", Some(Bytes::from(vec![b'x'; 2_000]))), ("large", None)] {
+            let asked = request(key, 1);
+            let fence = hold(&ledger, &asked).await;
+            let answer = Answer::of(status, &headers, body);
+            let told = ledger.complete(&asked.key, fence, answer, 0, START).await.unwrap();
+            assert_eq!(told, Settled::Applied);
+            let kept = store.ledger().answer(&asked.key, fence, START).await.unwrap();
+            let Some(Answer::Sealed(kept)) = kept else { panic!("{key}: {kept:?}") };
+            let sealed = kept.location.clone().unwrap();
+            assert!(!sealed.windows(8).any(|part| part == b"contacts"), "{key}: in clear");
+            assert_eq!(kept.bytes, None, "{key}");
+            let told = ledger.claim(&asked, START).await.unwrap();
+            let location = Some(place.clone());
+            assert_eq!(told, Claimed::NotRetained { status, location }, "{key}");
+            let told = stranger.claim(&asked, START).await.unwrap();
+            assert_eq!(told, Claimed::NotRetained { status, location: None }, "{key}");
+            // Neither part opens as the other.
+            let exchanged = SealedResponse { bytes: Some(sealed), location: None, ..kept };
+            let opened = ledger.opened(&asked.key, exchanged);
+            assert_eq!(opened, Answer::NotRetained { status, location: None }, "{key}");
+        }
     }
 }

@@ -5,20 +5,21 @@
 
 mod waiting;
 
-pub use waiting::{WAITERS_MAX, Waiters};
+pub use waiting::{WAITERS_MAX, WAITERS_PER_TENANT_MAX, Waiters};
 
 use http::{HeaderValue, StatusCode};
 use model::document::{Idempotency, OnLedgerError};
 use model::id::{RouteId, VersionName};
 use model::idempotency::{
-    Answer, ClaimRequest, Claimed, Digest, Disposition, Fence, Fingerprint, Key, Ledger, Owner,
-    RecordKey, Salt, Scope, Settled, StoredResponse,
+    Answer, ClaimRequest, Claimed, Digest, Disposition, Ending, Fence, Fingerprint, Key, Ledger,
+    Owner, RecordKey, Salt, Scope, Settled, StoredResponse,
 };
 use model::port::StoreError;
 use model::{Clock, ErrorCode, Head, Identity, Reject};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 
 /// How long a lease lasts unless it is renewed: so late it is known that a holder died.
@@ -36,7 +37,7 @@ pub struct Claim(Right);
 enum Right {
     Unkeyed,
     Bypassed,
-    Held(Box<Held>),
+    Held(Arc<Held>),
 }
 
 #[derive(Debug)]
@@ -45,10 +46,22 @@ struct Held {
     fence: Fence,
     upstream_key: HeaderValue,
     replicas: u8,
-    outcome: &'static str,
-    lease: Duration,
-    /// By our clock, and since before the store was asked: never later than the store's own.
-    lease_until: AtomicI64,
+    is_redriven: bool,
+    lease: Lease,
+}
+
+/// Who can tell the store what came of a request, also after it.
+#[derive(Debug)]
+pub struct Holder(Arc<Held>);
+
+/// Until when a request may be sent. By the wall clock, which may be set back, and by one that nobody sets, which may stand
+/// still while a machine sleeps; since before the store was asked: never later than its own clock says.
+#[derive(Debug)]
+struct Lease {
+    lasts: Duration,
+    until: AtomicI64,
+    began: Instant,
+    ends_after: AtomicI64,
 }
 
 /// What becomes of a request.
@@ -90,7 +103,7 @@ pub fn key(head: &Head) -> Result<Option<Key>, Reject> {
 }
 
 /// Takes the lease, or says what became of the key. While the first request is on its way, it waits for as long as the
-/// route has it and there is room among those who wait.
+/// route has it and there is room among those who wait; `before_waiting` may give back what nobody needs meanwhile.
 pub async fn claim<L: Ledger>(
     ledger: &L,
     salt: &Salt,
@@ -98,59 +111,55 @@ pub async fn claim<L: Ledger>(
     ask: &Ask<'_>,
     waiters: &Waiters,
     clock: &Clock,
+    before_waiting: impl FnOnce(),
 ) -> Result<Judged, Reject> {
     let tenant = &ask.identity.tenant;
     let scope = Scope { tenant, subject: &ask.identity.subject, route: ask.route, key: &ask.key };
-    let lease = LEASE.min(ask.hold);
+    let lasts = LEASE.min(ask.hold);
     let request = ClaimRequest {
         key: scope.record_key(),
         lookup: Digest::of_lookup(tenant, &ask.key),
         route: ask.route.clone(),
         fingerprint: Fingerprint::of(ask.head, ask.route, ask.version, ask.body),
         owner: owner.clone(),
-        lease: micros(lease),
+        lease: micros(lasts),
         retention: micros(ask.rules.retention.0),
         on_unknown: ask.rules.on_unknown,
         replicas: ask.rules.replicas,
+        on_store_error: ask.rules.on_store_error,
     };
-    let mut waiting = None;
-    let (told, asked_at) = loop {
-        let asked_at = clock.micros();
-        let told = ledger.claim(&request, asked_at).await;
-        if !matches!(told, Ok(Claimed::InProgress { .. })) {
-            break (told, asked_at);
-        }
-        if waiting.is_none() {
-            waiting = waiters.wait(ask.rules.wait.0);
-        }
-        let looks_again = match &mut waiting {
-            Some(waiting) => waiting.pause().await,
-            None => false,
-        };
-        if !looks_again {
-            break (told, asked_at);
-        }
+    let look = async || {
+        let now = clock.micros();
+        let lease = Lease::begins(lasts, now);
+        (ledger.claim(&request, now).await, lease)
     };
-    let held = |fence, outcome| {
-        let held = Held {
-            key: request.key.clone(),
-            fence,
-            upstream_key: scope.upstream_key(salt),
-            replicas: request.replicas,
-            outcome,
-            lease,
-            lease_until: AtomicI64::new(asked_at.saturating_add(request.lease)),
-        };
-        Ok(Judged::Claim(Claim(Right::Held(Box::new(held)))))
+    let is_in_progress = |told: &_| matches!(told, Ok(Claimed::InProgress { .. }));
+    let (mut told, mut lease) = look().await;
+    let waiting = match is_in_progress(&told) {
+        true => waiters.wait(tenant, ask.rules.wait.0),
+        false => None,
+    };
+    let has_waited = waiting.is_some();
+    if let Some(mut waiting) = waiting {
+        before_waiting();
+        while is_in_progress(&told) && waiting.pause().await {
+            (told, lease) = look().await;
+        }
+    }
+    let held = |fence, lease, is_redriven| {
+        let upstream_key = scope.upstream_key(salt);
+        let (key, replicas) = (request.key.clone(), request.replicas);
+        let held = Held { key, fence, upstream_key, replicas, is_redriven, lease };
+        Ok(Judged::Claim(Claim(Right::Held(Arc::new(held)))))
     };
     match told {
-        Ok(Claimed::Held { fence, .. }) => held(fence, "claimed"),
-        Ok(Claimed::Redriven { fence, .. }) => held(fence, "redriven"),
-        Ok(Claimed::Replay(response)) if waiting.is_some() => Ok(Judged::Awaited(response)),
+        Ok(Claimed::Held { fence, .. }) => held(fence, lease, false),
+        Ok(Claimed::Redriven { fence, .. }) => held(fence, lease, true),
+        Ok(Claimed::Replay(response)) if has_waited => Ok(Judged::Awaited(response)),
         Ok(Claimed::Replay(response)) => Ok(Judged::Replay(response)),
         Ok(told) => Err(refusal(told)),
         // It was on its way a moment ago: whatever the route says of a store that can't answer, it is not sent again.
-        Err(error) if waiting.is_some() => {
+        Err(error) if has_waited => {
             Err(Reject::new(ErrorCode::IdempotencyInProgress).retry_after(1).because(error))
         }
         Err(error) => match ask.rules.on_store_error {
@@ -210,7 +219,8 @@ impl Claim {
         match &self.0 {
             Right::Unkeyed => None,
             Right::Bypassed => Some("bypassed"),
-            Right::Held(held) => Some(held.outcome),
+            Right::Held(held) if held.is_redriven => Some("redriven"),
+            Right::Held(_) => Some("claimed"),
         }
     }
 
@@ -225,7 +235,7 @@ impl Claim {
     /// Whether the request may be sent at this time: not after its lease, when somebody else may be let through.
     pub fn may_send(&self, now: i64) -> bool {
         match &self.0 {
-            Right::Held(held) => now < held.lease_until.load(Ordering::Relaxed),
+            Right::Held(held) => held.lease.lasts_at(now),
             Right::Unkeyed | Right::Bypassed => true,
         }
     }
@@ -239,45 +249,66 @@ impl Claim {
         std::future::pending().await
     }
 
-    /// Closes the lease with what the dispatch's ending means. `answer` is what is kept of it, when it is kept.
+    /// What an ending means for the key. Where the request was sent before, an upstream that honours the key answers 409
+    /// for as long as it is at work on that: such an answer tells no outcome.
+    pub fn disposition(&self, ending: Ending, release_on: &[u16]) -> Disposition {
+        match (&self.0, ending) {
+            (Right::Held(held), Ending::Answered(StatusCode::CONFLICT)) if held.is_redriven => {
+                Disposition::Release
+            }
+            _ => ending.disposition(release_on),
+        }
+    }
+
+    /// Who tells the store what came of the request; nobody without a key that is held.
+    pub fn holder(&self) -> Option<Holder> {
+        match &self.0 {
+            Right::Held(held) => Some(Holder(held.clone())),
+            Right::Unkeyed | Right::Bypassed => None,
+        }
+    }
+}
+
+impl Holder {
+    /// Closes the lease with what the dispatch's ending means. `answer` is what is kept of it, when it is kept. May be done
+    /// again where the store did not confirm it.
     pub async fn settle<L: Ledger>(
         &self,
         ledger: &L,
         disposition: Disposition,
         answer: Option<Answer>,
         now: i64,
-    ) -> Result<Option<Settled>, StoreError> {
-        let Right::Held(held) = &self.0 else { return Ok(None) };
-        let (key, fence) = (&held.key, held.fence);
+    ) -> Result<Settled, StoreError> {
+        let Held { key, fence, replicas, .. } = &*self.0;
         let settled = match (disposition, answer) {
-            (Disposition::Release, _) => ledger.release(key, fence, now).await?,
+            (Disposition::Release, _) => ledger.release(key, *fence, now).await?,
             (Disposition::Keep, Some(answer)) => {
-                ledger.complete(key, fence, answer, held.replicas, now).await?
+                ledger.complete(key, *fence, answer, *replicas, now).await?
             }
             (Disposition::Keep, None) | (Disposition::Unknown, _) => {
-                ledger.mark_unknown(key, fence, now).await?
+                ledger.mark_unknown(key, *fence, now).await?
             }
         };
         if settled == Settled::Stale {
             tracing::warn!(%fence, "a stale holder's outcome was refused");
         }
-        Ok(Some(settled))
+        Ok(settled)
     }
 }
 
 impl Held {
     /// Renews the lease until it is lost.
     async fn keep<L: Ledger>(&self, ledger: &L, clock: &Clock) {
-        let apart = self.lease / RENEWALS;
+        let lasts = self.lease.lasts;
+        let apart = lasts / RENEWALS;
         let mut pause = apart;
         loop {
             sleep(pause).await;
-            let now = clock.micros();
-            let renewal = ledger.renew(&self.key, self.fence, micros(self.lease), now);
+            let (now, at) = (clock.micros(), Instant::now());
+            let renewal = ledger.renew(&self.key, self.fence, micros(lasts), now);
             pause = match timeout(apart, renewal).await {
                 Ok(Ok(Settled::Applied)) => {
-                    let until = now.saturating_add(micros(self.lease));
-                    self.lease_until.fetch_max(until, Ordering::Relaxed);
+                    self.lease.is_renewed(now, at);
                     apart
                 }
                 Ok(Ok(Settled::Already | Settled::Stale)) => {
@@ -294,6 +325,31 @@ impl Held {
                 }
             };
         }
+    }
+}
+
+impl Lease {
+    /// One for which the store is asked now.
+    fn begins(lasts: Duration, now: i64) -> Self {
+        Self {
+            lasts,
+            until: AtomicI64::new(now.saturating_add(micros(lasts))),
+            began: Instant::now(),
+            ends_after: AtomicI64::new(micros(lasts)),
+        }
+    }
+
+    /// The store was asked at this time to prolong it, and did.
+    fn is_renewed(&self, now: i64, at: Instant) {
+        let lasts = micros(self.lasts);
+        self.until.fetch_max(now.saturating_add(lasts), Ordering::Relaxed);
+        let since = micros(at.saturating_duration_since(self.began));
+        self.ends_after.fetch_max(since.saturating_add(lasts), Ordering::Relaxed);
+    }
+
+    fn lasts_at(&self, now: i64) -> bool {
+        now < self.until.load(Ordering::Relaxed)
+            && micros(self.began.elapsed()) < self.ends_after.load(Ordering::Relaxed)
     }
 }
 

@@ -7,8 +7,8 @@ use crate::due::Due;
 use model::id::TenantId;
 use model::idempotency::record::{self, Change};
 use model::idempotency::{
-    Answer, ClaimRequest, Claimed, Digest, Fence, Key, Ledger, Record, RecordKey, Settled, State,
-    TENANT_BYTES,
+    Answer, ClaimRequest, Claimed, Digest, Fence, Found, Key, Ledger, RECORD_BYTES, Record,
+    RecordKey, Settled, State, TenantRoom,
 };
 use model::port::StoreError;
 use std::cmp::Reverse;
@@ -23,25 +23,21 @@ const SHARDS: usize = 64;
 const LOOKS: usize = 4;
 /// How many records of each shard are looked at when the store is full.
 const LOOKS_WHEN_FULL: usize = 256;
-/// What a record takes beside its answer, in bytes, about.
-const RECORD_BYTES: usize = 512;
 /// How many records an operator is shown.
 const FOUND_MAX: usize = 20;
 
 /// How much is kept. Beyond it a claim gets [`StoreError::Full`]; an answer for which there is no room is not retained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// Records of one tenant.
-    pub records_per_tenant: usize,
-    /// Bytes of one tenant's answers.
-    pub bytes_per_tenant: usize,
+    /// Of one tenant.
+    pub tenant: TenantRoom,
     /// Bytes of all records and answers.
     pub bytes: usize,
 }
 
 impl Default for Capacity {
     fn default() -> Self {
-        Self { records_per_tenant: 50_000, bytes_per_tenant: TENANT_BYTES, bytes: 256 << 20 }
+        Self { tenant: TenantRoom::IN_PROCESS, bytes: 256 << 20 }
     }
 }
 
@@ -50,7 +46,7 @@ impl Default for Capacity {
 pub struct MemoryLedger {
     shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
-    /// The newest fence that was given.
+    /// The newest fence that was given: never behind the clock, so that fences grow over a restart.
     fence: AtomicI64,
     /// Bytes of all shards.
     bytes: AtomicUsize,
@@ -103,17 +99,25 @@ impl MemoryLedger {
         let records = shard.tenants.get(&request.key.tenant);
         let current = records.and_then(|records| records.by_key.get(&request.key.digest));
         // Taken under the shard's lock, so that a key's fences grow; a claim that does not hold wastes one.
-        let next = Fence(self.fence.fetch_add(1, Ordering::Relaxed) + 1);
-        let (told, change) = record::claim(current, request, next, now);
+        let (told, change) = record::claim(current, request, self.next_fence(now), now);
         if change != Change::Nothing && current.is_none() {
-            self.room_for_a_record(records.map_or(0, |records| records.by_key.len()))?;
+            self.room_for_a_record(records)?;
         }
         self.apply(&mut shard, &request.key, change);
         Ok(told)
     }
 
-    fn room_for_a_record(&self, of_tenant: usize) -> Result<(), StoreError> {
-        if of_tenant >= self.capacity.records_per_tenant {
+    fn next_fence(&self, now: i64) -> Fence {
+        let next = |newest: i64| newest.saturating_add(1).max(now);
+        let newest = self
+            .fence
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |newest| Some(next(newest)));
+        Fence(next(newest.unwrap_or_else(|newest| newest)))
+    }
+
+    fn room_for_a_record(&self, of_tenant: Option<&Records>) -> Result<(), StoreError> {
+        let taken = of_tenant.map_or((0, 0), |records| (records.by_key.len(), records.bytes));
+        if !self.capacity.tenant.has_room(taken.0, taken.1) {
             return Err(StoreError::Full("idempotency records of a tenant"));
         }
         if self.bytes() + RECORD_BYTES > self.capacity.bytes {
@@ -138,10 +142,8 @@ impl MemoryLedger {
 
     /// The answer, or what there is room for.
     fn fit(&self, answer: Answer, of_tenant: usize) -> Answer {
-        let size = answer.size();
-        let fits = of_tenant + size <= self.capacity.bytes_per_tenant
-            && self.bytes() + size <= self.capacity.bytes;
-        if fits { answer } else { answer.without_body() }
+        let answer = self.capacity.tenant.fit(answer, of_tenant);
+        answer.within(self.capacity.bytes.saturating_sub(self.bytes()))
     }
 
     /// Carries a change out. A record is due when it expires, and only then.
@@ -246,36 +248,41 @@ impl Ledger for MemoryLedger {
         Ok(self.settle(key, |current, _| record::clear(current, fence, now)))
     }
 
-    async fn find(
-        &self,
-        tenant: &TenantId,
-        key: &Key,
-        now: i64,
-    ) -> Result<Vec<Record>, StoreError> {
+    async fn find(&self, tenant: &TenantId, key: &Key, now: i64) -> Result<Found, StoreError> {
         let lookup = Digest::of_lookup(tenant, key);
         let shard = self.shard(tenant);
         let records =
             shard.tenants.get(tenant).into_iter().flat_map(|records| records.by_key.values());
         let mut found: Vec<_> = records
             .filter(|record| record.lookup == lookup && now < record.expires_at)
-            .cloned()
+            .map(Record::outline)
             .collect();
         drop(shard);
         found.sort_unstable_by_key(|record| Reverse(record.fence));
         found.truncate(FOUND_MAX);
-        Ok(found)
+        Ok(Found { now, records: found })
+    }
+
+    async fn answer(
+        &self,
+        key: &RecordKey,
+        fence: Fence,
+        now: i64,
+    ) -> Result<Option<Answer>, StoreError> {
+        let shard = self.shard(&key.tenant);
+        let records = shard.tenants.get(&key.tenant);
+        let current = records.and_then(|records| records.by_key.get(&key.digest));
+        Ok(record::answer(current, fence, now).cloned())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::idempotency::suite::{
-        LEASE, RETENTION, START, TENANT_BYTES, answer, request, scoped,
-    };
+    use model::idempotency::suite::{LEASE, RETENTION, ROOM, START, answer, request, scoped};
 
     model::ledger_suite!(async {
-        let capacity = Capacity { bytes_per_tenant: TENANT_BYTES, ..Capacity::default() };
+        let capacity = Capacity { tenant: ROOM, ..Capacity::default() };
         (MemoryLedger::new(capacity), ())
     });
 
@@ -321,8 +328,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn fences_grow_over_a_restart_and_while_the_clock_stands_still() {
+        let mut newest = Fence(0);
+        for process in 0..3 {
+            let store = MemoryLedger::new(Capacity::default());
+            for id in 0..100 {
+                let asked = request(&format!("k{id}"), 1);
+                let fence = hold(&store, &asked, START + process * 1_000_000).await;
+                assert!(newest < fence, "process {process}: {newest} {fence}");
+                newest = fence;
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn a_full_tenant_is_refused_and_keeps_what_it_has() {
-        let capacity = Capacity { records_per_tenant: 3, ..Capacity::default() };
+        let capacity = Capacity {
+            tenant: TenantRoom { all: 3 * RECORD_BYTES, ..ROOM },
+            ..Capacity::default()
+        };
         let store = MemoryLedger::new(capacity);
         for key in ["a", "b", "c"] {
             hold(&store, &request(key, 1), START).await;

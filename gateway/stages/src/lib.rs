@@ -1,3 +1,4 @@
+pub mod again;
 pub mod counters;
 mod due;
 pub mod ledger;

@@ -11,6 +11,8 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 pub const RESPONSE_BODY_MAX: usize = 1 << 20;
 /// The largest header section that is kept, in bytes of names and values.
 pub const RESPONSE_HEADERS_MAX: usize = 64 << 10;
+/// The largest `Location` that is kept of an answer that isn't, in bytes.
+pub const LOCATION_MAX: usize = 8 << 10;
 
 /// How the dispatch of a keyed request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +56,7 @@ impl Ending {
 pub enum Answer {
     /// All of it.
     Retained(StoredResponse),
-    /// All of it, sealed.
+    /// What is kept of it, sealed.
     Sealed(SealedResponse),
     /// Only this: it was too large, or there was no room for it.
     NotRetained {
@@ -63,6 +65,17 @@ pub enum Answer {
         /// The `Location`.
         location: Option<HeaderValue>,
     },
+}
+
+/// What operators are told of an answer that is left where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// The status.
+    pub status: StatusCode,
+    /// Whether all of it is kept.
+    pub is_retained: bool,
+    /// How much of it is kept, in bytes; sealed, where it is sealed.
+    pub size: usize,
 }
 
 /// An answer as it is served to repeats.
@@ -81,8 +94,10 @@ pub struct StoredResponse {
 pub struct SealedResponse {
     /// The status: what is left of it for whoever has no key.
     pub status: StatusCode,
-    /// [`StoredResponse::to_bytes`], sealed.
-    pub bytes: Bytes,
+    /// [`StoredResponse::to_bytes`], sealed; none where it is not retained.
+    pub bytes: Option<Bytes>,
+    /// The `Location`, sealed by itself: it stays when there is no room for the rest.
+    pub location: Option<Bytes>,
 }
 
 impl Answer {
@@ -96,9 +111,19 @@ impl Answer {
                 Self::Retained(StoredResponse { status, headers: kept, body })
             }
             Some(_) | None => {
-                Self::NotRetained { status, location: headers.get(header::LOCATION).cloned() }
+                let location = short(headers.get(header::LOCATION)).cloned();
+                Self::NotRetained { status, location }
             }
         }
+    }
+
+    /// As much of the answer as fits into so many bytes: all of it, its status and `Location`, its status.
+    #[must_use]
+    pub fn within(self, room: usize) -> Self {
+        let smaller = |answer: Self, less: fn(Self) -> Self| {
+            if answer.size() <= room { answer } else { less(answer) }
+        };
+        smaller(smaller(self, Self::without_body), Self::without_location)
     }
 
     /// The same answer when there is no room for it.
@@ -106,16 +131,31 @@ impl Answer {
     pub fn without_body(self) -> Self {
         match self {
             Self::Retained(response) => {
-                let location =
-                    response.headers.into_iter().find(|(name, _)| *name == header::LOCATION);
-                let location = location.map(|(_, value)| value);
+                let location = response.location().cloned();
                 Self::NotRetained { status: response.status, location }
             }
-            Self::Sealed(SealedResponse { status, .. }) => {
-                Self::NotRetained { status, location: None }
-            }
+            Self::Sealed(response) => Self::Sealed(SealedResponse { bytes: None, ..response }),
             Self::NotRetained { .. } => self,
         }
+    }
+
+    fn without_location(self) -> Self {
+        match self {
+            Self::Retained(_) => self,
+            Self::Sealed(SealedResponse { status, .. }) | Self::NotRetained { status, .. } => {
+                Self::NotRetained { status, location: None }
+            }
+        }
+    }
+
+    /// What operators are told of it.
+    pub fn outline(&self) -> Outline {
+        let is_retained = match self {
+            Self::Retained(_) => true,
+            Self::Sealed(response) => response.bytes.is_some(),
+            Self::NotRetained { .. } => false,
+        };
+        Outline { status: self.status(), is_retained, size: self.size() }
     }
 
     /// The status.
@@ -131,13 +171,22 @@ impl Answer {
     pub fn size(&self) -> usize {
         match self {
             Self::Retained(response) => response.body.len() + size(&response.headers),
-            Self::Sealed(response) => response.bytes.len(),
+            Self::Sealed(response) => {
+                let parts = [&response.bytes, &response.location];
+                parts.into_iter().flatten().map(Bytes::len).sum()
+            }
             Self::NotRetained { location, .. } => location.as_ref().map_or(0, HeaderValue::len),
         }
     }
 }
 
 impl StoredResponse {
+    /// The `Location`, where it is short enough to be kept when the rest isn't.
+    pub fn location(&self) -> Option<&HeaderValue> {
+        let mut headers = self.headers.iter();
+        short(headers.find(|(name, _)| *name == header::LOCATION).map(|(_, value)| value))
+    }
+
     /// Headers and body as bytes: the length of the headers' (32 bits, big-endian), theirs, the body's.
     pub fn to_bytes(&self) -> Vec<u8> {
         let headers = self.headers_to_bytes();
@@ -224,6 +273,10 @@ fn kept(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
     };
     let lines = headers.iter().filter(|(name, _)| is_kept(name));
     lines.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+fn short(location: Option<&HeaderValue>) -> Option<&HeaderValue> {
+    location.filter(|location| location.len() <= LOCATION_MAX)
 }
 
 fn size(headers: &[(HeaderName, HeaderValue)]) -> usize {
@@ -331,11 +384,51 @@ mod tests {
         assert_eq!(of(&many, body(1)), lost);
         assert_eq!(of(&place, body(1)).without_body(), lost);
         assert_eq!(lost.clone().without_body(), lost);
-        let sealed =
-            SealedResponse { status: StatusCode::CREATED, bytes: Bytes::from_static(b"x") };
-        let left = Answer::NotRetained { status: StatusCode::CREATED, location: None };
-        assert_eq!(Answer::Sealed(sealed.clone()).size(), 1);
-        assert_eq!(Answer::Sealed(sealed).without_body(), left);
         assert_eq!(of(&place, body(10)).size(), 10 + 8 + 14 + 5 + 100);
+    }
+
+    #[test]
+    fn an_answer_leaves_as_much_as_there_is_room_for() {
+        let status = StatusCode::CREATED;
+        let place = HeaderValue::from_static("/7");
+        let sealed = SealedResponse {
+            status,
+            bytes: Some(Bytes::from_static(b"sealed")),
+            location: Some(Bytes::from_static(b"place")),
+        };
+        let nothing = Answer::NotRetained { status, location: None };
+        for (whole, smaller) in [
+            (
+                Answer::of(status, &headers(&[("location", b"/7")]), Some(Bytes::new())),
+                Answer::NotRetained { status, location: Some(place) },
+            ),
+            (
+                Answer::Sealed(sealed.clone()),
+                Answer::Sealed(SealedResponse { bytes: None, ..sealed }),
+            ),
+        ] {
+            assert_eq!((whole.outline().is_retained, smaller.outline().is_retained), (true, false));
+            assert_eq!(whole.outline().size, whole.size());
+            let fits = |room| whole.clone().within(room);
+            assert_eq!(fits(whole.size()), whole);
+            assert_eq!(fits(whole.size() - 1), smaller);
+            assert_eq!(fits(smaller.size()), smaller);
+            assert_eq!(fits(smaller.size() - 1), nothing);
+            assert_eq!(fits(0), nothing);
+        }
+    }
+
+    #[test]
+    fn a_location_beyond_its_bound_is_not_kept_alone() {
+        for (length, is_kept) in [(LOCATION_MAX, true), (LOCATION_MAX + 1, false)] {
+            let place = headers(&[("location", &vec![b'/'; length])]);
+            let large = Answer::of(StatusCode::CREATED, &place, None);
+            let small = Answer::of(StatusCode::CREATED, &place, Some(Bytes::new()));
+            assert!(matches!(small, Answer::Retained(_)));
+            for left in [large, small.without_body()] {
+                let Answer::NotRetained { location, .. } = left else { panic!("{left:?}") };
+                assert_eq!(location.is_some(), is_kept, "{length}");
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ use super::record::{self, Change, Record, State};
 use super::{
     Answer, ClaimRequest, Claimed, Digest, Fence, Fingerprint, RecordKey, Settled, StoredResponse,
 };
-use crate::document::OnUnknown;
+use crate::document::{OnLedgerError, OnUnknown};
 use bytes::Bytes;
 use http::StatusCode;
 use proptest::prelude::*;
@@ -264,6 +264,7 @@ fn claim_request(request: u8) -> ClaimRequest {
         retention: RETENTION,
         on_unknown: OnUnknown::Reject,
         replicas: 0,
+        on_store_error: OnLedgerError::Closed,
     }
 }
 

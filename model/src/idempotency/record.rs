@@ -5,16 +5,18 @@
 //! was let through, and now somebody knows. Where somebody was (a redrive), the late one's fence is no longer the record's,
 //! and the record stays in doubt: if the later request provably did nothing, the earlier one may still have.
 
-use super::{Answer, ClaimRequest, Claimed, Digest, Fence, Fingerprint, Owner, RecordKey, Settled};
+use super::{
+    Answer, ClaimRequest, Claimed, Digest, Fence, Fingerprint, Outline, Owner, RecordKey, Settled,
+};
 use crate::document::OnUnknown;
 use crate::id::RouteId;
 
 /// The longest `Retry-After` of a request that is in progress, in seconds: it may end at any moment.
 const RETRY_AFTER_MAX: u64 = 5;
 
-/// What is stored of a key.
+/// What is stored of a key. Of its answer, operators are told an [`Outline`].
 #[derive(Clone, Debug, PartialEq)]
-pub struct Record {
+pub struct Record<A = Answer> {
     /// Its name.
     pub key: RecordKey,
     /// By what operators find it.
@@ -36,12 +38,12 @@ pub struct Record {
     /// Whether a request before the holder's may have taken effect: it was redriven.
     pub in_doubt: bool,
     /// How far it is.
-    pub state: State,
+    pub state: State<A>,
 }
 
 /// How far a record is. Times are microseconds since the epoch.
 #[derive(Clone, Debug, PartialEq)]
-pub enum State {
+pub enum State<A = Answer> {
     /// The request may be on its way; after the lease, nobody knows.
     Dispatched {
         /// When the lease ends.
@@ -52,7 +54,7 @@ pub enum State {
         /// Since when.
         stored_at: i64,
         /// What is kept of the answer.
-        answer: Answer,
+        answer: A,
     },
     /// Nobody knows whether it took effect.
     Unknown {
@@ -72,14 +74,9 @@ pub enum Change {
     Delete,
 }
 
-impl Record {
-    /// The record, unless it expired.
-    pub fn live(record: Option<&Self>, now: i64) -> Option<&Self> {
-        record.filter(|record| now < record.expires_at)
-    }
-
+impl<A: Clone> Record<A> {
     /// The state as of now: that of an ended lease is unknown.
-    pub fn state_at(&self, now: i64) -> State {
+    pub fn state_at(&self, now: i64) -> State<A> {
         match self.state {
             State::Dispatched { lease_until } if lease_until <= now => {
                 State::Unknown { since: lease_until }
@@ -87,6 +84,38 @@ impl Record {
             State::Dispatched { .. } | State::Done { .. } | State::Unknown { .. } => {
                 self.state.clone()
             }
+        }
+    }
+}
+
+impl Record {
+    /// The record, unless it expired.
+    pub fn live(record: Option<&Self>, now: i64) -> Option<&Self> {
+        record.filter(|record| now < record.expires_at)
+    }
+
+    /// The same record, without its answer.
+    pub fn outline(&self) -> Record<Outline> {
+        Record {
+            key: self.key.clone(),
+            lookup: self.lookup,
+            route: self.route.clone(),
+            fingerprint: self.fingerprint,
+            fence: self.fence,
+            owner: self.owner.clone(),
+            claimed_at: self.claimed_at,
+            retention: self.retention,
+            expires_at: self.expires_at,
+            in_doubt: self.in_doubt,
+            state: match &self.state {
+                State::Dispatched { lease_until } => {
+                    State::Dispatched { lease_until: *lease_until }
+                }
+                State::Done { stored_at, answer } => {
+                    State::Done { stored_at: *stored_at, answer: answer.outline() }
+                }
+                State::Unknown { since } => State::Unknown { since: *since },
+            },
         }
     }
 
@@ -229,6 +258,14 @@ pub fn clear(current: Option<&Record>, fence: Fence, now: i64) -> (Settled, Chan
     }
 }
 
+/// The answer of the record that has this fence.
+pub fn answer(current: Option<&Record>, fence: Fence, now: i64) -> Option<&Answer> {
+    match &held(current, fence, now)?.state {
+        State::Done { answer, .. } => Some(answer),
+        State::Dispatched { .. } | State::Unknown { .. } => None,
+    }
+}
+
 const STALE: (Settled, Change) = (Settled::Stale, Change::Nothing);
 
 /// The record that this fence still holds.
@@ -240,6 +277,7 @@ fn held(current: Option<&Record>, fence: Fence, now: i64) -> Option<&Record> {
 mod tests {
     use super::super::StoredResponse;
     use super::*;
+    use crate::document::OnLedgerError;
     use bytes::Bytes;
     use http::StatusCode;
 
@@ -259,6 +297,7 @@ mod tests {
             retention: DAY,
             on_unknown: OnUnknown::Reject,
             replicas: 0,
+            on_store_error: OnLedgerError::Closed,
         }
     }
 

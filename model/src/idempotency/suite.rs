@@ -3,10 +3,10 @@
 
 use super::record::{self, Change, Record};
 use super::{
-    Answer, ClaimRequest, Claimed, Digest, Fence, Fingerprint, Key, Ledger, Owner, Scope,
-    SealedResponse, Settled, State, StoredResponse,
+    Answer, ClaimRequest, Claimed, Digest, Fence, Fingerprint, Key, LOCATION_MAX, Ledger, Outline,
+    Owner, RECORD_BYTES, Scope, SealedResponse, Settled, State, StoredResponse, TenantRoom,
 };
-use crate::document::OnUnknown;
+use crate::document::{OnLedgerError, OnUnknown};
 use crate::port::StoreError;
 use crate::suite::Dice;
 use bytes::Bytes;
@@ -19,16 +19,19 @@ pub const START: i64 = 1_800_000_000_000_000;
 pub const LEASE: i64 = 40 * SECOND;
 /// How long the suite's outcomes are kept, in microseconds.
 pub const RETENTION: i64 = 86_400 * SECOND;
-/// The most of one tenant's answers that the suite's stores keep, in bytes.
-pub const TENANT_BYTES: usize = 256 << 10;
+/// How much the suite's stores keep of one tenant.
+pub const ROOM: TenantRoom = TenantRoom { answers: 256 << 10, all: 320 << 10 };
 const SECOND: i64 = 1_000_000;
 
-/// Makes a test of each claim. The expression is a future of a fresh store, whose bound is [`TENANT_BYTES`], and of what must live as long as it; tests
-/// run on tokio.
+/// Makes a test of each claim. The expression is a future of a fresh store, whose bound is [`ROOM`], and of what must live as long as it; tests
+/// run on tokio. `in turn, of …`: the claims one after another, within a test.
 #[macro_export]
 macro_rules! ledger_suite {
-    ($fresh:expr) => {
-        $crate::ledger_suite!(@claims $fresh;
+    (in turn, of $fresh:expr) => {
+        $crate::ledger_suite!(@all in_turn $fresh);
+    };
+    (@all $how:ident $fresh:expr) => {
+        $crate::ledger_suite!(@$how $fresh;
             the_first_claim_holds_and_the_second_waits,
             a_repeat_is_answered_byte_for_byte,
             another_request_under_the_key_is_refused,
@@ -44,9 +47,14 @@ macro_rules! ledger_suite {
             an_outcome_is_kept_for_its_retention,
             keys_of_different_scopes_do_not_meet,
             beyond_its_bytes_a_tenants_answers_are_not_retained,
+            what_has_no_room_leaves_its_location_while_there_is_room_for_that,
+            beyond_its_records_a_tenant_claims_nothing_new,
             operators_find_a_tenants_records,
             agrees_with_the_machine,
         );
+    };
+    ($fresh:expr) => {
+        $crate::ledger_suite!(@all claims $fresh);
 
         #[::tokio::test(flavor = "multi_thread", worker_threads = 4)]
         async fn of_a_hundred_at_once_one_holds() {
@@ -61,6 +69,11 @@ macro_rules! ledger_suite {
             assert_eq!(held, 1);
         }
     };
+    (@in_turn $fresh:expr; $($claim:ident,)*) => { $(
+        println!(stringify!($claim));
+        let (store, _keep) = $fresh.await;
+        $crate::idempotency::suite::$claim(&store).await;
+    )* };
     (@claims $fresh:expr; $($claim:ident,)*) => { $(
         #[::tokio::test]
         async fn $claim() {
@@ -94,6 +107,7 @@ pub fn scoped(
         retention: RETENTION,
         on_unknown: OnUnknown::Reject,
         replicas: 0,
+        on_store_error: OnLedgerError::Closed,
         route,
     }
 }
@@ -283,16 +297,27 @@ async fn redriven(store: &impl Ledger, request: &ClaimRequest, now: i64) -> Fenc
 
 /// A store neither seals nor opens.
 pub async fn a_sealed_answer_comes_back_as_it_was_kept(store: &impl Ledger) {
-    let asked = request("k", 1);
-    let fence = hold(store, &asked, START).await;
-    let bytes = Bytes::from_static(b"\x00\xffsealed");
-    let sealed = SealedResponse { status: StatusCode::ACCEPTED, bytes };
-    let told = store.complete(&asked.key, fence, Answer::Sealed(sealed.clone()), 0, START).await;
-    assert_eq!(done(told), Settled::Applied);
-    assert_eq!(claim(store, &asked, START).await, Claimed::Sealed(sealed.clone()));
-    let found = find(store, "acme", "k", START).await.pop().expect("a record");
-    let answer = Answer::Sealed(sealed);
-    assert_eq!(found.state, State::Done { stored_at: START, answer });
+    let status = StatusCode::ACCEPTED;
+    let (all, place) = (Bytes::from_static(b"\x00\xffsealed"), Bytes::from_static(b"\xffplace"));
+    for (key, bytes, location) in [
+        ("all", Some(all.clone()), Some(place.clone())),
+        ("placeless", Some(all), None),
+        ("place", None, Some(place)),
+    ] {
+        let asked = request(key, 1);
+        let fence = hold(store, &asked, START).await;
+        let sealed = SealedResponse { status, bytes, location };
+        let kept = Answer::Sealed(sealed.clone());
+        let told = store.complete(&asked.key, fence, kept.clone(), 0, START).await;
+        assert_eq!(done(told), Settled::Applied);
+        assert_eq!(claim(store, &asked, START).await, Claimed::Sealed(sealed));
+        assert_eq!(stored(store, &asked, fence, START).await, Some(kept.clone()));
+        let found = find(store, "acme", key, START).await.pop().expect("a record");
+        let State::Done { stored_at, answer } = found.state else { unreachable!("{found:?}") };
+        assert_eq!((stored_at, answer.status), (START, status));
+        assert_eq!(answer.is_retained, kept.outline().is_retained, "{key}");
+        assert!(answer.size >= kept.size() / 2, "{answer:?}");
+    }
 }
 
 /// A completion that is repeated, because its first answer was lost on the way.
@@ -362,7 +387,7 @@ pub async fn keys_of_different_scopes_do_not_meet(store: &impl Ledger) {
 
 /// As many as fit, then none as large; what is kept stays, and others have a bound of their own.
 pub async fn beyond_its_bytes_a_tenants_answers_are_not_retained(store: &impl Ledger) {
-    let body = "x".repeat(TENANT_BYTES / 4 - 1_000);
+    let body = "x".repeat(ROOM.answers / 4 - 1_000);
     let kept = async |asked: &ClaimRequest, body: &str| {
         let fence = hold(store, asked, START).await;
         let told = store.complete(&asked.key, fence, answer(body), 0, START).await;
@@ -388,6 +413,81 @@ pub async fn beyond_its_bytes_a_tenants_answers_are_not_retained(store: &impl Le
     assert!(matches!(first, Claimed::Replay(_)), "{first:?}");
 }
 
+/// Of answers in clear, and of sealed ones.
+pub async fn what_has_no_room_leaves_its_location_while_there_is_room_for_that(
+    store: &impl Ledger,
+) {
+    let status = StatusCode::CREATED;
+    let place = HeaderValue::from_static("/v1/contacts/7");
+    let left = async |key: String, answer: Answer| {
+        let asked = request(&key, 1);
+        let fence = hold(store, &asked, START).await;
+        let told = store.complete(&asked.key, fence, answer, 0, START).await;
+        assert_eq!(done(told), Settled::Applied);
+        stored(store, &asked, fence, START).await.expect("an answer")
+    };
+    let too_large = Bytes::from(vec![b'x'; ROOM.answers]);
+    let sealed = SealedResponse {
+        status,
+        bytes: Some(too_large.clone()),
+        location: Some(Bytes::from_static(b"place")),
+    };
+    let expected = Answer::Sealed(SealedResponse { bytes: None, ..sealed.clone() });
+    assert_eq!(left("sealed".to_owned(), Answer::Sealed(sealed)).await, expected);
+    let clear = StoredResponse {
+        status,
+        headers: vec![(http::header::LOCATION, place.clone())],
+        body: too_large,
+    };
+    let expected = Answer::NotRetained { status, location: Some(place) };
+    assert_eq!(left("clear".to_owned(), Answer::Retained(clear)).await, expected);
+    // Each takes room, and the last ones find none.
+    let long = HeaderValue::from_bytes(&[b'/'; LOCATION_MAX]).expect("a header's value");
+    let (mut kept, all) = (0, ROOM.answers / LOCATION_MAX + 1);
+    for number in 0..all {
+        let large = Answer::NotRetained { status, location: Some(long.clone()) };
+        let told = left(format!("l{number}"), large).await;
+        let Answer::NotRetained { location, .. } = told else { unreachable!("{told:?}") };
+        kept += usize::from(location.is_some());
+    }
+    assert_eq!(kept, all - 2);
+}
+
+/// Each takes room beside its answer, of which a released one leaves nothing; others have a bound of their own.
+pub async fn beyond_its_records_a_tenant_claims_nothing_new(store: &impl Ledger) {
+    let body = "x".repeat(10 * RECORD_BYTES - 1_000);
+    let of = |number: usize| request(&format!("k{number}"), 1);
+    let first = hold(store, &of(0), START).await;
+    let told = store.complete(&of(0).key, first, answer(&body), 0, START).await;
+    assert_eq!(done(told), Settled::Applied);
+    let (mut held, mut fence) = (1, first);
+    let full = loop {
+        match store.claim(&of(held), START).await {
+            Ok(Claimed::Held { fence: newest, .. }) => (held, fence) = (held + 1, newest),
+            told => break told,
+        }
+        assert!(held <= ROOM.all / RECORD_BYTES, "no bound");
+    };
+    assert!(matches!(full, Err(StoreError::Full(_))), "{full:?}");
+    assert_eq!(held, ROOM.all / RECORD_BYTES - 10, "the answer takes some of it");
+    assert!(matches!(claim(store, &of(0), START).await, Claimed::Replay(_)));
+    assert!(matches!(claim(store, &of(1), START).await, Claimed::InProgress { .. }));
+    hold(store, &scoped("globex", "mobile", "contacts.create", "k", 1), START).await;
+    // Renewals and redrives take no more room.
+    let lapsed = of(held - 1);
+    assert_eq!(done(store.renew(&lapsed.key, fence, 2 * LEASE, START).await), Settled::Applied);
+    let redrive = ClaimRequest { on_unknown: OnUnknown::Redrive, ..of(1) };
+    redriven(store, &redrive, START + LEASE).await;
+    // And one that is gone leaves room for one.
+    assert_eq!(done(store.release(&lapsed.key, fence, START).await), Settled::Applied);
+    let fence = hold(store, &of(held), START).await;
+    let full = store.claim(&lapsed, START).await;
+    assert!(matches!(full, Err(StoreError::Full(_))), "{full:?}");
+    assert_eq!(done(store.mark_unknown(&of(held).key, fence, START).await), Settled::Applied);
+    assert_eq!(done(store.clear(&of(held).key, fence, START).await), Settled::Applied);
+    hold(store, &lapsed, START).await;
+}
+
 /// `GET /v1/idempotency/{tenant}/{key}`.
 pub async fn operators_find_a_tenants_records(store: &impl Ledger) {
     let requests = [
@@ -409,6 +509,12 @@ pub async fn operators_find_a_tenants_records(store: &impl Ledger) {
     assert_eq!((record.owner, record.route), (first.owner.clone(), first.route.clone()));
     assert_eq!((record.claimed_at, record.retention), (START, RETENTION));
     assert_eq!(record.state, State::Dispatched { lease_until: START + LEASE });
+    let told = store.complete(&first.key, record.fence, answer("a"), 0, START).await;
+    assert_eq!(done(told), Settled::Applied);
+    assert_eq!(stored(store, first, record.fence, START).await, Some(answer("a")));
+    assert_eq!(stored(store, first, Fence(record.fence.0 - 1), START).await, None, "another's");
+    assert_eq!(stored(store, first, record.fence, START + RETENTION).await, None, "expired");
+    assert_eq!(stored(store, second, record.fence, START).await, None, "not answered");
     assert!(find(store, "acme", "m", START).await.is_empty());
     assert!(find(store, "acme", "k", START + LEASE + RETENTION + 10).await.is_empty());
 }
@@ -516,8 +622,19 @@ async fn hold(store: &impl Ledger, request: &ClaimRequest, now: i64) -> Fence {
     }
 }
 
-async fn find(store: &impl Ledger, tenant: &str, key: &str, now: i64) -> Vec<Record> {
-    store.find(&tenant.into(), &parse(key), now).await.expect("the store answers")
+async fn find(store: &impl Ledger, tenant: &str, key: &str, now: i64) -> Vec<Record<Outline>> {
+    let found = store.find(&tenant.into(), &parse(key), now).await.expect("the store answers");
+    assert_eq!(found.now, now, "the clock is the caller's");
+    found.records
+}
+
+async fn stored(
+    store: &impl Ledger,
+    request: &ClaimRequest,
+    fence: Fence,
+    now: i64,
+) -> Option<Answer> {
+    store.answer(&request.key, fence, now).await.expect("the store answers")
 }
 
 fn done(told: Result<Settled, StoreError>) -> Settled {

@@ -4,7 +4,7 @@ use http::{HeaderMap, Method, StatusCode};
 use model::document::{IdempotencyMode, OnUnknown};
 use model::id::TenantId;
 use model::idempotency::suite::answer;
-use model::idempotency::{Ending, Record};
+use model::idempotency::{Ending, Found};
 use model::units;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::AtomicUsize;
@@ -47,6 +47,7 @@ struct Rig {
     mood: Mutex<Mood>,
     claims: AtomicUsize,
     renewals: AtomicUsize,
+    given_back: AtomicUsize,
 }
 
 impl Rig {
@@ -59,6 +60,7 @@ impl Rig {
             mood: Mutex::new(Mood::Works),
             claims: AtomicUsize::new(0),
             renewals: AtomicUsize::new(0),
+            given_back: AtomicUsize::new(0),
         })
     }
 
@@ -110,7 +112,11 @@ impl Rig {
             hold: self.hold,
         };
         let owner = Owner::from("node-1");
-        claim(self, &Salt([7; 32]), &owner, &ask, &self.waiters, &self.clock).await
+        let gives_back = || {
+            self.given_back.fetch_add(1, Ordering::Relaxed);
+        };
+        let salt = Salt([7; 32]);
+        claim(self, &salt, &owner, &ask, &self.waiters, &self.clock, gives_back).await
     }
 
     async fn claimed(&self, rules: &Idempotency) -> Claim {
@@ -121,8 +127,9 @@ impl Rig {
     }
 
     async fn settles(&self, claim: &Claim, ending: Ending) -> Settled {
-        let (disposition, answer) = (ending.disposition(&DECLINED), Some(answer("made")));
-        claim.settle(self, disposition, answer, self.clock.micros()).await.unwrap().unwrap()
+        let (disposition, answer) = (claim.disposition(ending, &DECLINED), Some(answer("made")));
+        let holder = claim.holder().unwrap();
+        holder.settle(self, disposition, answer, self.clock.micros()).await.unwrap()
     }
 }
 
@@ -178,13 +185,17 @@ impl Ledger for Rig {
         self.ledger.clear(key, fence, now).await
     }
 
-    async fn find(
-        &self,
-        tenant: &TenantId,
-        key: &Key,
-        now: i64,
-    ) -> Result<Vec<Record>, StoreError> {
+    async fn find(&self, tenant: &TenantId, key: &Key, now: i64) -> Result<Found, StoreError> {
         self.ledger.find(tenant, key, now).await
+    }
+
+    async fn answer(
+        &self,
+        key: &RecordKey,
+        fence: Fence,
+        now: i64,
+    ) -> Result<Option<Answer>, StoreError> {
+        self.ledger.answer(key, fence, now).await
     }
 }
 
@@ -213,6 +224,8 @@ async fn a_repeat_waits_for_the_first_ones_answer_and_no_longer_than_its_route_s
     );
     assert_eq!(refused(rig.ask(&wait(LONG), b"b").await).0, ErrorCode::IdempotencyKeyReused);
     assert_eq!(rig.claims.load(Ordering::Relaxed), 2);
+    // Only who waits gives back what it needs to be sent.
+    assert_eq!(rig.given_back.load(Ordering::Relaxed), 1);
     let (waiter, again) = (rig.clone(), wait(LONG));
     let waiter = tokio::spawn(async move { waiter.ask(&again, b"a").await });
     rig.has_seen(4).await;
@@ -256,18 +269,67 @@ async fn a_store_that_breaks_off_while_a_repeat_waits_lets_nobody_through() {
 }
 
 #[tokio::test]
-async fn only_so_many_wait() {
+async fn only_so_many_wait_and_only_so_many_of_a_tenant() {
     let rig = Rig::new(LONG);
     let rules = rules(Duration::from_millis(100), OnLedgerError::Closed, OnUnknown::Reject);
     let _first = rig.claimed(&rules).await;
-    let places: Vec<_> = (0..WAITERS_MAX).filter_map(|_| rig.waiters.wait(SECOND)).collect();
-    assert_eq!(places.len(), WAITERS_MAX);
-    rig.claims.store(0, Ordering::Relaxed);
-    assert_eq!(refused(rig.ask(&rules, b"a").await).0, ErrorCode::IdempotencyInProgress);
-    assert_eq!(rig.claims.load(Ordering::Relaxed), 1, "it is told at once");
-    drop(places);
-    assert_eq!(refused(rig.ask(&rules, b"a").await).0, ErrorCode::IdempotencyInProgress);
-    assert!(rig.claims.load(Ordering::Relaxed) > 2, "there is room again");
+    let takes = |tenant: &str, most: usize| -> Vec<_> {
+        (0..most).filter_map(|_| rig.waiters.wait(&tenant.into(), SECOND)).collect()
+    };
+    let everybody = || -> Vec<_> {
+        (0..WAITERS_MAX).flat_map(|tenant| takes(&format!("t{tenant}"), 1)).collect()
+    };
+    let of_one = || takes("acme", WAITERS_MAX);
+    for fill in [&of_one as &dyn Fn() -> Vec<_>, &everybody] {
+        let full = fill();
+        rig.claims.store(0, Ordering::Relaxed);
+        assert_eq!(refused(rig.ask(&rules, b"a").await).0, ErrorCode::IdempotencyInProgress);
+        assert_eq!(rig.claims.load(Ordering::Relaxed), 1, "it is told at once");
+        drop(full);
+        assert_eq!(refused(rig.ask(&rules, b"a").await).0, ErrorCode::IdempotencyInProgress);
+        assert!(rig.claims.load(Ordering::Relaxed) > 2, "there is room again");
+    }
+    // A tenant that has all of its places leaves the others theirs.
+    let acme = takes("acme", WAITERS_MAX);
+    assert_eq!(acme.len(), WAITERS_PER_TENANT_MAX);
+    assert_eq!(takes("globex", WAITERS_MAX).len(), WAITERS_PER_TENANT_MAX);
+    drop(acme);
+    assert_eq!(takes("acme", WAITERS_MAX).len(), WAITERS_PER_TENANT_MAX);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_prolongs_no_lease() {
+    const BRIEF: Duration = Duration::from_millis(50);
+    let rig = Rig::new(BRIEF);
+    let rules = rules(Duration::ZERO, OnLedgerError::Closed, OnUnknown::Reject);
+    let held = rig.claimed(&rules).await;
+    let an_hour_ago = rig.clock.micros() - 3_600_000_000;
+    assert!(!held.may_send(an_hour_ago + 2 * 3_600_000_000), "nor one that is set forward");
+    sleep(BRIEF).await;
+    assert!(!held.may_send(an_hour_ago));
+}
+
+#[tokio::test]
+async fn that_the_first_one_is_at_work_is_no_outcome_of_one_that_was_redriven() {
+    let conflict = Ending::Answered(StatusCode::CONFLICT);
+    let rules = rules(Duration::ZERO, OnLedgerError::Closed, OnUnknown::Redrive);
+    let rig = Rig::new(LONG);
+    let first = rig.claimed(&rules).await;
+    assert_eq!(rig.settles(&first, Ending::Lost).await, Settled::Applied);
+    for ending in [conflict, Ending::Answered(StatusCode::TOO_MANY_REQUESTS), conflict] {
+        let again = rig.claimed(&rules).await;
+        assert_eq!(again.outcome(), Some("redriven"));
+        assert_eq!(rig.settles(&again, ending).await, Settled::Applied);
+    }
+    let again = rig.claimed(&rules).await;
+    let made = Ending::Answered(StatusCode::CREATED);
+    assert_eq!(rig.settles(&again, made).await, Settled::Applied);
+    assert!(matches!(rig.ask(&rules, b"a").await, Ok(Judged::Replay(_))));
+    // Of the first one it is the outcome.
+    let rig = Rig::new(LONG);
+    let first = rig.claimed(&rules).await;
+    assert_eq!(rig.settles(&first, conflict).await, Settled::Applied);
+    assert!(matches!(rig.ask(&rules, b"a").await, Ok(Judged::Replay(_))));
 }
 
 #[tokio::test]

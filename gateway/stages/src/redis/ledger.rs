@@ -9,15 +9,15 @@ mod withdrawals;
 
 use self::record::{Fields, Names, Nonce, index, newest_fence, withdrawal};
 use super::counters::ClockOf;
-use super::link::Link;
+use super::link::{Failure, Link};
 use super::script::Script;
 use super::state::{number_of, unreadable};
-use http::header::LOCATION;
-use model::document::OnUnknown;
+use model::document::{OnLedgerError, OnUnknown};
 use model::id::TenantId;
 use model::idempotency::record::{self as machine, Change};
 use model::idempotency::{
-    Answer, ClaimRequest, Claimed, Digest, Fence, Key, Ledger, Record, RecordKey, Settled,
+    Answer, ClaimRequest, Claimed, Digest, Fence, Found, Key, Ledger, RECORD_BYTES, RecordKey,
+    SealedResponse, Settled, TenantRoom,
 };
 use model::port::StoreError;
 use redis::{Cmd, Value};
@@ -31,6 +31,8 @@ use withdrawals::{Asking, Withdrawals};
 const CLAIM_DEADLINE: Duration = Duration::from_millis(250);
 /// How long what follows a claim may take: it carries answers, and what is not stored is unknown.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(1);
+/// How much of that it may take on the connection that waits for replicas, behind claims that do.
+const REPLICAS_DEADLINE: Duration = Duration::from_millis(500);
 /// How many records an operator is shown.
 const FOUND_MAX: usize = 20;
 /// How many of a key's records are looked at for those: some were released.
@@ -47,7 +49,7 @@ const FIND: &str = concat!(include_str!("ledger/prelude.lua"), include_str!("led
 pub struct RedisLedger {
     link: Link,
     clock: ClockOf,
-    bytes_per_tenant: usize,
+    room: TenantRoom,
     withdrawals: Withdrawals,
     replicas: Replicas,
     claim: Script,
@@ -65,15 +67,15 @@ enum Step {
 }
 
 impl RedisLedger {
-    /// Records behind this link, which is the ledger's alone: answers are large, and others wait behind them. A tenant's
-    /// answers take no more than so many bytes.
-    pub fn new(link: Link, clock: ClockOf, bytes_per_tenant: usize, runtime: &Handle) -> Self {
+    /// Records behind this link, which is the ledger's alone: answers are large, and others wait behind them. A tenant has
+    /// so much room.
+    pub fn new(link: Link, clock: ClockOf, room: TenantRoom, runtime: &Handle) -> Self {
         Self {
             withdrawals: Withdrawals::new(link.clone(), clock, Script::new(WITHDRAW), runtime),
             replicas: Replicas::new(link.clone(), runtime),
             link,
             clock,
-            bytes_per_tenant,
+            room,
             claim: Script::new(CLAIM),
             settle: Script::new(SETTLE),
             find: Script::new(FIND),
@@ -83,6 +85,11 @@ impl RedisLedger {
     /// The link to Redis.
     pub fn link(&self) -> &Link {
         &self.link
+    }
+
+    /// Makes the connection for routes that want replicas to have what is written, unless there is one.
+    pub fn prepare_replicas(&self) {
+        self.replicas.link();
     }
 
     async fn ask(
@@ -96,23 +103,26 @@ impl RedisLedger {
         let names = Names::of(key);
         let more = [index(tenant, *lookup), newest_fence(tenant), withdrawal(tenant, nonce)];
         let fill = |command: &mut Cmd| {
-            command.arg(2 + more.len()).arg(&names.record).arg(&names.answer).arg(&more);
+            command.arg(4 + more.len()).arg(&names.record).arg(&names.answer).arg(&more);
+            command.arg(&names.records).arg(&names.bytes);
             fill_clock(command, self.clock, now);
             command.arg(request.lease).arg(request.retention);
             command.arg(u8::from(request.on_unknown == OnUnknown::Redrive)).arg(nonce.to_string());
             command.arg(&fingerprint.0.0).arg(&lookup.0);
             command.arg(request.route.as_str()).arg(request.owner.as_str()).arg(&key.digest.0);
+            command.arg(RECORD_BYTES).arg(self.room.all);
         };
-        let until = Instant::now() + CLAIM_DEADLINE;
-        let (value, had) =
-            self.run(&self.claim, until, &names.record, fill, request.replicas).await?;
+        let (claim, until) = (&self.claim, Instant::now() + CLAIM_DEADLINE);
+        let (value, had) = match request.replicas {
+            0 => (claim.run(&self.link, until, &names.record, fill).await?, Ok(())),
+            replicas => {
+                let place = self.replicas.place(until).await?;
+                place.run(claim, until, &names.record, fill, replicas).await?
+            }
+        };
         let told = told(request, value, now)?;
-        if let Claimed::Held { .. } | Claimed::Redriven { .. } = told {
-            // The claim did run, whatever became of waiting for replicas: it is to be withdrawn.
-            had.map_err(|error| match may_have_run(&error) {
-                true => error,
-                false => StoreError::Unanswered(error.to_string()),
-            })?;
+        if let (Claimed::Held { .. } | Claimed::Redriven { .. }, Err(error)) = (&told, had) {
+            too_few(request, error)?;
         }
         Ok(told)
     }
@@ -126,7 +136,8 @@ impl RedisLedger {
     ) -> Result<Settled, StoreError> {
         let names = Names::of(key);
         let fill = |command: &mut Cmd| {
-            command.arg(3).arg(&names.record).arg(&names.answer).arg(&names.bytes);
+            command.arg(4).arg(&names.record).arg(&names.answer);
+            command.arg(&names.bytes).arg(&names.records);
             fill_clock(command, self.clock, now);
             command.arg(fence.0);
             match &step {
@@ -137,30 +148,44 @@ impl RedisLedger {
                 Step::Clear => command.arg("clear"),
             };
         };
-        let until = Instant::now() + SETTLE_DEADLINE;
         let replicas = if let Step::Complete(_, replicas) = step { replicas } else { 0 };
-        let (value, had) = self.run(&self.settle, until, &names.record, fill, replicas).await?;
+        let (value, had) = self.run_settle(&names.record, fill, replicas).await?;
         match value {
-            Value::BulkString(word) if word == b"applied" => had.map(|()| Settled::Applied),
+            Value::BulkString(word) if word == b"applied" => {
+                if let Err(error) = had {
+                    tracing::warn!(%error, "an answer is stored that replicas may not have");
+                }
+                Ok(Settled::Applied)
+            }
             Value::BulkString(word) if word == b"already" => Ok(Settled::Already),
             Value::BulkString(word) if word == b"stale" => Ok(Settled::Stale),
             other => Err(unreadable(&other)),
         }
     }
 
-    /// Runs a script, and says whether so many replicas have what it wrote.
-    async fn run(
+    /// Takes a step, and says whether so many replicas have what it wrote. Where the connection that waits for them is lost or
+    /// busy, it is taken without: what is stored in one place is worth more than what is stored nowhere.
+    async fn run_settle(
         &self,
-        script: &Script,
-        until: Instant,
         key: &str,
         fill: impl Fn(&mut Cmd),
         replicas: u8,
     ) -> Result<(Value, Result<(), StoreError>), StoreError> {
-        match replicas {
-            0 => Ok((script.run(&self.link, until, key, fill).await?, Ok(()))),
-            _ => self.replicas.run(script, until, key, fill, replicas).await,
+        let (now, settle) = (Instant::now(), &self.settle);
+        let mut had = Ok(());
+        if replicas > 0 {
+            let soon = now + REPLICAS_DEADLINE;
+            let ran = match self.replicas.place(soon).await {
+                Ok(place) => place.run(settle, soon, key, &fill, replicas).await,
+                Err(busy) => Err(Failure::NotSent(busy)),
+            };
+            match ran {
+                Ok(ran) => return Ok(ran),
+                // Where it did run, it is taken once all the same.
+                Err(failure) => had = Err(failure.into()),
+            }
         }
+        Ok((settle.run(&self.link, now + SETTLE_DEADLINE, key, fill).await?, had))
     }
 
     fn fill_answer<'a>(&self, command: &'a mut Cmd, answer: &Answer) -> &'a mut Cmd {
@@ -168,21 +193,23 @@ impl RedisLedger {
         let location = match answer {
             Answer::Retained(response) => {
                 command.arg("done").arg(response.to_bytes());
-                let mut headers = response.headers.iter();
-                headers.find(|(name, _)| *name == LOCATION).map(|(_, value)| value)
+                response.location().map(|location| ("l", location.as_bytes()))
             }
-            Answer::Sealed(response) => {
-                command.arg("sealed").arg(&*response.bytes);
-                None
+            Answer::Sealed(SealedResponse { bytes, location, .. }) => {
+                match bytes {
+                    Some(bytes) => command.arg("sealed").arg(&**bytes),
+                    None => command.arg("not_retained").arg(""),
+                };
+                location.as_deref().map(|location| ("x", location))
             }
             Answer::NotRetained { location, .. } => {
                 command.arg("not_retained").arg("");
-                location.as_ref()
+                location.as_ref().map(|location| ("l", location.as_bytes()))
             }
         };
-        command.arg(answer.size()).arg(self.bytes_per_tenant);
+        command.arg(answer.size()).arg(self.room.answers);
         match location {
-            Some(location) => command.arg(location.as_bytes()),
+            Some((field, location)) => command.arg(field).arg(location),
             None => command,
         }
     }
@@ -221,11 +248,27 @@ fn told(request: &ClaimRequest, value: Value, now: i64) -> Result<Claimed, Store
                 (_, _) => Err(unreadable(&"a free key that was not given")),
             }
         }
+        Value::BulkString(word) if word == b"full" => {
+            Err(StoreError::Full("idempotency records of a tenant"))
+        }
         Value::BulkString(word) if word == b"withdrawn" => {
             let late = "the claim came after it was given up";
             Err(StoreError::Unavailable(late.to_owned()))
         }
         other => Err(unreadable(other)),
+    }
+}
+
+/// A claim that fewer replicas have than its route wants. It did run, whatever became of waiting for them: who does not
+/// hold it withdraws it.
+fn too_few(request: &ClaimRequest, error: StoreError) -> Result<(), StoreError> {
+    match request.on_store_error {
+        OnLedgerError::Bypass => {
+            tracing::warn!(%error, "a claim is held that replicas may not have");
+            Ok(())
+        }
+        OnLedgerError::Closed if may_have_run(&error) => Err(error),
+        OnLedgerError::Closed => Err(StoreError::Unanswered(error.to_string())),
     }
 }
 
@@ -290,12 +333,7 @@ impl Ledger for RedisLedger {
         self.take(key, fence, Step::Clear, now).await
     }
 
-    async fn find(
-        &self,
-        tenant: &TenantId,
-        key: &Key,
-        now: i64,
-    ) -> Result<Vec<Record>, StoreError> {
+    async fn find(&self, tenant: &TenantId, key: &Key, now: i64) -> Result<Found, StoreError> {
         let until = Instant::now() + SETTLE_DEADLINE;
         let index = index(tenant, Digest::of_lookup(tenant, key));
         let mut list = redis::cmd("ZREVRANGE");
@@ -308,47 +346,66 @@ impl Ledger for RedisLedger {
             .filter_map(|digest| digest.try_into().ok().map(Digest))
             .map(|digest| RecordKey { tenant: tenant.clone(), digest })
             .collect();
-        if keys.is_empty() {
-            return Ok(Vec::new());
+        let (now, told) = self.read(&index, &keys, Told::Outlines, until, now).await?;
+        let mut records = Vec::new();
+        for (key, told) in keys.into_iter().zip(told) {
+            if let Some((fields, is_there)) = told
+                && records.len() < FOUND_MAX
+            {
+                records.push(fields.outline(key, &is_there)?);
+            }
         }
-        self.read(keys, until, now).await
+        Ok(Found { now, records })
+    }
+
+    async fn answer(
+        &self,
+        key: &RecordKey,
+        fence: Fence,
+        now: i64,
+    ) -> Result<Option<Answer>, StoreError> {
+        let until = Instant::now() + SETTLE_DEADLINE;
+        let (keys, name) = ([key.clone()], Names::of(key).record);
+        let (now, told) = self.read(&name, &keys, Told::Answers, until, now).await?;
+        let Some((fields, answer)) = told.into_iter().next().flatten() else { return Ok(None) };
+        let record = fields.record(key.clone(), answer)?;
+        Ok(machine::answer(Some(&record), fence, now).cloned())
     }
 }
 
+/// What is told of records beside themselves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// Whether their answers are there.
+    Outlines,
+    Answers,
+}
+
 impl RedisLedger {
-    /// The records of these keys, and their answers.
+    /// What time it is there, and of these keys, which are all in the slot of that name, the records that did not expire.
     async fn read(
         &self,
-        keys: Vec<RecordKey>,
+        slot: &str,
+        keys: &[RecordKey],
+        of_answers: Told,
         until: Instant,
         now: i64,
-    ) -> Result<Vec<Record>, StoreError> {
-        let names: Vec<_> = keys.iter().map(Names::of).collect();
-        let records: Vec<_> = names.iter().map(|names| names.record.as_str()).collect();
-        let Some(first) = records.first() else { return Ok(Vec::new()) };
+    ) -> Result<(i64, Vec<Option<(Fields, Value)>>), StoreError> {
+        let names = keys.iter().map(Names::of).map(|names| (names.record, names.answer));
+        let (records, answers): (Vec<_>, Vec<_>) = names.unzip();
         let fill = |command: &mut Cmd| {
-            command.arg(records.len()).arg(&records);
+            command.arg(2 * keys.len()).arg(&records).arg(&answers);
             fill_clock(command, self.clock, now);
+            command.arg(u8::from(of_answers == Told::Answers));
         };
-        let told = self.find.run(&self.link, until, first, fill).await?;
-        let Value::Array(told) = told else { return Err(unreadable(&told)) };
-        let mut found = Vec::new();
-        for ((key, names), fields) in keys.into_iter().zip(&names).zip(told) {
-            if let Some(fields) = Fields::of(fields)?
-                && found.len() < FOUND_MAX
-            {
-                let answer = match fields.is_answered() {
-                    true => {
-                        let mut get = redis::cmd("GET");
-                        get.arg(&names.answer);
-                        self.link.run(&names.answer, &get, until).await?
-                    }
-                    false => Value::Nil,
-                };
-                found.push(fields.record(key, answer)?);
-            }
-        }
-        Ok(found)
+        let told = self.find.run(&self.link, until, slot, fill).await?;
+        let (now, told): (i64, Vec<Option<(Value, Value)>>) =
+            redis::from_redis_value(told).map_err(|error| unreadable(&error))?;
+        let read = |told: Option<(Value, Value)>| {
+            let Some((fields, answer)) = told else { return Ok(None) };
+            Ok(Fields::of(fields)?.map(|fields| (fields, answer)))
+        };
+        Ok((now, told.into_iter().map(read).collect::<Result<_, StoreError>>()?))
     }
 }
 

@@ -6,7 +6,7 @@ mod crowd;
 mod outages;
 mod server;
 
-pub(super) use server::{Server, until};
+pub(super) use server::{Server, free_port, until};
 
 use super::{ClockOf, Link, RedisCounters, RedisUrl};
 use model::quota::{

@@ -1,7 +1,12 @@
--- Tells records. KEYS: the records. ARGV: now or ''. Returns of each its fields; nothing of those that expired.
+-- Tells records.
+--
+-- KEYS: the records; then their answers, in the same order.
+-- ARGV: now or ''; the least time to live, of no use here; '1' where answers are told.
+-- Returns now, and of each record its fields and its answer, or whether there is one; nothing of those that expired.
 
-local now, found = clock(ARGV[1]), {}
-for i, key in ipairs(KEYS) do
-  found[i] = fields_at(key, now) or false
+local now, found, all = clock(ARGV[1]), {}, #KEYS / 2
+for i = 1, all do
+  local fields = fields_at(KEYS[i], now)
+  found[i] = fields and { fields, redis.call(ARGV[3] == '1' and 'GET' or 'EXISTS', KEYS[all + i]) } or false
 end
-return found
+return { now, found }

@@ -6,7 +6,7 @@ use super::super::state::unreadable;
 use http::{HeaderValue, StatusCode};
 use model::id::TenantId;
 use model::idempotency::{
-    Answer, Digest, Fence, Fingerprint, Owner, Record, RecordKey, SealedResponse, State,
+    Answer, Digest, Fence, Fingerprint, Outline, Owner, Record, RecordKey, SealedResponse, State,
     StoredResponse,
 };
 use model::port::StoreError;
@@ -16,7 +16,10 @@ use redis::{FromRedisValue, Value};
 pub(super) struct Names {
     pub(super) record: String,
     pub(super) answer: String,
+    /// Of the tenant.
     pub(super) bytes: String,
+    /// Of the tenant.
+    pub(super) records: String,
 }
 
 impl Names {
@@ -26,6 +29,7 @@ impl Names {
             record: format!("ik:{{{tenant}}}:{digest}"),
             answer: format!("ia:{{{tenant}}}:{digest}"),
             bytes: format!("ib:{{{tenant}}}"),
+            records: format!("ib:{{{tenant}}}:records"),
         }
     }
 }
@@ -71,22 +75,29 @@ impl Fields {
         }
     }
 
-    /// Whether its answer is kept.
-    pub(super) fn is_answered(&self) -> bool {
-        self.text(1).is_some_and(|state| matches!(state.as_str(), "done" | "sealed"))
-    }
-
     /// The record. Where its answer should be kept and is not there, it counts as not retained.
     pub(super) fn record(&self, key: RecordKey, answer: Value) -> Result<Record, StoreError> {
-        self.read(key, answer).ok_or_else(|| unreadable(&"an idempotency record"))
+        self.read(key, |kept| self.answer(kept, answer))
+            .ok_or_else(|| unreadable(&"an idempotency record"))
     }
 
-    fn read(&self, key: RecordKey, answer: Value) -> Option<Record> {
+    /// The record, told whether its answer is there.
+    pub(super) fn outline(
+        &self,
+        key: RecordKey,
+        is_there: &Value,
+    ) -> Result<Record<Outline>, StoreError> {
+        let is_there = *is_there == Value::Int(1);
+        self.read(key, |kept| self.outlined(kept, is_there))
+            .ok_or_else(|| unreadable(&"an idempotency record"))
+    }
+
+    fn read<A>(&self, key: RecordKey, answer: impl FnOnce(&str) -> Option<A>) -> Option<Record<A>> {
         let time = self.number(2)?;
         let state = match self.text(1)?.as_str() {
             "dispatched" => State::Dispatched { lease_until: time },
             "unknown" => State::Unknown { since: time },
-            kept => State::Done { stored_at: time, answer: self.answer(kept, answer)? },
+            kept => State::Done { stored_at: time, answer: answer(kept)? },
         };
         Some(Record {
             key,
@@ -104,21 +115,39 @@ impl Fields {
     }
 
     fn answer(&self, kept: &str, answer: Value) -> Option<Answer> {
-        let status = StatusCode::from_u16(self.get(11)?).ok()?;
-        match (kept, answer) {
-            ("done", Value::BulkString(bytes)) => {
+        let status = self.status()?;
+        let place: Option<Vec<u8>> = self.get(14)?;
+        let sealed = |bytes: Option<Vec<u8>>, place: Option<Vec<u8>>| {
+            let (bytes, location) = (bytes.map(Into::into), place.map(Into::into));
+            Some(Answer::Sealed(SealedResponse { status, bytes, location }))
+        };
+        match (kept, answer, place) {
+            ("done", Value::BulkString(bytes), _) => {
                 StoredResponse::from_bytes(status, &bytes.into()).map(Answer::Retained)
             }
-            ("sealed", Value::BulkString(bytes)) => {
-                Some(Answer::Sealed(SealedResponse { status, bytes: bytes.into() }))
-            }
-            ("done" | "sealed" | "not_retained", _) => {
+            ("sealed", Value::BulkString(bytes), place) => sealed(Some(bytes), place),
+            ("sealed" | "not_retained", _, place @ Some(_)) => sealed(None, place),
+            ("done" | "sealed" | "not_retained", _, _) => {
                 let location: Option<Vec<u8>> = self.get(12)?;
                 let location = location.and_then(|value| HeaderValue::from_bytes(&value).ok());
                 Some(Answer::NotRetained { status, location })
             }
-            (_, _) => None,
+            (_, _, _) => None,
         }
+    }
+
+    fn outlined(&self, kept: &str, is_there: bool) -> Option<Outline> {
+        let is_retained = match kept {
+            "done" | "sealed" => is_there,
+            "not_retained" => false,
+            _ => return None,
+        };
+        let size: Option<usize> = self.get(15)?;
+        Some(Outline { status: self.status()?, is_retained, size: size.unwrap_or(0) })
+    }
+
+    fn status(&self) -> Option<StatusCode> {
+        StatusCode::from_u16(self.get(11)?).ok()
     }
 
     fn get<T: FromRedisValue>(&self, place: usize) -> Option<T> {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is waited for was written by the same connection, hence by the same master: a failover between the two
 //! can't make a claim look safe that is gone. Waiting holds up a connection, so that this one is used for nothing else, and
-//! made when it is first needed.
+//! made where a route wants it.
 
 use crate::redis::link::{Failure, Link};
 use crate::redis::script::Script;
@@ -11,7 +11,7 @@ use redis::{Cmd, Value};
 use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 /// How long replicas may take.
@@ -28,6 +28,13 @@ pub(super) struct Replicas {
     runtime: Handle,
 }
 
+/// A place among the commands that are on their way.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    link: &'a Link,
+    _held: SemaphorePermit<'a>,
+}
+
 impl Replicas {
     /// Of the servers that this link leads to.
     pub(super) fn new(beside: Link, runtime: &Handle) -> Self {
@@ -35,6 +42,28 @@ impl Replicas {
         Self { beside, link: OnceLock::new(), places, runtime: runtime.clone() }
     }
 
+    /// The connection, which begins to be made when it is first asked for.
+    pub(super) fn link(&self) -> &Link {
+        self.link.get_or_init(|| self.beside.again(&self.runtime))
+    }
+
+    /// A place, if there is a connection and one is free until then.
+    pub(super) async fn place(&self, until: Instant) -> Result<Place<'_>, StoreError> {
+        let link = self.link();
+        let ready = async {
+            link.connected().await;
+            self.places.acquire().await
+        };
+        match timeout_at(until, ready).await {
+            Ok(Ok(held)) => Ok(Place { link, _held: held }),
+            Ok(Err(_)) | Err(_) => Err(StoreError::Unavailable(
+                "no connection that waits for replicas is free".to_owned(),
+            )),
+        }
+    }
+}
+
+impl Place<'_> {
     /// Runs a script, and says whether so many replicas have what it wrote.
     pub(super) async fn run(
         &self,
@@ -43,22 +72,24 @@ impl Replicas {
         key: &str,
         fill: impl Fn(&mut Cmd),
         replicas: u8,
-    ) -> Result<(Value, Result<(), StoreError>), StoreError> {
-        let link = self.link.get_or_init(|| self.beside.again(&self.runtime));
-        let ready = async {
-            link.connected().await;
-            self.places.acquire().await
-        };
-        let busy =
-            || StoreError::Unavailable("no connection that waits for replicas is free".to_owned());
-        let Ok(Ok(_place)) = timeout_at(until, ready).await else { return Err(busy()) };
-        let both = async |command| link.run_both(key, [command, wait_for(replicas)], until).await;
+    ) -> Result<(Value, Result<(), StoreError>), Failure> {
+        let both =
+            async |command| self.link.run_both(key, [command, wait_for(replicas)], until).await;
         let answers = match both(script.by_hash(&fill)).await {
             [Err(failure), _] if failure.is_unknown_script() => both(script.whole(&fill)).await,
             answers => answers,
         };
         let [told, had] = answers;
         Ok((told?, enough(had, replicas)))
+    }
+}
+
+#[cfg(test)]
+impl Replicas {
+    /// Takes all places.
+    pub(super) async fn taken(&self) -> SemaphorePermit<'_> {
+        let all = u32::try_from(WAITING_MAX).unwrap();
+        self.places.acquire_many(all).await.unwrap()
     }
 }
 

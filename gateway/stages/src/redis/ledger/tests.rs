@@ -1,21 +1,19 @@
 //! Idempotency records on a real Redis, whose URL `TOLLGATE_TEST_REDIS` names.
 
 mod outages;
+mod topologies;
 
 use super::*;
 use crate::redis::tests::{Database, PATIENT};
 use model::idempotency::State;
-use model::idempotency::suite::{RETENTION, START, TENANT_BYTES, answer, request, scoped};
-
-/// More than a test's answers take.
-const ROOM: usize = 64 << 20;
+use model::idempotency::suite::{RETENTION, ROOM, START, answer, request, scoped};
 
 model::ledger_suite!(async {
     let database = Database::take();
-    (ledger(&database, ClockOf::Caller, TENANT_BYTES).await, database)
+    (ledger(&database, ClockOf::Caller, ROOM).await, database)
 });
 
-async fn ledger(database: &Database, clock: ClockOf, room: usize) -> RedisLedger {
+async fn ledger(database: &Database, clock: ClockOf, room: TenantRoom) -> RedisLedger {
     let link = Link::new(database.url(), PATIENT, &Handle::current());
     link.connected().await;
     RedisLedger::new(link, clock, room, &Handle::current())
@@ -49,7 +47,7 @@ async fn hold_soon(store: &RedisLedger, request: &ClaimRequest, now: i64) -> Fen
 #[tokio::test]
 async fn a_claim_whose_caller_vanished_is_withdrawn() {
     let database = Database::take();
-    let store = ledger(&database, ClockOf::Caller, ROOM).await;
+    let store = ledger(&database, ClockOf::Caller, TenantRoom::SHARED).await;
     let asked = request("k", 1);
     // Polled once, it has sent its command; then nobody waits for the answer.
     for _ in 0..50 {
@@ -81,7 +79,7 @@ async fn told_soon(store: &RedisLedger, request: &ClaimRequest, expected: Claime
 #[tokio::test]
 async fn a_claim_that_comes_after_its_withdrawal_holds_nothing() {
     let mut database = Database::take();
-    let store = ledger(&database, ClockOf::Caller, ROOM).await;
+    let store = ledger(&database, ClockOf::Caller, TenantRoom::SHARED).await;
     let asked = request("k", 1);
     let fence = hold(&store, &asked, START).await;
     let nonce = Nonce::random();
@@ -104,7 +102,7 @@ async fn a_claim_that_comes_after_its_withdrawal_holds_nothing() {
 #[tokio::test]
 async fn a_redrive_that_is_withdrawn_leaves_the_outcome_unknown() {
     let database = Database::take();
-    let store = ledger(&database, ClockOf::Caller, ROOM).await;
+    let store = ledger(&database, ClockOf::Caller, TenantRoom::SHARED).await;
     let asked = request("k", 1);
     let fence = hold(&store, &asked, START).await;
     assert_eq!(store.mark_unknown(&asked.key, fence, START).await.unwrap(), Settled::Applied);
@@ -120,7 +118,7 @@ async fn a_redrive_that_is_withdrawn_leaves_the_outcome_unknown() {
 #[tokio::test]
 async fn scripts_that_redis_forgot_are_taught_again() {
     let mut database = Database::take();
-    let store = ledger(&database, ClockOf::Redis, ROOM).await;
+    let store = ledger(&database, ClockOf::Redis, TenantRoom::SHARED).await;
     let asked = request("k", 1);
     let mut flush = || database.ask::<()>(&["SCRIPT", "FLUSH"]);
     flush();
@@ -135,7 +133,7 @@ async fn scripts_that_redis_forgot_are_taught_again() {
 #[tokio::test]
 async fn every_key_ends_and_lies_with_its_tenant() {
     let mut database = Database::take();
-    let store = ledger(&database, ClockOf::Redis, ROOM).await;
+    let store = ledger(&database, ClockOf::Redis, TenantRoom::SHARED).await;
     let asked = ["held", "done", "lost"].map(|key| request(key, 1));
     let [held, done, lost] = &asked;
     let fence = hold(&store, held, 0).await;
@@ -144,8 +142,8 @@ async fn every_key_ends_and_lies_with_its_tenant() {
     let fence = hold(&store, lost, 0).await;
     assert_eq!(store.mark_unknown(&lost.key, fence, 0).await.unwrap(), Settled::Applied);
     let keys = database.keys();
-    // Three records and what finds them, an answer, the fence, the bytes.
-    assert_eq!(keys.len(), 3 + 3 + 1 + 1 + 1, "{keys:?}");
+    // Three records and what finds them, an answer, the fence, the bytes, how many records there are.
+    assert_eq!(keys.len(), 3 + 3 + 1 + 1 + 1 + 1, "{keys:?}");
     for key in keys {
         assert!(key.contains("{acme}"), "{key}");
         let left: i64 = database.ask(&["PTTL", &key]);
@@ -155,9 +153,64 @@ async fn every_key_ends_and_lies_with_its_tenant() {
 }
 
 #[tokio::test]
+async fn what_finds_a_record_lives_as_long_as_the_record_though_its_upstream_takes_an_hour() {
+    let mut database = Database::take();
+    let store = ledger(&database, ClockOf::Redis, TenantRoom::SHARED).await;
+    let (hour, minute) = (3_600_000_000, 60_000_000);
+    let asked = ClaimRequest { retention: minute, ..request("k", 1) };
+    let fence = hold(&store, &asked, 0).await;
+    // As the last of its renewals.
+    assert_eq!(store.renew(&asked.key, fence, hour, 0).await.unwrap(), Settled::Applied);
+    let mut left = |key: &str| database.ask::<i64>(&["PTTL", key]);
+    let names = (Names::of(&asked.key).record, index(&asked.key.tenant, asked.lookup));
+    let (record, index) = (left(&names.0), left(&names.1));
+    assert!(hour / 1_000 < record && record < index, "{record} ms, {index} ms");
+}
+
+#[tokio::test]
+async fn as_many_records_are_counted_as_there_are() {
+    let mut database = Database::take();
+    let store = ledger(&database, ClockOf::Caller, TenantRoom::SHARED).await;
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut dice = model::suite::Dice::new(seed);
+    let mut now = START;
+    for _ in 0..300 {
+        // Over many parts of a retention, and before the first record expires.
+        now += dice.pick(&[0, 1_000_000, RETENTION / 1_000]);
+        let key = format!("k{}", dice.below(8));
+        let asked = ClaimRequest { on_unknown: OnUnknown::Redrive, ..request(&key, 1) };
+        let nonce = Nonce::random();
+        let told = store.ask(&asked, nonce, now).await.unwrap();
+        let (Claimed::Held { fence, .. } | Claimed::Redriven { fence, .. }) = told else {
+            continue;
+        };
+        let key = &asked.key;
+        let settled = match dice.below(6) {
+            0 => store.release(key, fence, now).await,
+            1 => store.renew(key, fence, 2 * RETENTION / 64, now).await,
+            2 => store.mark_unknown(key, fence, now).await,
+            3 => store.complete(key, fence, answer("a"), 0, now).await,
+            4 => {
+                assert_eq!(store.mark_unknown(key, fence, now).await.unwrap(), Settled::Applied);
+                store.clear(key, fence, now).await
+            }
+            _ => Ok(Settled::Applied),
+        };
+        assert_eq!(settled.unwrap(), Settled::Applied);
+    }
+    let there = database.keys().iter().filter(|key| key.starts_with("ik:")).count();
+    assert!(there > 0);
+    let records = Names::of(&request("k", 1).key).records;
+    let counted: Vec<usize> = database.ask(&["HVALS", &records]);
+    assert_eq!(counted.iter().sum::<usize>(), there, "{counted:?}");
+    assert!(counted.iter().all(|part| *part > 0), "{counted:?}");
+}
+
+#[tokio::test]
 async fn a_fence_grows_also_when_redis_has_forgotten_it() {
     let mut database = Database::take();
-    let store = ledger(&database, ClockOf::Redis, ROOM).await;
+    let store = ledger(&database, ClockOf::Redis, TenantRoom::SHARED).await;
     let asked = request("k", 1);
     let mut newest = Fence(0);
     for _ in 0..20 {
@@ -173,7 +226,8 @@ async fn a_tenants_answers_take_no_more_than_their_bytes() {
     let database = Database::take();
     let body = "x".repeat(1_000);
     let size = answer(&body).size();
-    let store = ledger(&database, ClockOf::Caller, 2 * size).await;
+    let room = TenantRoom { answers: 2 * size, ..TenantRoom::SHARED };
+    let store = ledger(&database, ClockOf::Caller, room).await;
     let name = |number: u32| format!("k{number}");
     let retained = async |number, now| {
         let asked = request(&name(number), 1);
@@ -200,7 +254,7 @@ async fn a_tenants_answers_take_no_more_than_their_bytes() {
 #[tokio::test]
 async fn an_answer_that_is_gone_is_not_retained_and_not_garbage() {
     let mut database = Database::take();
-    let store = ledger(&database, ClockOf::Caller, ROOM).await;
+    let store = ledger(&database, ClockOf::Caller, TenantRoom::SHARED).await;
     for (key, command) in [("gone", "DEL"), ("torn", "SET"), ("newer", "HSET")] {
         let asked = request(key, 1);
         complete(&store, &asked, answer("a"), START).await;
@@ -224,7 +278,7 @@ async fn an_answer_that_is_gone_is_not_retained_and_not_garbage() {
 #[tokio::test]
 async fn the_largest_answer_comes_back_whole() {
     let database = Database::take();
-    let store = ledger(&database, ClockOf::Redis, ROOM).await;
+    let store = ledger(&database, ClockOf::Redis, TenantRoom::SHARED).await;
     let asked = request("k", 1);
     let large = answer(&"x".repeat(model::idempotency::RESPONSE_BODY_MAX));
     complete(&store, &asked, large.clone(), 0).await;
@@ -233,7 +287,10 @@ async fn the_largest_answer_comes_back_whole() {
     };
     assert!(Answer::Retained(response) == large);
     let found = store.find(&asked.key.tenant, &Key::parse(b"k").unwrap(), 0).await.unwrap();
-    assert!(matches!(&found[0].state, State::Done { answer, .. } if *answer == large));
+    let record = found.records.first().unwrap();
+    let State::Done { answer: outline, .. } = record.state else { panic!("{record:?}") };
+    assert_eq!(outline, large.outline());
+    assert!(store.answer(&asked.key, record.fence, 0).await.unwrap() == Some(large));
 }
 
 #[tokio::test]
@@ -243,7 +300,8 @@ async fn sixteen_ledgers_give_a_key_to_one() {
         let asked = request(&format!("k{round}"), 1);
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..16 {
-            let (store, asked) = (ledger(&database, ClockOf::Redis, ROOM).await, asked.clone());
+            let (store, asked) =
+                (ledger(&database, ClockOf::Redis, TenantRoom::SHARED).await, asked.clone());
             tasks.spawn(async move { store.claim(&asked, 0).await.unwrap() });
         }
         let told = tasks.join_all().await;

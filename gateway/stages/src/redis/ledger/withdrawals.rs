@@ -6,6 +6,7 @@
 
 use super::fill_clock;
 use super::record::{Names, Nonce, withdrawal};
+use crate::again::{Again, Place};
 use crate::redis::ClockOf;
 use crate::redis::link::Link;
 use crate::redis::script::Script;
@@ -15,18 +16,14 @@ use redis::Cmd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 /// How many claims are withdrawn at a time.
 const WITHDRAWALS_MAX: usize = 4_096;
 /// How long that is tried: longer than a failover takes.
 const TRIED_FOR: Duration = Duration::from_secs(300);
-/// How long one answer may take.
+/// How long a connection and an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
-/// How long to wait before trying again: at first, and at most.
-const WAIT_MIN: Duration = Duration::from_millis(20);
-const WAIT_MAX: Duration = Duration::from_secs(1);
 /// How late a withdrawn claim may still arrive. No command outlives its connection for so long.
 const LATE_MAX: Duration = Duration::from_secs(600);
 
@@ -34,8 +31,7 @@ const LATE_MAX: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(super) struct Withdrawals {
     withdraw: Arc<Withdraw>,
-    places: Arc<Semaphore>,
-    runtime: Handle,
+    again: Again,
 }
 
 #[derive(Debug)]
@@ -49,50 +45,35 @@ impl Withdrawals {
     pub(super) fn new(link: Link, clock: ClockOf, script: Script, runtime: &Handle) -> Self {
         Self {
             withdraw: Arc::new(Withdraw { link, clock, script }),
-            places: Arc::new(Semaphore::new(WITHDRAWALS_MAX)),
-            runtime: runtime.clone(),
+            again: Again::new(WITHDRAWALS_MAX, TRIED_FOR, runtime),
         }
     }
 
     /// Withdraws this claim of that time, in the background.
     pub(super) fn begin(&self, key: RecordKey, nonce: Nonce, now: i64) {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            tracing::warn!(
-                "more idempotency keys than can be freed were claimed without an answer: one counts as unknown when its lease ends"
-            );
-            return;
-        };
         let withdraw = Arc::clone(&self.withdraw);
-        self.runtime.spawn(async move {
-            let _place = place;
-            if let Err(error) = withdraw.until_done(&key, nonce, now).await {
+        let began = self.again.begin(async move |place: Place| {
+            if let Err(error) = place.until_done(|| withdraw.once(&key, nonce, now)).await {
                 tracing::warn!(%error, "an idempotency key could not be freed: it counts as unknown when its lease ends");
             }
         });
+        if !began {
+            tracing::warn!(
+                "more idempotency keys than can be freed were claimed without an answer: one counts as unknown when its lease ends"
+            );
+        }
     }
 }
 
 impl Withdraw {
-    async fn until_done(&self, key: &RecordKey, nonce: Nonce, now: i64) -> Result<(), StoreError> {
-        let give_up = Instant::now() + TRIED_FOR;
-        let mut wait = WAIT_MIN;
-        loop {
-            let away = || StoreError::Unavailable("there is no connection to Redis".to_owned());
-            timeout_at(give_up, self.link.connected()).await.map_err(|_| away())?;
-            match self.once(key, nonce, now).await {
-                Ok(()) => return Ok(()),
-                Err(error) if give_up <= Instant::now() => return Err(error),
-                Err(_) => sleep(wait).await,
-            }
-            wait = (wait * 2).min(WAIT_MAX);
-        }
-    }
-
     async fn once(&self, key: &RecordKey, nonce: Nonce, now: i64) -> Result<(), StoreError> {
         let until = Instant::now() + ANSWER_MAX;
-        let (record, withdrawal) = (Names::of(key).record, withdrawal(&key.tenant, nonce));
+        let away = || StoreError::Unavailable("there is no connection to Redis".to_owned());
+        timeout_at(until, self.link.connected()).await.map_err(|_| away())?;
+        let (Names { record, records, .. }, withdrawal) =
+            (Names::of(key), withdrawal(&key.tenant, nonce));
         let fill = |command: &mut Cmd| {
-            command.arg(2).arg(&record).arg(&withdrawal);
+            command.arg(3).arg(&record).arg(&withdrawal).arg(&records);
             fill_clock(command, self.clock, now);
             command.arg(nonce.to_string()).arg(LATE_MAX.as_secs() * 1_000);
         };

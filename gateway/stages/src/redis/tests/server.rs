@@ -24,18 +24,43 @@ impl Server {
 
     /// One with more options.
     pub(in crate::redis) fn start_with(options: &[&str]) -> Self {
-        // The port is free when it is told, and is asked for at once.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
-        let folder = std::env::temp_dir().join(format!("redis-{}-{port}", std::process::id()));
-        std::fs::create_dir(&folder).unwrap();
+        let folder = folder_of(port);
         let process = spawn(port, &folder, &options);
         Self { port, options, folder, process }
+    }
+
+    /// One that watches over this master, and calls it `main`.
+    pub(in crate::redis) fn sentinel_of(master: &Self) -> Self {
+        let port = free_port();
+        let folder = folder_of(port);
+        let file = folder.join("sentinel.conf");
+        let watched = format!("sentinel monitor main 127.0.0.1 {} 1\n", master.port);
+        std::fs::write(&file, watched).unwrap();
+        // The file, which a sentinel writes to, goes before all options.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "redis-server"]).arg(file);
+        command.args(["--sentinel", "--port", &port.to_string(), "--bind", "127.0.0.1"]);
+        Self { port, options: Vec::new(), process: started(command, &folder), folder }
     }
 
     pub(in crate::redis) fn link(&self, deadline: Duration) -> Link {
         let url = format!("redis://127.0.0.1:{}", self.port).parse().unwrap();
         Link::new(url, deadline, &Handle::current())
+    }
+
+    /// A connection to a server that has no keys, as sentinels have none, as soon as it listens.
+    pub(in crate::redis) fn connect_without_keys(&self) -> Connection {
+        let client = redis::Client::open(("127.0.0.1".to_owned(), self.port)).unwrap();
+        let began = Instant::now();
+        loop {
+            match client.get_connection() {
+                Ok(connection) => return connection,
+                Err(error) => assert!(began.elapsed() < PATIENT, "{error}"),
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// A connection, as soon as it listens and has read what it kept.
@@ -83,11 +108,26 @@ impl Drop for Server {
     }
 }
 
+/// A port that is free when it is told: ask for it at once.
+pub(in crate::redis) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn folder_of(port: u16) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("redis-{}-{port}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    folder
+}
+
 /// The kernel ends it with the test, however that ends.
 fn spawn(port: u16, folder: &PathBuf, options: &[String]) -> Child {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "redis-server", "--port", &port.to_string()]);
     command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]).args(options);
+    started(command, folder)
+}
+
+fn started(mut command: Command, folder: &PathBuf) -> Child {
     command.current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().unwrap()
 }

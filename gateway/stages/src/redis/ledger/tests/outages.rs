@@ -11,7 +11,7 @@ async fn ledger_of(server: &Server) -> RedisLedger {
     drop(server.connect());
     let link = server.link(PATIENT);
     link.connected().await;
-    RedisLedger::new(link, ClockOf::Redis, ROOM, &Handle::current())
+    RedisLedger::new(link, ClockOf::Redis, TenantRoom::SHARED, &Handle::current())
 }
 
 #[tokio::test]
@@ -32,7 +32,7 @@ async fn a_claim_that_timed_out_is_withdrawn() {
 async fn without_a_connection_a_claim_is_refused_at_once_and_frees_nothing_later() {
     let url = "redis://127.0.0.1:1".parse().unwrap();
     let link = Link::new(url, PATIENT, &Handle::current());
-    let store = RedisLedger::new(link, ClockOf::Redis, ROOM, &Handle::current());
+    let store = RedisLedger::new(link, ClockOf::Redis, TenantRoom::SHARED, &Handle::current());
     for _ in 0..1_000 {
         let error = store.claim(&request("k", 1), 0).await.unwrap_err();
         assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
@@ -161,15 +161,34 @@ async fn a_route_that_wants_replicas_holds_only_what_they_have() {
     assert!(late.to_string().contains("0 of 1 replicas"), "{late}");
     // It holds nothing: who wants no replica gets the key, though its lease would last.
     let fence = hold_soon(&store, &request("late", 1), 0).await;
-    let late = store.complete(&asked.key, fence, answer("a"), 1, 0).await.unwrap_err();
-    assert!(late.to_string().contains("0 of 1 replicas"), "{late}");
-    // The answer is kept for all that.
-    let told = store.complete(&asked.key, fence, answer("a"), 0, 0).await.unwrap();
-    assert_eq!(told, Settled::Already);
+    // An answer is kept for all that.
+    let told = store.complete(&asked.key, fence, answer("a"), 1, 0).await.unwrap();
+    assert_eq!(told, Settled::Applied);
+    assert!(matches!(store.claim(&asked, 0).await.unwrap(), Claimed::Replay(_)));
+    // A route that goes on without a store goes on with what it has.
+    let asked = ClaimRequest { on_store_error: OnLedgerError::Bypass, ..with_replica("bypass") };
+    let told = store.claim(&asked, 0).await.unwrap();
+    assert!(matches!(told, Claimed::Held { .. }), "{told:?}");
+    let told = store.claim(&with_replica("bypass"), 0).await.unwrap();
+    assert!(matches!(told, Claimed::InProgress { .. }), "it is not withdrawn: {told:?}");
     // What the one connection waits for, the other doesn't.
     assert_eq!(store.link().state(), LinkState::Connected);
     replica.signal("-CONT");
     hold_soon(&store, &with_replica("again"), 0).await;
+}
+
+#[tokio::test]
+async fn where_all_wait_for_replicas_an_answer_is_stored_without() {
+    let server = Server::start();
+    let store = ledger_of(&server).await;
+    let asked = request("k", 1);
+    let fence = hold_soon(&store, &asked, 0).await;
+    let _all = store.replicas.taken().await;
+    let busy = store.claim(&ClaimRequest { replicas: 1, ..request("other", 1) }, 0).await;
+    assert!(matches!(busy, Err(StoreError::Unavailable(_))), "{busy:?}");
+    let told = store.complete(&asked.key, fence, answer("a"), 1, 0).await.unwrap();
+    assert_eq!(told, Settled::Applied);
+    assert!(matches!(store.claim(&asked, 0).await.unwrap(), Claimed::Replay(_)));
 }
 
 #[tokio::test]
@@ -188,7 +207,7 @@ async fn the_acl_user_that_docs_redis_md_names_is_enough() {
     let link = Link::new(url.parse().unwrap(), PATIENT, &Handle::current());
     until(&link, LinkState::Connected).await;
     assert_eq!(link.evicts().as_deref(), Some("allkeys-lru"));
-    let store = RedisLedger::new(link, ClockOf::Redis, ROOM, &Handle::current());
+    let store = RedisLedger::new(link, ClockOf::Redis, TenantRoom::SHARED, &Handle::current());
     // All that is ever sent.
     let asked = request("k", 1);
     let fence = hold_soon(&store, &asked, 0).await;
@@ -197,9 +216,13 @@ async fn the_acl_user_that_docs_redis_md_names_is_enough() {
     assert_eq!(store.clear(&asked.key, fence, 0).await.unwrap(), Settled::Applied);
     let fence = hold_soon(&store, &asked, 0).await;
     store.withdrawals.begin(asked.key.clone(), Nonce::random(), 0);
-    let few = store.complete(&asked.key, fence, answer("a"), 1, 0).await.unwrap_err();
-    assert!(few.to_string().contains("0 of 1 replicas"), "{few}");
+    assert_eq!(
+        store.complete(&asked.key, fence, answer("a"), 0, 0).await.unwrap(),
+        Settled::Applied
+    );
+    let few = store.claim(&ClaimRequest { replicas: 1, ..request("other", 1) }, 0).await;
+    assert!(few.unwrap_err().to_string().contains("0 of 1 replicas"), "it may wait");
     let found = store.find(&asked.key.tenant, &Key::parse(b"k").unwrap(), 0).await.unwrap();
-    assert_eq!(found.len(), 1);
+    assert_eq!(found.records.len(), 1);
     assert!(matches!(store.claim(&asked, 0).await.unwrap(), Claimed::Replay(_)));
 }
