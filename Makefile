@@ -74,6 +74,11 @@ test-all: lint test demo ## Lint, all tests in their full sizes, and the scenari
 api-test: setup-test build ## Test the admin API by its own description alone (ARGS=--help for its options)
 	scripts/api-test $(ARGS)
 
+.PHONY: test-streams
+test-streams: ## Test NATS JetStream and Kafka as sources and sinks, on a NATS server and librdkafka's own mock of a cluster
+	@scripts/setup streams
+	$(CARGO) test --locked -p streams --features nats,kafka
+
 ROUNDS ?= 10
 CASES ?= 50000
 
@@ -106,6 +111,21 @@ bench-packs: ## Measure policy packs alone: a decision, 1,000 attachments in one
 .PHONY: bench-quotas
 bench-quotas: setup-test ## Measure decisions about limits alone: in process, on Redis, prepaid, beside a plain INCR
 	@$(MAKE) bench ARGS='--parts counters $(ARGS)'
+
+# So few that all that is kept for a minute, in each store, has room.
+KEY_REQUESTS ?= 16000
+
+.PHONY: bench-keys
+bench-keys: setup-test ## Measure what an Idempotency-Key costs, in each store, on a Redis and a PostgreSQL that write to the disk
+	$(CARGO) build --locked --release -p bench -p cli
+	TOLLGATE_TEST_DURABLE=1 scripts/services with $(TARGET)/release/bench --parts keys --requests $(KEY_REQUESTS) $(ARGS)
+
+# Of each measurement: the larger, the longer a drain.
+WEBHOOK_EVENTS ?= 20000
+
+.PHONY: bench-webhooks
+bench-webhooks: ## Measure webhooks alone: accepting, delivering, and the time in between
+	@$(MAKE) bench ARGS='--parts webhooks --requests $(WEBHOOK_EVENTS) $(ARGS)'
 
 DENY_VERSION := 0.20.2
 DENY := $(TARGET)/tools/bin/cargo-deny

@@ -114,7 +114,7 @@ impl Acting {
                         format!("Tokens of role `{role}` may not change `{}`.", section.as_str())
                     }
                     Permission::Read => format!("Tokens of role `{role}` may not read."),
-                    Permission::Operate | Permission::Administer => {
+                    Permission::Operate | Permission::Administer | Permission::Produce => {
                         format!("Tokens of role `{role}` may not do that.")
                     }
                 };

@@ -33,6 +33,10 @@ allowed! {
     Administrator: Permission::Administer;
     /// Whoever may change what packs do: where they are attached, what they read.
     Attacher: Permission::Change(Section::Attachments);
+    /// Whoever may send events.
+    Producer: Permission::Produce;
+    /// Whoever may change endpoints.
+    Dialler: Permission::Change(Section::Endpoints);
     /// Whoever may change tenants, their consumers and credentials.
     Keeper: Permission::Change(Section::Tenants);
 }

@@ -3,6 +3,7 @@
 //! Invariant: applied to the one document it gives the other, but for what is redacted. Lists of resources are compared by
 //! their ids: deleting the first of ten thousand tenants is one operation.
 
+use model::document::SECRET_FIELDS;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 
@@ -143,7 +144,7 @@ fn redacted(value: &Value) -> Value {
 /// How a field is shown in whose place a secret may stand.
 fn secretive(field: &str) -> Option<fn(&Value) -> Value> {
     match field {
-        "secret" => Some(|value| {
+        _ if SECRET_FIELDS.contains(&field) => Some(|value| {
             only(value, |field, text| match field {
                 "env" => text.starts_with("TOLLGATE_SECRET_"),
                 "sealed" => text.starts_with("tg1."),

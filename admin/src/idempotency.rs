@@ -27,7 +27,7 @@ use jiff::Timestamp;
 use model::audit::Entry;
 use model::id::{RouteId, TenantId, is_id};
 use model::idempotency::{
-    self as machine, Fence, Key, Record, RecordsError, Settled, State as Stage,
+    self as machine, Fence, Found, Key, Outline, Record, RecordsError, Settled, State as Stage,
 };
 use model::revision::KeptAnswer;
 use model::role::Permission;
@@ -37,8 +37,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use store::control::{Effect, Write};
+use tokio::sync::SemaphorePermit;
 
-/// How many look-ups are in progress at once; more are refused. Each may hold as many stored answers as there are records.
+/// How many look-ups are in progress at once; more are refused. Each holds at most one stored answer.
 pub(crate) const LOOKUPS_MAX: usize = 8;
 
 /// Where tenants' keys are.
@@ -177,12 +178,13 @@ async fn get(
     if with_body {
         acting.may(Permission::Administer)?;
     }
-    let mut records = asked.find().await?;
+    let _place = asked.place()?;
+    let Found { now, mut records } = asked.find().await?;
     records.retain(|record| query.record.as_ref().is_none_or(|id| *id == name(record)));
     if records.is_empty() {
         return Err(absent());
     }
-    let mut shown: Vec<_> = records.iter().map(|record| asked.shown(record)).collect();
+    let mut shown: Vec<_> = records.iter().map(|record| asked.shown(record, now)).collect();
     if with_body {
         asked.tell_answer(&records, &mut shown).await?;
     }
@@ -231,48 +233,56 @@ impl<'a> Asked<'a> {
         Ok(Self { shared, acting, tenant: TenantId::from(tenant), key })
     }
 
-    async fn find(&self) -> Result<Vec<Record>, Refused> {
-        let Ok(_place) = self.shared.lookups.try_acquire() else {
+    /// A place among those who look keys up.
+    fn place(&self) -> Result<SemaphorePermit<'a>, Refused> {
+        self.shared.lookups.try_acquire().map_err(|_| {
             let busy = Reject::new(ErrorCode::Overloaded).retry_after(1);
-            return Err(busy.message("Too many keys are being looked up.").into());
-        };
+            busy.message("Too many keys are being looked up.").into()
+        })
+    }
+
+    async fn find(&self) -> Result<Found, Refused> {
         self.shared.records.find(&self.tenant, &self.key).await.map_err(refused)
     }
 
-    fn shown(&self, record: &Record) -> RecordShown {
-        let bound = self.acting.tenant().is_some();
-        RecordShown::of(record, self.shared.clock.micros(), bound)
+    /// As it is by the store's clock.
+    fn shown(&self, record: &Record<Outline>, now: i64) -> RecordShown {
+        RecordShown::of(record, now, self.acting.tenant().is_some())
     }
 
     /// Adds the one stored answer that there is, once it is audited that it is told.
     async fn tell_answer(
         &self,
-        records: &[Record],
+        records: &[Record<Outline>],
         shown: &mut [RecordShown],
     ) -> Result<(), Refused> {
-        let answered =
-            records.iter().zip(shown).filter_map(|(record, shown)| match &record.state {
-                Stage::Done { answer, .. } => Some((answer, shown)),
-                Stage::Dispatched { .. } | Stage::Unknown { .. } => None,
-            });
+        let is_answered = |record: &Record<Outline>| matches!(record.state, Stage::Done { .. });
+        let answered = records.iter().zip(shown).filter(|(record, _)| is_answered(record));
         let mut answered: Vec<_> = answered.collect();
         if answered.len() > 1 {
             return Err(Refused::malformed(
                 "There are several records with an answer under this key: name one of them with `record`.",
             ));
         }
-        let Some((answer, shown)) = answered.pop() else { return Ok(()) };
+        let Some((record, shown)) = answered.pop() else { return Ok(()) };
+        let answer = self.shared.records.answer(&record.key, record.fence).await;
+        let Some(answer) = answer.map_err(refused)? else {
+            return Err(conflict("The record changed meanwhile: look it up again."));
+        };
         let facts = json!({ "told": "answer", "record": shown.id, "fence": shown.fence });
         self.note(facts, None).await?;
-        shown.answer = Some(StoredAnswer::of(answer));
+        // What can't be opened is known only now.
+        shown.state = StateShown::of(&answer.outline());
+        shown.answer = Some(StoredAnswer::of(&answer));
         Ok(())
     }
 
     async fn release(&self, releasing: &Releasing, once: &Once) -> Result<Answer, Refused> {
-        let records = self.find().await?;
+        let _place = self.place()?;
+        let Found { now, records } = self.find().await?;
         let record = records.iter().find(|record| name(record) == releasing.record);
         let record = record.ok_or_else(absent)?;
-        let shown = self.shown(record);
+        let shown = self.shown(record, now);
         // Refuses what can't be released before anything of it is written.
         is_releasable(&shown, releasing.fence)?;
         let told = |state: &str| json!({ "state": state, "record": shown });
@@ -320,20 +330,11 @@ fn is_releasable(record: &RecordShown, fence: i64) -> Result<(), Refused> {
 }
 
 impl RecordShown {
-    fn of(record: &Record, now: i64, bound: bool) -> Self {
+    fn of(record: &Record<Outline>, now: i64, bound: bool) -> Self {
         let (state, lease_until, since) = match record.state_at(now) {
             Stage::Dispatched { lease_until } => (StateShown::Dispatched, Some(lease_until), None),
             Stage::Unknown { since } => (StateShown::Unknown, None, Some(since)),
-            Stage::Done { stored_at, answer } => {
-                let state = match answer {
-                    machine::Answer::Retained(_) => StateShown::Done,
-                    // Whoever could open it has.
-                    machine::Answer::Sealed(_) | machine::Answer::NotRetained { .. } => {
-                        StateShown::NotRetained
-                    }
-                };
-                (state, None, Some(stored_at))
-            }
+            Stage::Done { stored_at, answer } => (StateShown::of(&answer), None, Some(stored_at)),
         };
         let answer = match &record.state {
             Stage::Done { answer, .. } => Some(answer),
@@ -350,10 +351,16 @@ impl RecordShown {
             lease_until: lease_until.map(at),
             since: since.map(at),
             expires_at: at(record.expires_at),
-            status: answer.map(|answer| answer.status().as_u16()),
-            size: answer.map(|answer| answer.size() as u64),
+            status: answer.map(|answer| answer.status.as_u16()),
+            size: answer.map(|answer| answer.size as u64),
             answer: None,
         }
+    }
+}
+
+impl StateShown {
+    const fn of(answer: &Outline) -> Self {
+        if answer.is_retained { Self::Done } else { Self::NotRetained }
     }
 }
 
@@ -383,7 +390,7 @@ impl StoredHeader {
 }
 
 /// The record's name.
-fn name(record: &Record) -> String {
+fn name(record: &Record<Outline>) -> String {
     record.key.digest.to_string()
 }
 

@@ -98,4 +98,25 @@ pub(crate) const KINDS: &[Kind] = &[
         section: Section::Attachments,
         steps: &[("attachments", ID)],
     },
+    Kind {
+        name: "sources",
+        list: "/v1/sources",
+        one: "/v1/sources/{id}",
+        section: Section::Sources,
+        steps: &[("sources", ID)],
+    },
+    Kind {
+        name: "endpoints",
+        list: "/v1/endpoints",
+        one: "/v1/endpoints/{id}",
+        section: Section::Endpoints,
+        steps: &[("endpoints", ID)],
+    },
+    Kind {
+        name: "event_types",
+        list: "/v1/event_types",
+        one: "/v1/event_types/{name}",
+        section: Section::EventTypes,
+        steps: &[("event_types", &["name"])],
+    },
 ];

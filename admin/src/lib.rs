@@ -9,8 +9,11 @@ mod answer;
 mod audit;
 mod body;
 mod credential;
+mod deliveries;
 mod difference;
 mod document;
+mod endpoints;
+mod events;
 mod exchanges;
 mod idempotency;
 mod kind;
@@ -24,6 +27,7 @@ mod page;
 mod place;
 mod precondition;
 mod problem;
+mod replays;
 mod request;
 mod resource;
 mod revisions;
@@ -42,6 +46,7 @@ pub use token::{first_token, new_token};
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
+use ingest::Ingest;
 use model::id::NodeName;
 use model::idempotency::Records;
 use model::revision::Revisions;
@@ -66,6 +71,8 @@ pub struct Settings {
     pub packs: Arc<pack_host::Host>,
     /// Tokens, audit, revocations, records, kept answers.
     pub store: Store,
+    /// The door for events, which the dispatcher shares.
+    pub ingest: Ingest,
     /// What secrets are sealed with.
     pub keys: MasterKeys,
     /// The time.
@@ -81,6 +88,7 @@ pub(crate) struct Shared {
     pub(crate) records: Arc<dyn Records>,
     pub(crate) host: Arc<pack_host::Host>,
     pub(crate) store: Store,
+    pub(crate) ingest: Ingest,
     pub(crate) keys: MasterKeys,
     pub(crate) clock: Clock,
     /// Ids of this process, growing also within a millisecond.
@@ -105,14 +113,24 @@ pub(crate) struct Shared {
 
 impl Shared {
     fn new(settings: Settings) -> Self {
-        let Settings { revisions, usage, records, packs: host, store, keys, clock, node: _ } =
-            settings;
+        let Settings {
+            revisions,
+            usage,
+            records,
+            packs: host,
+            store,
+            ingest,
+            keys,
+            clock,
+            node: _,
+        } = settings;
         Self {
             revisions,
             usage,
             records,
             host,
             store,
+            ingest,
             keys,
             clock,
             ids: Mutex::default(),
@@ -153,6 +171,9 @@ pub fn router(settings: Settings, status: Router) -> Router {
         .merge(idempotency::routes())
         .merge(exchanges::routes())
         .merge(credential::routes())
+        .merge(deliveries::routes())
+        .merge(events::routes())
+        .merge(replays::routes())
         .route("/v1/secrets:rekey", post(secret::rekey))
         .fallback(async || Refused::from(ErrorCode::NotFound))
         .method_not_allowed_fallback(method_not_allowed)

@@ -7,6 +7,7 @@
 mod answer;
 mod control;
 mod credentials;
+mod events;
 mod example;
 mod idempotency;
 mod operation;
@@ -18,6 +19,7 @@ mod revisions;
 mod schema;
 mod shown;
 mod traffic;
+mod webhooks;
 
 pub(crate) use shown::{CredentialShown, Located, Shown, TrialShown};
 
@@ -37,7 +39,7 @@ use utoipa::openapi::{
 
 /// What the API is, as its description begins.
 const ABOUT: &str = "The control plane of Tollgate: the document and its revisions, tenants and their credentials, tokens, \
-    revocations, policy packs, nodes, usage, idempotency keys, the audit and decision records.\n\n\
+    revocations, policy packs, nodes, usage, idempotency keys, webhooks, the audit and decision records.\n\n\
     Changes of the document name what they replace (`If-Match`, or `If-None-Match: *` for what is new) and answer with the \
     revision that they made; 200 means in force on the node that answers, and within a second everywhere. `?dry_run=true` \
     says what a change would do. POSTs take an `Idempotency-Key`: a repeat gets the first answer again, for a day. Lists are \
@@ -69,6 +71,15 @@ const TAGS: &[(&str, &str)] = &[
         "What is kept of idempotency keys, and freeing those whose outcome nobody knows.",
     ),
     ("exchanges", "Decision records: which stage decided what."),
+    ("sources", "Where events come from."),
+    (
+        "endpoints",
+        "Where events go: how they stand, tried by a ping, enabled again, given another secret.",
+    ),
+    ("event_types", "What events must be like."),
+    ("events", "Sent here, and delivered to endpoints."),
+    ("deliveries", "What became of events at their endpoints; dead letters."),
+    ("webhook_replays", "Jobs that send the events of a window again."),
     ("secrets", "Secrets at rest."),
     ("process", "For whoever watches the process. No token."),
 ];
@@ -82,6 +93,8 @@ pub fn openapi() -> Value {
         .chain(revisions::operations())
         .chain(control::operations())
         .chain(idempotency::operations())
+        .chain(events::operations())
+        .chain(webhooks::operations())
         .chain(traffic::operations());
     let paths = operations.fold(PathsBuilder::new(), |paths, operation| {
         let Operation { method, path, .. } = &operation;

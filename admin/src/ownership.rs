@@ -6,6 +6,7 @@
 use crate::acting::Acting;
 use crate::problem::{Refused, rest};
 use model::config::ConfigError;
+use model::document::SECRET_FIELDS;
 use model::id::{TenantId, is_id};
 use model::role::{Permission, Section};
 use serde_json::Value;
@@ -17,18 +18,27 @@ pub(crate) fn owner(section: Section, entry: &Value) -> Option<&str> {
         Section::Tenants => entry.get("id")?.as_str(),
         Section::Issuers => entry.get("tenant")?.as_str(),
         Section::Attachments => entry.pointer("/scope/tenant")?.as_str(),
+        Section::Sources | Section::Endpoints => entry.get("tenant")?.as_str(),
         Section::Upstreams
         | Section::Services
         | Section::Routes
         | Section::Plans
         | Section::PackKeys
-        | Section::Packs => None,
+        | Section::Packs
+        | Section::EventTypes => None,
     }
 }
 
 /// Whether a section has entries of tenants.
 pub(crate) fn is_shared(section: Section) -> bool {
-    matches!(section, Section::Tenants | Section::Issuers | Section::Attachments)
+    matches!(
+        section,
+        Section::Tenants
+            | Section::Issuers
+            | Section::Attachments
+            | Section::Sources
+            | Section::Endpoints
+    )
 }
 
 /// Refuses a change that goes beyond the token's role or tenant. Says whose the change is, when all of it is one tenant's.
@@ -93,10 +103,12 @@ fn differing<'a>(
     pairs.filter(|(old, new)| old != new).collect()
 }
 
-/// Entries by what tells them apart: the id, and of packs the version.
-fn by_id(list: Option<&Value>) -> BTreeMap<[&str; 2], &Value> {
+/// Entries by what tells them apart: the id or name, and of packs the version.
+fn by_id(list: Option<&Value>) -> BTreeMap<[&str; 3], &Value> {
     let entries = list.and_then(Value::as_array).into_iter().flatten();
-    entries.map(|entry| (["id", "version"].map(|field| text(entry, field)), entry)).collect()
+    entries
+        .map(|entry| (["id", "name", "version"].map(|field| text(entry, field)), entry))
+        .collect()
 }
 
 fn text<'a>(entry: &'a Value, field: &str) -> &'a str {
@@ -145,12 +157,16 @@ fn gather(value: &Value, within: &str, found: &mut BTreeSet<(String, String)>) {
         Value::Array(list) => list.iter().for_each(|entry| gather(entry, within, found)),
         Value::Object(object) => {
             for (field, value) in object.iter().filter(|(field, _)| *field != "settings") {
-                match (within, field.as_str(), value.as_str()) {
-                    ("secret", "env" | "file", Some(text))
-                    | ("jwks", "file" | "uri", Some(text)) => {
+                let named = match (within, field.as_str()) {
+                    ("jwks", "file" | "uri") => value.as_str(),
+                    (within, "env" | "file") if SECRET_FIELDS.contains(&within) => value.as_str(),
+                    _ => None,
+                };
+                match named {
+                    Some(text) => {
                         found.insert((field.clone(), text.to_owned()));
                     }
-                    _ => gather(value, field, found),
+                    None => gather(value, field, found),
                 }
             }
         }

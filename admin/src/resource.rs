@@ -4,6 +4,7 @@ use crate::Shared;
 use crate::acting::Acting;
 use crate::answer::Answer;
 use crate::body::{Merge, Query, Whole};
+use crate::endpoints;
 use crate::newest::Newest;
 use crate::once::Once;
 use crate::ownership;
@@ -32,6 +33,7 @@ pub(crate) fn routes() -> Router<Arc<Shared>> {
         let one = routing::get(get).put(put).patch(patch).delete(delete);
         let one = match kind.section {
             Section::Packs => verbs::split(Some(one), packs::verbs()),
+            Section::Endpoints => verbs::split(Some(one), endpoints::verbs()),
             _ => one,
         };
         router.route(kind.list, routing::get(list)).route(kind.one, one)
@@ -93,6 +95,7 @@ async fn get(
 async fn show(shared: &Shared, section: Section, entries: &mut [Value]) -> Result<(), Refused> {
     match section {
         Section::Packs => packs::with_files(shared, entries).await,
+        Section::Endpoints => endpoints::with_standings(shared, entries).await,
         _ => Ok(()),
     }
 }
@@ -219,8 +222,11 @@ fn named(place: &Place, resource: Value) -> Result<Value, Refused> {
         let error = ConfigError::new("", "must be an object");
         return Err(Refused::unfit(&[error]));
     };
-    if place.section == Section::Packs {
-        fields.shift_remove(packs::FILE);
+    // What is shown beside the document's own fields may come back with them.
+    match place.section {
+        Section::Packs => drop(fields.shift_remove(packs::FILE)),
+        Section::Endpoints => drop(fields.shift_remove(endpoints::STANDING)),
+        _ => {}
     }
     for (index, (field, key)) in place.keys().iter().enumerate() {
         match fields.get(*field) {

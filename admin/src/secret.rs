@@ -11,20 +11,21 @@ use crate::write::{Edit, How, Made, Proposal, Writing};
 use axum::extract::State;
 use axum::response::Response;
 use model::config::ConfigError;
+use model::document::SECRET_FIELDS;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
 use store::seal::MasterKeys;
 
-/// A resource with every `secret: {"value": "…"}` sealed. What is plain in another way is an error that does not repeat it.
+/// A resource with every `secret: {"value": "…"}` sealed, under whatever name of [`SECRET_FIELDS`]. What is plain in another way is an error that does not repeat it.
 pub(crate) fn sealed(keys: &MasterKeys, mut resource: Value) -> Result<Value, Refused> {
     let mut errors = Vec::new();
     each(&mut resource, "", &mut |secret, at| seal(keys, secret, at, &mut errors));
     if errors.is_empty() { Ok(resource) } else { Err(Refused::unfit(&errors)) }
 }
 
-/// Does something with every secret of a value, and its pointer. Settings of packs hold none.
+/// Does something with every secret of a value, and its pointer. Settings of packs and schemas of event types hold none.
 pub(crate) fn each(value: &mut Value, at: &str, work: &mut impl FnMut(&mut Value, &str)) {
     match value {
         Value::Array(list) => {
@@ -36,8 +37,8 @@ pub(crate) fn each(value: &mut Value, at: &str, work: &mut impl FnMut(&mut Value
             for (field, value) in fields.iter_mut() {
                 let at = format!("{at}/{}", escape(field));
                 match field.as_str() {
-                    "secret" => work(value, &at),
-                    "settings" => {}
+                    field if SECRET_FIELDS.contains(&field) => work(value, &at),
+                    "settings" | "schema" => {}
                     _ => each(value, &at, work),
                 }
             }

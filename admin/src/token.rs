@@ -3,6 +3,7 @@
 
 use crate::Shared;
 use crate::acting::Acting;
+use crate::events;
 use crate::problem::Refused;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -89,8 +90,8 @@ pub(crate) async fn check(
         (Err(refused), _) => return turned_away(&shared, &stranger, refused).await,
         (Ok(_), Err(code)) => return challenge(code).into_response(),
     };
-    // Nothing here is a producer's: not even to learn what is there.
-    if acting.actor.role == Some(Role::Producer) {
+    // Nothing else here is a producer's: not even to learn what is there.
+    if acting.actor.role == Some(Role::Producer) && request.uri().path() != events::PATH {
         let refused = Refused::forbidden("Tokens of role `producer` send events only.");
         return acting.noted(&shared, refused.into_response()).await;
     }

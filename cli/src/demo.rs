@@ -1,10 +1,14 @@
 //! `tollgate demo`: everything in one process, in front of the demo CRM. The roles are those of `serve`.
 
+mod backend;
 mod packs;
+mod secrets;
 mod seed;
 mod welcome;
 
+pub(crate) use backend::{Backend, written_for};
 pub(crate) use packs::lay;
+pub(crate) use secrets::Secrets;
 
 use crate::folder;
 use crate::node::{Listeners, Node};
@@ -20,10 +24,13 @@ use std::path::{Path, PathBuf};
 use tokio::sync::oneshot;
 
 const HINT: &str = "choose others with `--port-base N` (`make run PORT_BASE=N`)";
-/// The demo's own ports when nobody chooses others: gateway, admin, CRM, status.
-const PORTS: [u16; 4] = [8080, 8081, 9000, 8083];
+/// The demo's own ports when nobody chooses others: gateway, admin, dispatcher, CRM, status.
+const PORTS: [u16; 5] = [8080, 8081, 8082, 9000, 8083];
 
-/// Starts gateway, admin and the demo CRM in one process, on SQLite; nothing else is needed.
+/// Where the demo's own receiver of webhooks is: what `webhooks.allow_private` has to allow.
+pub(crate) const LOOPBACK: &str = "127.0.0.0/8";
+
+/// Starts gateway, admin, dispatcher and the demo CRM in one process, on SQLite; nothing else is needed.
 ///
 /// Example: tollgate demo --data .tollgate/demo --port-base 18080
 #[derive(Args)]
@@ -31,7 +38,7 @@ pub(crate) struct Demo {
     /// Where everything is kept; made and filled at first start.
     #[arg(long, default_value = ".tollgate/demo")]
     data: PathBuf,
-    /// Ports N (gateway), N+1 (admin), N+3 (CRM), N+4 (status) instead of 8080, 8081, 9000, 8083.
+    /// Ports N (gateway), N+1 (admin), N+2 (dispatcher), N+3 (CRM), N+4 (status) instead of 8080, 8081, 8082, 9000, 8083.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=65_531))]
     port_base: Option<u16>,
     /// Fills the data folder and ends.
@@ -43,18 +50,20 @@ pub(crate) struct Demo {
 struct Addresses {
     gateway: SocketAddr,
     admin: SocketAddr,
+    dispatcher: SocketAddr,
     crm: SocketAddr,
     status: SocketAddr,
 }
 
 impl Addresses {
     fn new(base: Option<u16>) -> Self {
-        let [gateway, admin, crm, status] = match base {
+        let ports = match base {
             None => PORTS,
-            Some(base) => [base, base + 1, base + 3, base + 4],
+            Some(base) => [base, base + 1, base + 2, base + 3, base + 4],
         };
         let at = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-        Self { gateway: at(gateway), admin: at(admin), crm: at(crm), status: at(status) }
+        let [gateway, admin, dispatcher, crm, status] = ports.map(at);
+        Self { gateway, admin, dispatcher, crm, status }
     }
 }
 
@@ -83,17 +92,24 @@ fn settings(data: &Path, addresses: &Addresses) -> anyhow::Result<Settings> {
     let mut settings = Settings::read(None)?;
     data.clone_into(&mut settings.data);
     settings.document.file = None;
-    settings.roles = vec![Role::Gateway, Role::Admin];
+    settings.roles = vec![Role::Gateway, Role::Admin, Role::Dispatcher];
     settings.listen.gateway = addresses.gateway;
     settings.listen.admin = addresses.admin;
+    settings.listen.dispatcher = addresses.dispatcher;
     settings.listen.status = addresses.status;
+    // Webhooks go to the demo's own receiver, which is on this machine.
+    let loopback = LOOPBACK.parse()?;
+    if !settings.webhooks.allow_private.contains(&loopback) {
+        settings.webhooks.allow_private.push(loopback);
+    }
     Ok(settings)
 }
 
 /// Fills the data folder and the store, and starts nothing.
 async fn fill(settings: &Settings, addresses: &Addresses) -> anyhow::Result<()> {
     let parts = Parts::make(settings, Clock::system()).await?;
-    seed::document(&parts, &settings.data, addresses.crm).await?;
+    let secrets = Secrets::of(&settings.data)?;
+    seed::document(&parts, &settings.data, addresses.crm, &secrets).await?;
     parts.store.close().await;
     print(&format!("{} is filled", settings.data.display()));
     Ok(())
@@ -103,15 +119,18 @@ async fn start(settings: Settings, addresses: &Addresses, lock: File) -> anyhow:
     let data = &settings.data;
     let listener = ports::bind("demo CRM", addresses.crm, HINT)?;
     let listeners = Listeners::bind(&settings, HINT)?;
-    let crm = crm::Crm::open(crm_settings(data)).await?;
+    let secrets = Secrets::of(data)?;
+    let backend =
+        Backend::open(data, &secrets, [addresses.crm, addresses.dispatcher], &Clock::system())
+            .await?;
     let (stop_crm, crm_stopped) = oneshot::channel::<()>();
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let crm = tokio::spawn(crm.serve(listener, async {
+    let crm = tokio::spawn(backend.serve(listener, async {
         let _ = crm_stopped.await;
     }));
     let parts = Parts::make(&settings, Clock::system()).await?;
     let token = seed::token(&parts, data).await?;
-    seed::document(&parts, data, addresses.crm).await?;
+    seed::document(&parts, data, addresses.crm, &secrets).await?;
     let environment = environment(addresses, token);
     let text: String =
         environment.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
@@ -124,28 +143,13 @@ async fn start(settings: Settings, addresses: &Addresses, lock: File) -> anyhow:
     ended
 }
 
-/// The demo's CRM, with a client for each consumer of the demo.
-pub(crate) fn crm_settings(data: &Path) -> crm::Settings {
-    let clients = demo::CONSUMERS.iter().map(|consumer| crm::Client {
-        id: consumer.id.to_owned(),
-        secret: consumer.client_secret.to_owned(),
-        tenant: consumer.tenant.to_owned(),
-        scopes: consumer.scopes.iter().map(|scope| (*scope).to_owned()).collect(),
-    });
-    crm::Settings {
-        database: data.join("crm.db"),
-        issuer: demo::ISSUER.to_owned(),
-        audience: demo::AUDIENCE.to_owned(),
-        clients: clients.collect(),
-    }
-}
-
 /// What `demo.env` holds. No value has a quote in it.
 fn environment(addresses: &Addresses, admin_token: String) -> Vec<(String, String)> {
     let url = |address: SocketAddr| format!("http://{address}");
     let mut environment = vec![
         ("GATEWAY_URL".to_owned(), url(addresses.gateway)),
         ("ADMIN_URL".to_owned(), url(addresses.admin)),
+        ("DISPATCHER_URL".to_owned(), url(addresses.dispatcher)),
         ("CRM_URL".to_owned(), url(addresses.crm)),
         ("STATUS_URL".to_owned(), url(addresses.status)),
         ("ADMIN_TOKEN".to_owned(), admin_token.clone()),

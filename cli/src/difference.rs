@@ -1,5 +1,6 @@
 //! What one document changes in another, as people read it: resources by their names, secrets never.
 
+use model::document::SECRET_FIELDS;
 use model::upsert::label;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -122,7 +123,7 @@ impl<'a> Place<'a> {
 fn compare(place: &Place<'_>, from: &Value, to: &Value, found: &mut Vec<Change>) {
     match (from, to) {
         _ if from == to => {}
-        (Value::Object(was), Value::Object(will)) if place.key != SECRET => {
+        (Value::Object(was), Value::Object(will)) if !SECRET_FIELDS.contains(&place.key) => {
             fields(place, was, will, found);
         }
         (Value::Array(was), Value::Array(will)) => {
@@ -207,20 +208,17 @@ fn names(list: &str, entries: &[Value]) -> Option<Vec<String>> {
     (distinct && !names.is_empty()).then_some(names)
 }
 
-/// The field of secrets in documents.
-const SECRET: &str = "secret";
-
 /// A value in which secrets are references, or nothing that can be read.
 fn without_secrets(key: &str, value: &Value) -> Value {
     match value {
-        Value::Object(fields) if key == SECRET => {
+        Value::Object(fields) if SECRET_FIELDS.contains(&key) => {
             let hidden = |(name, value): (&String, &Value)| match name.as_str() {
                 "env" | "file" => (name.clone(), value.clone()),
                 _ => (name.clone(), json!("…")),
             };
             Value::Object(fields.iter().map(hidden).collect())
         }
-        _ if key == SECRET => json!("…"),
+        _ if SECRET_FIELDS.contains(&key) => json!("…"),
         Value::Object(fields) => {
             let each =
                 |(name, value): (&String, &Value)| (name.clone(), without_secrets(name, value));

@@ -5,6 +5,7 @@
 
 use crate::parts::Parts;
 use anyhow::{Context as _, bail};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use gateway::watch::{Readers, replace};
 use model::id::{NodeName, is_id};
 use model::port::StoreError;
@@ -150,6 +151,21 @@ fn salt_of(text: &str) -> Option<[u8; 32]> {
         *byte = u8::from_str_radix(text.get(index * 2..index * 2 + 2)?, 16).ok()?;
     }
     (text.len() == 64).then_some(salt)
+}
+
+/// The secret in a file that only the owner can read, made if there is none.
+pub(crate) fn secret(path: &Path, make: impl FnOnce() -> String) -> anyhow::Result<String> {
+    Ok(kept(path, make)?.text)
+}
+
+/// 32 random bytes in hex.
+pub(crate) fn random_hex() -> String {
+    hex(&random::<32>())
+}
+
+/// A secret of Standard Webhooks.
+pub(crate) fn random_webhook_secret() -> String {
+    format!("whsec_{}", BASE64_STANDARD.encode(random::<32>()))
 }
 
 /// What a file holds, and whether it was made just now.

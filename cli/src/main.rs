@@ -23,7 +23,9 @@ mod schema;
 mod serve;
 mod settings;
 mod status;
+mod table;
 mod token;
+mod webhooks;
 
 use clap::{Parser, Subcommand};
 use std::fmt;
@@ -52,6 +54,7 @@ enum Command {
     Scenario(scenario::Scenario),
     Token(token::Token),
     Pack(pack::Pack),
+    Webhooks(webhooks::Webhooks),
     /// Checks and compiles one pack for the process that starts this.
     #[command(hide = true)]
     PackWorker,
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
         Command::Scenario(command) => command.run(),
         Command::Token(command) => command.run(),
         Command::Pack(command) => command.run(),
+        Command::Webhooks(command) => command.run(),
         Command::PackWorker => return pack_host::worker::serve(),
         Command::Rekey(command) => command.run(),
         Command::Migrate(command) => command.run(),

@@ -1,4 +1,4 @@
-//! One process' roles, composed: the data plane at the edge, admin and status beside it.
+//! One process' roles, composed: the data plane at the edge; admin, dispatcher and status beside it.
 
 use crate::folder::FirstToken;
 use crate::parts::Parts;
@@ -6,9 +6,12 @@ use crate::settings::{IdempotencyStore, Role, Settings};
 use crate::status::{self, Readiness};
 use crate::{listener, ports, say};
 use anyhow::Context as _;
+use dispatcher::Dispatcher;
 use gateway::kept::Kept;
 use gateway::server::{self, Listen};
 use gateway::{record, thresholds};
+use ingest::Ingest;
+use jiff::Timestamp;
 use model::idempotency::{self, Records};
 use model::usage::{Elsewhere, UsageOf};
 use std::fs::File;
@@ -20,7 +23,9 @@ use tokio::task::JoinSet;
 
 /// How long the edge may take to listen.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(10);
-/// How long admin and status may take to end.
+/// How long attempts to deliver webhooks may take to end. Those of one that did not are made again, elsewhere or later.
+const ATTEMPTS_DEADLINE: Duration = Duration::from_secs(20);
+/// How long admin, dispatcher and status may take to answer their last requests.
 const END_DEADLINE: Duration = Duration::from_secs(5);
 /// How long shared counters may take to hear what became of the last requests.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(2);
@@ -28,6 +33,8 @@ const SETTLE_DEADLINE: Duration = Duration::from_secs(2);
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a start waits for the store to take the first token.
 const TOKEN_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two looks for events that are too old to be kept.
+const EVENTS_PAUSE: Duration = Duration::from_secs(3_600);
 /// Between two tries to bring the first token to the store.
 const TOKEN_PAUSE: Duration = Duration::from_secs(1);
 
@@ -35,6 +42,7 @@ const TOKEN_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct Listeners {
     status: TcpListener,
     admin: Option<TcpListener>,
+    dispatcher: Option<TcpListener>,
 }
 
 /// A process whose roles run.
@@ -42,6 +50,7 @@ pub(crate) struct Node {
     parts: Parts,
     /// Quotas that this process counts for itself.
     kept: Option<Arc<Kept>>,
+    dispatcher: Option<Arc<Dispatcher>>,
     stop: watch::Sender<bool>,
     servers: JoinSet<()>,
     /// Ends with the node: follows document and store, purges the database.
@@ -58,11 +67,15 @@ impl Listeners {
             true => Some(ports::bind("admin API", listen.admin, hint)?),
             false => None,
         };
+        let dispatcher = match settings.is(Role::Dispatcher) {
+            true => Some(ports::bind("dispatcher", listen.dispatcher, hint)?),
+            false => None,
+        };
         if settings.is(Role::Gateway) {
             // The edge binds for itself, later.
             drop(ports::bind("gateway", listen.gateway, hint)?);
         }
-        Ok(Self { status, admin })
+        Ok(Self { status, admin, dispatcher })
     }
 }
 
@@ -96,13 +109,31 @@ impl Node {
             server::start(parts.gateway.clone(), &listen, stopped.clone())?;
             listens(settings.listen.gateway).await?;
         }
-        let router = status::router(Readiness::of(settings, &parts, token));
-        if let Some(admin) = listeners.admin {
-            let api = admin::router(admin_settings(settings, &parts), router.clone());
-            serve(&mut servers, admin, api, stopped.clone())?;
+        let ingest = match listeners.admin.is_some() || listeners.dispatcher.is_some() {
+            true => Some(ingest(settings, &parts, &mut background)),
+            false => None,
+        };
+        let dispatcher = match (&ingest, settings.is(Role::Dispatcher)) {
+            (Some(ingest), true) => Some(dispatcher(settings, &parts, ingest, &mut background)?),
+            _ => None,
+        };
+        #[cfg(any(feature = "nats", feature = "kafka"))]
+        if let (Some(ingest), Some(dispatcher)) = (&ingest, &dispatcher) {
+            let (store, ingest) = (parts.store.clone(), ingest.clone());
+            let holder = dispatcher.holder().to_owned();
+            let streams = streams::Parts { store, ingest, holder };
+            servers.spawn(streams::run(settings.streams.clone(), streams, stopped.clone()));
+        }
+        let router = status::router(Readiness::of(settings, &parts, token, dispatcher.clone()));
+        if let (Some(listener), Some(ingest)) = (listeners.admin, &ingest) {
+            let api = admin::router(admin_settings(settings, &parts, ingest), router.clone());
+            serve(&mut servers, listener, api, stopped.clone())?;
+        }
+        if let (Some(listener), Some(dispatcher)) = (listeners.dispatcher, &dispatcher) {
+            serve(&mut servers, listener, dispatcher.router(), stopped.clone())?;
         }
         serve(&mut servers, listeners.status, router, stopped)?;
-        Ok(Self { parts, kept, stop, servers, background, _lock: lock })
+        Ok(Self { parts, kept, dispatcher, stop, servers, background, _lock: lock })
     }
 
     /// Runs until SIGTERM or SIGINT, then lets exchanges end and writes what is left to write.
@@ -116,7 +147,12 @@ impl Node {
         }
         say("tollgate: stopping; requests in progress may end");
         self.stop.send_replace(true);
-        server::drained(&self.parts.gateway).await;
+        let attempts = async {
+            if let Some(dispatcher) = &self.dispatcher {
+                dispatcher.close(ATTEMPTS_DEADLINE).await;
+            }
+        };
+        tokio::join!(server::drained(&self.parts.gateway), attempts);
         let ended = async { while self.servers.join_next().await.is_some() {} };
         if tokio::time::timeout(END_DEADLINE, ended).await.is_err() {
             self.servers.abort_all();
@@ -158,7 +194,45 @@ impl Node {
     }
 }
 
-fn admin_settings(settings: &Settings, parts: &Parts) -> admin::Settings {
+/// What takes events in, and what forgets them when they are too old.
+fn ingest(settings: &Settings, parts: &Parts, tasks: &mut JoinSet<()>) -> Ingest {
+    tasks.spawn(forget_events(parts.clone(), settings.webhooks.retention.0));
+    let (store, revisions, clock) = (parts.store.clone(), parts.revisions(), parts.clock.clone());
+    Ingest::start(ingest::Settings { store, revisions, clock })
+}
+
+/// Keeps events as long as the settings say, for as long as it is polled.
+async fn forget_events(parts: Parts, retention: Duration) {
+    loop {
+        let before = parts.clock.now().checked_sub(retention).unwrap_or(Timestamp::MIN);
+        if let Err(error) = parts.store.purge_webhooks(before).await {
+            tracing::warn!(%error, "events that are too old could not be deleted");
+        }
+        tokio::time::sleep(EVENTS_PAUSE).await;
+    }
+}
+
+fn dispatcher(
+    settings: &Settings,
+    parts: &Parts,
+    ingest: &Ingest,
+    tasks: &mut JoinSet<()>,
+) -> anyhow::Result<Arc<Dispatcher>> {
+    let dispatcher = Dispatcher::new(dispatcher::Settings {
+        store: parts.store.clone(),
+        revisions: parts.revisions(),
+        ingest: ingest.clone(),
+        keys: parts.keys.clone(),
+        clock: parts.clock.clone(),
+        node: parts.node.clone(),
+        allow_private: settings.webhooks.allow_private.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+    })?;
+    tasks.spawn(dispatcher.clone().run());
+    Ok(dispatcher)
+}
+
+fn admin_settings(settings: &Settings, parts: &Parts, ingest: &Ingest) -> admin::Settings {
     let counts_alone = parts.gateway.quotas.in_this_process().is_some();
     let usage: Arc<dyn UsageOf> = match settings.is(Role::Gateway) || !counts_alone {
         true => parts.gateway.clone(),
@@ -179,6 +253,7 @@ fn admin_settings(settings: &Settings, parts: &Parts) -> admin::Settings {
         clock: parts.clock.clone(),
         node: parts.node.clone(),
         packs: parts.host.clone(),
+        ingest: ingest.clone(),
     }
 }
 

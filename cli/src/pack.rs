@@ -17,7 +17,6 @@ mod push;
 mod reference;
 mod standing;
 mod status;
-mod table;
 mod test;
 
 pub(crate) use folder::Described;

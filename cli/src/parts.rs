@@ -16,6 +16,7 @@ use model::id::NodeName;
 use model::idempotency::Salt;
 use model::revision::Revisions;
 use model::role::Actor;
+use model::webhook::Reach;
 use pack_host::worker::Worker;
 use pack_host::{Host, HostSettings};
 use serde_json::Value;
@@ -84,6 +85,7 @@ impl Parts {
             version: env!("CARGO_PKG_VERSION"),
             store: store.clone(),
             keys: keys.clone(),
+            reach: Reach::new(settings.webhooks.allow_private.clone()),
             records: record::Settings {
                 buffer: settings.records.buffer,
                 retention: settings.records.retention.0,

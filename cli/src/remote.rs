@@ -71,14 +71,19 @@ impl Remote {
                 misused(format!("name the admin API: --admin-url URL or {URL_VARIABLE}"))
             })?,
         };
-        let base = base(&url)?;
-        if base.scheme() == "http" && !is_loopback(&base) && !self.insecure {
-            return Err(misused(format!(
-                "{base} is not https, and on another machine: the token could be read on its way; --insecure sends it all the same"
-            )));
-        }
-        Ok(base)
+        safe(&url, self.insecure, "the admin API's URL is not one like http://127.0.0.1:8081")
     }
+}
+
+/// An address that a credential may be sent to: over plain HTTP it leaves this machine only where that was asked for.
+pub(crate) fn safe(url: &str, insecure: bool, otherwise: &'static str) -> anyhow::Result<Url> {
+    let base = base(url).ok_or_else(|| misused(otherwise))?;
+    if base.scheme() == "http" && !is_loopback(&base) && !insecure {
+        return Err(misused(format!(
+            "{base} is not https, and on another machine: the token could be read on its way; --insecure sends it all the same"
+        )));
+    }
+    Ok(base)
 }
 
 /// An admin API with a token for it.
@@ -253,7 +258,8 @@ pub(crate) fn run<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::R
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
-fn variable(name: &str) -> anyhow::Result<Option<String>> {
+/// A variable of the environment; an empty one is none.
+pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
     match std::env::var(name) {
         Ok(value) if value.is_empty() => Ok(None),
         Ok(value) => Ok(Some(value)),
@@ -263,19 +269,18 @@ fn variable(name: &str) -> anyhow::Result<Option<String>> {
 }
 
 /// An address of an API: no credentials, query or fragment, which would end up in places where they don't belong.
-fn base(url: &str) -> anyhow::Result<Url> {
-    let parsed = Url::parse(url).ok().filter(|url| {
+fn base(url: &str) -> Option<Url> {
+    Url::parse(url).ok().filter(|url| {
         matches!(url.scheme(), "http" | "https")
             && url.host().is_some()
             && url.username().is_empty()
             && url.password().is_none()
             && url.query().is_none()
             && url.fragment().is_none()
-    });
-    parsed.ok_or_else(|| misused("the admin API's URL is not one like http://127.0.0.1:8081"))
+    })
 }
 
-fn is_loopback(url: &Url) -> bool {
+pub(crate) fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || bare.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())

@@ -1,7 +1,7 @@
 //! `tollgate scenario`: fixed requests against the product, and exactly what must come of them.
 //!
-//! Each file starts the data plane and the demo CRM of its own, on a clock that stands still; with `--against`, the same
-//! requests go to a gateway that runs already. Ids and times that a server makes up are shown as `<id:1>`, `<time>`.
+//! Each file starts the data plane, a dispatcher and the demo CRM of its own, on a clock that stands still; with `--against`,
+//! the same requests go to a gateway that runs already. Ids and times that a server makes up are shown as `<id:1>`, `<time>`.
 
 mod local;
 mod output;
@@ -20,7 +20,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
+/// Between two looks at what comes of a step by and by.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// How long one request may take.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -63,12 +66,27 @@ struct Step {
     /// How often the request is sent; the last answer counts.
     #[serde(default = "once")]
     times: u32,
+    /// What comes by and by: it is asked for until it is as expected, at most so long.
+    #[serde(default)]
+    within: Option<model::units::Duration>,
     expect: Output,
+}
+
+/// Who is asked.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Party {
+    #[default]
+    Gateway,
+    /// The demo CRM, past the gateway, with the projection and the mailing list beside it.
+    Crm,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Request {
+    #[serde(default)]
+    to: Party,
     method: String,
     path: String,
     /// The trace that the request belongs to: 32 hex digits.
@@ -129,6 +147,10 @@ impl Scenario {
                 step.name
             );
         }
+        let past = script.steps.iter().find(|step| step.request.to != Party::Gateway);
+        if let (Some(_), Some(step)) = (&self.against, past) {
+            bail!("step `{}` asks the CRM itself, which only a scenario's own can be", step.name);
+        }
         let local = match host {
             None => None,
             Some(host) => {
@@ -136,9 +158,9 @@ impl Scenario {
                 Some(Local::start(&document, script.clock, host).await?)
             }
         };
-        let base = match (&self.against, &local) {
-            (Some(url), _) => url.trim_end_matches('/').to_owned(),
-            (None, Some(local)) => local.url(),
+        let base = |party| match (&self.against, &local) {
+            (Some(url), _) => Ok(url.trim_end_matches('/').to_owned()),
+            (None, Some(local)) => Ok(local.url(party)),
             (None, None) => bail!("there is no gateway"),
         };
         if !self.json {
@@ -157,8 +179,18 @@ impl Scenario {
             let now = local
                 .as_ref()
                 .map_or_else(|| model::Clock::system().now(), |local| local.clock().now());
-            let mut happened = None;
+            let base = base(step.request.to)?;
+            let patience = Instant::now() + step.within.map_or(Duration::ZERO, |within| within.0);
+            let (before, mut happened) = (names.clone(), None);
             for _ in 0..step.times {
+                happened = Some(send(&client, &base, step, &mut names, now).await?);
+            }
+            while happened.as_ref().is_some_and(|happened| *happened != step.expect)
+                && Instant::now() < patience
+            {
+                tokio::time::sleep(LOOK_PAUSE).await;
+                // What is looked at in vain names nothing.
+                names = before.clone();
                 happened = Some(send(&client, &base, step, &mut names, now).await?);
             }
             let Some(happened) = happened else { bail!("step `{}` is sent 0 times", step.name) };
@@ -209,7 +241,9 @@ async fn send(
         request = request.bearer_auth(token::for_demo(consumer(id)?, now));
     }
     if let Some(body) = &asked.body {
-        request = request.header("content-type", "application/json").body(body.to_string());
+        request = request
+            .header("content-type", "application/json")
+            .body(names.resolve(&body.to_string()));
     }
     let response = request.send().await.with_context(|| format!("step `{}`", step.name))?;
     let status = response.status().as_u16();

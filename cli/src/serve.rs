@@ -13,7 +13,7 @@ const HINT: &str = "set `listen` in tollgate.yaml or TOLLGATE_LISTEN_…";
 
 /// Runs the roles that the settings name.
 ///
-/// Example: tollgate serve --config tollgate.yaml --roles gateway,admin
+/// Example: tollgate serve --config tollgate.yaml --roles gateway,admin,dispatcher
 #[derive(Args)]
 pub(crate) struct Serve {
     /// The settings' file.

@@ -2,9 +2,11 @@
 
 mod database;
 mod redis;
+mod webhooks;
 
 pub(crate) use database::DatabaseUrl;
 pub(crate) use redis::Redis;
+pub(crate) use webhooks::Webhooks;
 
 use anyhow::{Context as _, bail};
 use gateway::record;
@@ -32,6 +34,8 @@ pub(crate) enum Role {
     Gateway,
     /// The control plane.
     Admin,
+    /// Takes events and delivers webhooks.
+    Dispatcher,
 }
 
 impl Role {
@@ -40,6 +44,7 @@ impl Role {
         match self {
             Self::Gateway => "gateway",
             Self::Admin => "admin",
+            Self::Dispatcher => "dispatcher",
         }
     }
 }
@@ -85,6 +90,11 @@ pub(crate) struct Settings {
     /// What is shared by way of a Redis.
     #[serde(skip_serializing_if = "Redis::is_absent")]
     pub(crate) redis: Redis,
+    /// Webhooks.
+    pub(crate) webhooks: Webhooks,
+    /// Brokers that events come from and go to.
+    #[cfg(any(feature = "nats", feature = "kafka"))]
+    pub(crate) streams: streams::Settings,
     /// Worker threads of the data plane; as many as there are processors when 0.
     pub(crate) threads: usize,
 }
@@ -95,6 +105,7 @@ pub(crate) struct Settings {
 pub(crate) struct Listen {
     pub(crate) gateway: SocketAddr,
     pub(crate) admin: SocketAddr,
+    pub(crate) dispatcher: SocketAddr,
     pub(crate) status: SocketAddr,
 }
 
@@ -128,7 +139,7 @@ pub(crate) struct Records {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            roles: vec![Role::Gateway, Role::Admin],
+            roles: vec![Role::Gateway, Role::Admin, Role::Dispatcher],
             node: None,
             listen: Listen::default(),
             data: PathBuf::from("./data"),
@@ -138,6 +149,9 @@ impl Default for Settings {
             records: Records::default(),
             idempotency: IdempotencyStore::default(),
             redis: Redis::default(),
+            webhooks: Webhooks::default(),
+            #[cfg(any(feature = "nats", feature = "kafka"))]
+            streams: streams::Settings::default(),
             threads: 0,
         }
     }
@@ -146,7 +160,12 @@ impl Default for Settings {
 impl Default for Listen {
     fn default() -> Self {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        Self { gateway: loopback(8080), admin: loopback(8081), status: loopback(8083) }
+        Self {
+            gateway: loopback(8080),
+            admin: loopback(8081),
+            dispatcher: loopback(8082),
+            status: loopback(8083),
+        }
     }
 }
 
@@ -223,7 +242,8 @@ impl Settings {
                 "`idempotency: redis` is given and no Redis: say where it is in `redis.idempotency`"
             );
         }
-        self.redis.judge()
+        self.redis.judge()?;
+        self.webhooks.judge()
     }
 
     fn set(&mut self, key: &str, value: &str) -> anyhow::Result<()> {
@@ -232,6 +252,7 @@ impl Settings {
             "NODE" => self.node = Some(value.into()),
             "LISTEN_GATEWAY" => self.listen.gateway = address(value)?,
             "LISTEN_ADMIN" => self.listen.admin = address(value)?,
+            "LISTEN_DISPATCHER" => self.listen.dispatcher = address(value)?,
             "LISTEN_STATUS" => self.listen.status = address(value)?,
             "DATABASE" => self.database = Some(value.parse().map_err(anyhow::Error::msg)?),
             "DATA" => self.data = value.into(),
@@ -251,8 +272,13 @@ impl Settings {
             "REDIS_DEADLINE" => {
                 self.redis.deadline = Some(value.parse().map_err(anyhow::Error::msg)?);
             }
+            "WEBHOOKS_ALLOW_PRIVATE" => self.webhooks.allow_private = webhooks::networks(value)?,
+            "WEBHOOKS_RETENTION" => {
+                self.webhooks.retention = value.parse().map_err(anyhow::Error::msg)?;
+            }
             "THREADS" => self.threads = value.parse()?,
             "LOG" | "ADMIN_URL" | "ADMIN_TOKEN" => {}
+            "GATEWAY_URL" | "CREDENTIAL" | "WEBHOOK_SECRET" => {}
             _ if key.starts_with("SECRET_") || key.starts_with("TEST_") => {}
             _ => bail!("is no setting"),
         }

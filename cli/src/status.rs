@@ -8,6 +8,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use dispatcher::Dispatcher;
 use gateway::Gateway;
 use gateway::ledger::LedgerStanding;
 use gateway::quotas::Standing;
@@ -34,14 +35,16 @@ pub(crate) struct Readiness {
     said: Mutex<Option<(Instant, Result<(), String>)>>,
     /// Of the role admin: whether its first token is settled.
     token: Option<watch::Receiver<bool>>,
+    dispatcher: Option<Arc<Dispatcher>>,
 }
 
 impl Readiness {
-    /// Of a process with these settings. `token`: of the role admin.
+    /// Of a process with these settings. `token`: of the role admin. `dispatcher`: of the role dispatcher.
     pub(crate) fn of(
         settings: &Settings,
         parts: &Parts,
         token: Option<watch::Receiver<bool>>,
+        dispatcher: Option<Arc<Dispatcher>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             gateway: parts.gateway.clone(),
@@ -49,6 +52,7 @@ impl Readiness {
             store: parts.store.clone(),
             said: Mutex::default(),
             token,
+            dispatcher,
         })
     }
 
@@ -65,6 +69,10 @@ impl Readiness {
                 false => Err("the first token is not settled yet".to_owned()),
             };
             roles.push(("admin", store.clone().and(settled)));
+        }
+        if let Some(dispatcher) = &self.dispatcher {
+            // It takes no event that it can't keep.
+            roles.push(("dispatcher", store.clone().and(dispatcher.is_ready())));
         }
         let ready = roles.iter().all(|(_, state)| state.is_ok());
         // A gateway serves on while the store is away: that is shown and makes nothing unready.
@@ -157,6 +165,9 @@ fn idempotency(standing: LedgerStanding) -> Value {
 }
 
 async fn metrics(State(readiness): State<Arc<Readiness>>) -> Response {
-    let text = readiness.gateway.metrics.text();
+    let mut text = readiness.gateway.metrics.text();
+    if let Some(dispatcher) = &readiness.dispatcher {
+        text.push_str(&dispatcher.metrics());
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -7,6 +7,7 @@ mod issuers;
 mod pack_files;
 mod packs;
 
+pub(crate) use issuers::reveal;
 pub use issuers::{Fetched, KeySets};
 pub use pack_files::{Loaded, PackFiles, PackFolders};
 
@@ -23,7 +24,7 @@ use http::{HeaderName, HeaderValue};
 use model::Identity;
 use model::config::{Config, ConfigError};
 use model::document::{self, Document};
-use model::id::{PlanId, ServiceId, TenantId, UpstreamId};
+use model::id::{EndpointId, PlanId, ServiceId, TenantId, UpstreamId};
 use model::quota::{Calendar, Kind, Limit, PaceRules, Settlement, Terms};
 use model::units::Duration;
 use stages::authenticate::api_key::{ApiKey, ApiKeys};
@@ -76,6 +77,7 @@ pub fn compile(
         directory: Directory::new(tenants, api_keys, issuers.by_name),
         routes,
         upstreams,
+        endpoints: endpoints(document),
         key_sets: issuers.fetched,
         tenants: packs.tenants,
         rollouts: packs.rollouts,
@@ -108,6 +110,11 @@ fn upstreams(
         upstreams.insert(upstream.id.clone(), Arc::new(compiled));
     }
     upstreams
+}
+
+fn endpoints(document: &Document) -> HashMap<EndpointId, Arc<document::Endpoint>> {
+    let endpoints = document.endpoints.iter();
+    endpoints.map(|endpoint| (endpoint.id.clone(), Arc::new(endpoint.clone()))).collect()
 }
 
 fn services(document: &Document) -> HashMap<ServiceId, Arc<Service>> {

@@ -4,11 +4,12 @@ use crate::body::Budget;
 use crate::compile::{self, KeySets, PackFiles, PackFolders, Sources};
 use crate::known::Known;
 use crate::ledger::{AnyLedger, SealingLedger};
-use crate::own::Lookups;
+use crate::own::{Lookups, Polls};
 use crate::protect::Protection;
 use crate::record::{self, Recorder};
 use crate::report::{Metrics, RevisionState};
 use crate::rollout::Packs;
+use crate::settling::Settling;
 use crate::snapshot::{Live, Snapshot};
 use crate::thresholds::Thresholds;
 use jiff::Timestamp;
@@ -17,6 +18,7 @@ use model::config::{Config, ConfigError};
 use model::id::NodeName;
 use model::idempotency::{Owner, Salt};
 use model::node::{ERRORS_MAX, Rejected};
+use model::webhook::Reach;
 use stages::authenticate::Memory;
 use stages::claim::Waiters;
 use stages::quotas::Quotas;
@@ -57,6 +59,8 @@ pub struct Settings {
     pub keys: MasterKeys,
     /// How decision records are kept.
     pub records: record::Settings,
+    /// Which addresses webhooks may be sent to.
+    pub reach: Reach,
 }
 
 /// The data plane of one process.
@@ -73,6 +77,8 @@ pub struct Gateway {
     pub ledger: SealingLedger,
     /// Repeats that wait for what comes of the first request.
     pub waiters: Waiters,
+    /// Outcomes of which it was not told.
+    pub settling: Settling,
     /// Keeps derived idempotency keys of this deployment apart from others'.
     pub salt: Salt,
     /// The name of this node.
@@ -97,8 +103,12 @@ pub struct Gateway {
     pub protection: Protection,
     /// Quotas that are nearly or all used.
     pub thresholds: Thresholds,
+    /// Which addresses webhooks may be sent to.
+    pub(crate) reach: Reach,
     /// Decision records, for callers.
     pub(crate) lookups: Lookups,
+    /// Events of endpoints, for callers.
+    pub(crate) polls: Polls,
     sources: Sources,
     standing: watch::Sender<Standing>,
     was_ready: AtomicBool,
@@ -180,6 +190,7 @@ impl Gateway {
             quotas: settings.quotas,
             ledger: SealingLedger::new(settings.ledger, settings.keys.clone()),
             waiters: Waiters::default(),
+            settling: Settling::new(&settings.runtime),
             salt: settings.salt,
             owner: settings.node.as_str().into(),
             node: settings.node,
@@ -189,7 +200,9 @@ impl Gateway {
             recorder,
             protection,
             thresholds: Thresholds::start(settings.store.clone(), &settings.runtime),
+            reach: settings.reach,
             lookups: Lookups::new(settings.store.clone()),
+            polls: Polls::new(settings.store.clone(), settings.keys.clone()),
             store: settings.store,
             packs: packs.clone(),
             sources: Sources {
@@ -215,6 +228,11 @@ impl Gateway {
     /// Puts a compiled document in force, as the revision of this number. Whoever calls sees to it that numbers come in
     /// their order.
     pub fn put_in_force(&self, compiled: Compiled, number: u64) {
+        let mut keyed =
+            compiled.config.document().routes.iter().filter_map(|r| r.idempotency.as_ref());
+        if keyed.any(|rules| rules.replicas > 0) {
+            self.ledger.prepare_replicas();
+        }
         self.live.publish(Snapshot { revision: number, ..compiled.snapshot });
         self.packs.in_force(compiled.config.document());
         self.metrics.revision(RevisionState::Active, number);

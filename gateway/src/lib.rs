@@ -29,6 +29,7 @@ pub mod rollout;
 pub mod route;
 pub mod server;
 mod session;
+mod settling;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;

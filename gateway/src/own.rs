@@ -1,8 +1,10 @@
 //! The gateway's own endpoints, under `/.tollgate/`. Not charged, never forwarded.
 
 mod explain;
+mod polls;
 
 pub(crate) use explain::Lookups;
+pub(crate) use polls::Polls;
 
 use crate::gateway::Gateway;
 use crate::pipeline::Held;
@@ -10,9 +12,10 @@ use crate::respond::Reply;
 use crate::snapshot::Snapshot;
 use http::{HeaderValue, Method, StatusCode, header};
 use model::document::{CredentialKind, LimitScope};
-use model::id::LimitId;
+use model::id::{EndpointId, LimitId};
 use model::quota::{OnStoreError, Reading, fields};
 use model::{ErrorCode, Head, Reject};
+use polls::Question;
 use serde::Serialize;
 use serde_json::{Value, json};
 use stages::authenticate::{Caller, Requirement};
@@ -36,6 +39,9 @@ pub(crate) async fn answer(
     match path.split_once('/') {
         Some(("errors", code)) => describe(code),
         Some(("explain", id)) => explain(gateway, snapshot, head, held, id).await,
+        Some(("endpoints", rest)) if let Some(id) = rest.strip_suffix("/events") => {
+            events(gateway, snapshot, head, held, id).await
+        }
         None if path == "errors" => {
             Ok(Reply::json(StatusCode::OK, &json!({ "items": ErrorCode::table() })))
         }
@@ -87,6 +93,27 @@ async fn explain(
     let caller = authenticate(gateway, snapshot, head, held).await?;
     let found = gateway.lookups.find(id, caller.identity()).await?;
     let mut reply = Reply::json(StatusCode::OK, &json!({ "items": found }));
+    reply.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(reply)
+}
+
+/// What would be sent to an endpoint of the caller's tenant.
+async fn events(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    head: &Head,
+    held: &mut Held,
+    id: &str,
+) -> Result<Reply, Reject> {
+    let caller = authenticate(gateway, snapshot, head, held).await?;
+    let endpoint = snapshot.endpoints.get(&EndpointId::from(id));
+    let own = endpoint.filter(|endpoint| endpoint.tenant == caller.identity().tenant);
+    let endpoint = own.ok_or_else(|| {
+        Reject::new(ErrorCode::NotFound).message("There is no such endpoint of yours.")
+    })?;
+    let question = Question::of(head.query.as_deref())?;
+    let told = gateway.polls.ask(endpoint, question, &gateway.clock).await?;
+    let mut reply = Reply::json(StatusCode::OK, &told);
     reply.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(reply)
 }

@@ -11,12 +11,14 @@ use crate::record::Due;
 use crate::report::Store;
 use crate::respond::Reply;
 use crate::route::Matched;
+use crate::settling;
 use crate::snapshot::Snapshot;
 use crate::trace::Trace;
 use crate::upstream::Upstream;
 use decide::Decided;
 use jiff::Timestamp;
 use model::document::IdempotencyMode;
+use model::idempotency::Ending;
 use model::quota::Reading;
 use model::{Edits, ErrorCode, Head, Reject};
 use rand::RngExt as _;
@@ -25,6 +27,7 @@ use stages::claim::{self, Ask, Claim, Judged};
 use stages::throttle::{self, Asked, Permit};
 use stages::version::Resolved;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Why a request goes no further.
 #[derive(Debug)]
@@ -44,7 +47,7 @@ impl From<Reject> for Halt {
 /// What the stages see of one request.
 pub struct Context<'a, B> {
     /// The process' runtime state.
-    pub gateway: &'a Gateway,
+    pub gateway: &'a Arc<Gateway>,
     /// The pinned revision.
     pub snapshot: &'a Snapshot,
     /// The head that passed the Gate.
@@ -60,7 +63,7 @@ pub struct Context<'a, B> {
 impl<'a, B: BodySource> Context<'a, B> {
     /// What the stages see of this request, whose body comes from `source`.
     pub fn new(
-        gateway: &'a Gateway,
+        gateway: &'a Arc<Gateway>,
         snapshot: &'a Snapshot,
         head: &'a Arc<Head>,
         trace: &'a Trace,
@@ -153,6 +156,9 @@ pub async fn admit<B: BodySource>(
     let upstream = clearance.upstream().clone();
     let claim =
         facts.stage(Stage::Claim, claim(cx, &matched, &caller, &version, clearance)).await?;
+    if clearance.is_given_back() {
+        *clearance = clear_again(cx, facts, &caller, &version, &claim).await?;
+    }
     let body = body.or_else(|| cx.body.take());
     Ok(Admitted { matched, caller, version, packs, edits, upstream, claim, body })
 }
@@ -225,8 +231,9 @@ async fn charge<B: BodySource>(
     let work = async {
         let now = cx.now.as_microsecond();
         cx.gateway.protection.judge(caller, cost, now)?;
-        // The body may still have to come.
-        let hold = cx.upstream(version).hold() + BODY_DEADLINE;
+        // The body may still have to come, and a repeat may wait for the first one's answer.
+        let wait = route.idempotency.as_ref().map_or(Duration::ZERO, |rules| rules.wait.0);
+        let hold = cx.upstream(version).hold() + BODY_DEADLINE + wait;
         let permit = rand::rng().random();
         let asked = Asked {
             caller,
@@ -279,13 +286,31 @@ async fn clear<B: BodySource>(
     clearance
 }
 
-/// Claim, the last stage: taking the lease and marking the dispatch are one write.
+/// Clears a request that waited, and gave back what it had been lent meanwhile. Where something is in the way now, its key
+/// is free again: nothing was sent.
+async fn clear_again<B: BodySource>(
+    cx: &Context<'_, B>,
+    facts: &mut Facts,
+    caller: &Caller,
+    version: &Resolved,
+    claim: &Claim,
+) -> Result<Clearance, Halt> {
+    let cleared = clear(cx, facts, caller, version).await;
+    if cleared.is_err() {
+        let (free, request_id) = (Ending::Unsent.disposition(&[]), &cx.trace.request_id);
+        facts.settled = settling::settle(cx.gateway, claim, free, || None, request_id).await;
+    }
+    cleared
+}
+
+/// Claim, the last stage: taking the lease and marking the dispatch are one write. Who waits for the answer of the first one
+/// takes nothing meanwhile of what its upstream is sent at most: that is everybody's.
 async fn claim<B: BodySource>(
     cx: &mut Context<'_, B>,
     matched: &Matched,
     caller: &Caller,
     version: &Resolved,
-    clearance: &Clearance,
+    clearance: &mut Clearance,
 ) -> Result<Claim, Halt> {
     let route = matched.route();
     let Some(rules) = &route.idempotency else { return Ok(Claim::unkeyed()) };
@@ -307,8 +332,9 @@ async fn claim<B: BodySource>(
         rules,
         hold: clearance.upstream().hold(),
     };
-    let Gateway { ledger, salt, owner, waiters, clock, .. } = gateway;
-    let judged = claim::claim(ledger, salt, owner, &ask, waiters, clock).await;
+    let Gateway { ledger, salt, owner, waiters, clock, quotas, .. } = &**gateway;
+    let gives_back = || clearance.give_back(quotas, clock.micros());
+    let judged = claim::claim(ledger, salt, owner, &ask, waiters, clock, gives_back).await;
     let degraded = match &judged {
         Ok(Judged::Claim(claim)) => claim.is_bypassed(),
         Ok(Judged::Replay(_) | Judged::Awaited(_)) => false,

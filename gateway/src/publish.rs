@@ -3,6 +3,7 @@
 //! Invariant: only the [`Turn`], which one at a time has, puts documents in force or shows that they can't be. One that
 //! can't be changes nothing and says why. Texts are judged off the async threads, a few at a time.
 
+mod destinations;
 mod turn;
 
 pub(crate) use turn::Turn;
@@ -117,10 +118,13 @@ impl Publisher {
         self.kept(|kept| kept.in_force.as_ref().map(|tried| tried.candidate.clone().published()))
     }
 
-    /// Reads and compiles a text, and puts nothing in force.
+    /// Reads and compiles a text that somebody wants published, and puts nothing in force.
     pub(crate) async fn judge(&self, text: Arc<str>) -> Judged {
         let _room = self.room.acquire().await.expect("the semaphore is never closed");
-        judge(self.gateway.clone(), text).await
+        let judged = judge(self.gateway.clone(), text).await;
+        let Some(Watched { config, .. }) = &judged.watched else { return judged };
+        let forbidden = destinations::forbidden(config, &self.gateway.reach);
+        if forbidden.is_empty() { judged } else { judged.without(forbidden) }
     }
 
     /// Reads and compiles a text, and forgets it.
@@ -182,6 +186,13 @@ async fn compile(gateway: Arc<Gateway>, text: Arc<str>) -> Judged {
 }
 
 impl Judged {
+    /// The same with further errors.
+    fn without(self, errors: Vec<ConfigError>) -> Self {
+        let mut errors: Vec<_> = self.outcome.err().into_iter().flatten().chain(errors).collect();
+        errors.sort();
+        Self { outcome: Err(errors), ..self }
+    }
+
     /// Whether it was compiled; else everything that is in the way.
     pub(crate) fn sound(self) -> Result<Self, Vec<ConfigError>> {
         match self.outcome {

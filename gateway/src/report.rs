@@ -324,6 +324,11 @@ impl Metrics {
         self.costs_unread.with_label_values(&[route.as_str()]).inc();
     }
 
+    /// What became of a key, where the store said so after its exchange: one of [`SETTLED`].
+    pub fn settled(&self, outcome: &'static str) {
+        self.settled.with_label_values(&[outcome]).inc();
+    }
+
     /// Shows where the counters of limits stand, and what they did where they are shared. Called once.
     pub fn counters(&self, quotas: &Quotas, runtime: &Handle) -> Result<(), prometheus::Error> {
         if let Some(counts) = quotas.counts() {
@@ -388,7 +393,7 @@ impl Metrics {
             self.idempotency.with_label_values(&[outcome]).inc();
         }
         if let Some(settled) = facts.settled {
-            self.settled.with_label_values(&[settled]).inc();
+            self.settled(settled);
         }
         self.limits.decided(&facts.readings);
         facts.packs.iter().for_each(|pack| self.packs.observe(pack));

@@ -10,7 +10,8 @@ use crate::rollout::Watch;
 use crate::route::RouteTable;
 use crate::upstream::Upstream;
 use arc_swap::ArcSwapOption;
-use model::id::{IssuerId, TenantId, UpstreamId};
+use model::document::Endpoint;
+use model::id::{EndpointId, IssuerId, TenantId, UpstreamId};
 use stages::authenticate::Directory;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,6 +28,8 @@ pub struct Snapshot {
     pub upstreams: HashMap<UpstreamId, Arc<Upstream>>,
     /// The services, for `/.tollgate/versions`.
     pub services: Vec<Arc<stages::version::Service>>,
+    /// Where events go, for who polls them.
+    pub endpoints: HashMap<EndpointId, Arc<Endpoint>>,
     /// The key sets that are fetched for it.
     pub key_sets: Vec<(IssuerId, Arc<Fetched>)>,
     /// What packs may use for each tenant; nothing where nothing is attached.

@@ -72,6 +72,7 @@ pub(crate) fn settings(store: &Store, name: &str, folder: &Path) -> Settings {
         store: store.clone(),
         keys: MasterKeys::default(),
         records: record::Settings::default(),
+        reach: model::webhook::Reach::default(),
     }
 }
 

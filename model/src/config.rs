@@ -3,9 +3,12 @@
 //! Invariant: a `Config` has no dangling reference, no duplicate id, no contradiction. Checking reports *all* errors in
 //! one answer, each with an RFC 6901 pointer: shape errors ([`shape`]), references ([`references`]) and meaning ([`rules`]).
 
+mod event_schema;
 mod references;
 mod rules;
 mod shape;
+
+pub use event_schema::event_schema;
 
 use crate::document::Document;
 use schemars::JsonSchema;
@@ -164,7 +167,7 @@ pub fn shape_errors<T: JsonSchema>(value: &Value) -> Vec<ConfigError> {
 }
 
 /// Escapes one token of a pointer (RFC 6901 §3).
-fn escape(token: &str) -> String {
+pub(crate) fn escape(token: &str) -> String {
     token.replace('~', "~0").replace('/', "~1")
 }
 

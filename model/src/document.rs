@@ -6,10 +6,12 @@
 mod idempotency;
 mod limits;
 mod packs;
+mod webhooks;
 
 pub use idempotency::*;
 pub use limits::*;
 pub use packs::*;
+pub use webhooks::*;
 
 use crate::id::{
     ConsumerId, CredentialId, IssuerId, PlanId, RouteId, ServiceId, TenantId, UpstreamId,
@@ -56,6 +58,15 @@ pub struct Document {
     /// Where packs decide.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attachments: Vec<Attachment>,
+    /// Where events come from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Source>,
+    /// Where events go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<Endpoint>,
+    /// What events must be like.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub event_types: Vec<EventType>,
 }
 
 /// An issuer of JWTs. Keys come from `jwks` (RS256, ES256, EdDSA) or `secret` (HS256), never from the token.
@@ -123,6 +134,10 @@ pub struct Jwks {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
 }
+
+/// The fields that hold a [`Secret`], wherever they stand; not within what the document only carries (`settings` of packs,
+/// `schema` of event types).
+pub const SECRET_FIELDS: &[&str] = &["secret", "previous_secret", "signing_key", "client_secret"];
 
 /// A secret by reference: exactly one of the three. A plain value is an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -1,4 +1,16 @@
-//! What the gateway itself has to tell: written to the store's outbox in the transaction of what it tells of.
+//! What the gateway itself has to tell: written to the store's outbox in the transaction of what it tells of. And
+//! [`CloudEvent`]s, the form in which all events come in, are kept and go out.
+
+mod attribute;
+mod binary;
+mod cloud;
+mod digest;
+mod json;
+#[cfg(test)]
+mod tests;
+
+pub use cloud::{CloudEvent, Data, Malformed, New};
+pub use json::EVENTS_MAX;
 
 use crate::id::TenantId;
 use jiff::Timestamp;
@@ -35,3 +47,9 @@ pub const PACK_HALTED: &str = "tollgate.pack.halted";
 pub const PACK_PROMOTED: &str = "tollgate.pack.promoted";
 /// A tenant, consumer or credential has used so much of a quota.
 pub const QUOTA_REACHED: &str = "tollgate.quota.reached";
+/// An endpoint of webhooks was disabled: it said 410, or failed for too long.
+pub const ENDPOINT_DISABLED: &str = "tollgate.endpoint.disabled";
+/// A source no longer knew how far it was read: it is read from the start.
+pub const SOURCE_RESTARTED: &str = "tollgate.source.restarted";
+/// Entries of a source can't be accepted, and are passed over.
+pub const SOURCE_SKIPPED: &str = "tollgate.source.skipped";

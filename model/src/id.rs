@@ -67,6 +67,10 @@ ids! {
     PackKeyId;
     /// An attachment of a pack.
     AttachmentId;
+    /// Where events come from.
+    SourceId;
+    /// Where events go.
+    EndpointId;
     /// A token of the admin API.
     TokenId;
     /// A node: one process of a deployment.

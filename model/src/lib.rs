@@ -25,6 +25,7 @@ pub mod token;
 pub mod units;
 pub mod upsert;
 pub mod usage;
+pub mod webhook;
 
 pub use clock::Clock;
 pub use decision::{Decision, Denial, Edits, FailureReason, HeaderEdit, PackAnswer};

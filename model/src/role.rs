@@ -34,6 +34,8 @@ pub enum Permission {
     Operate,
     /// Tokens, erasure of records, rekeying, stored answers.
     Administer,
+    /// Send events.
+    Produce,
 }
 
 /// A part of the document whose entries are resources.
@@ -57,11 +59,17 @@ pub enum Section {
     Packs,
     /// `attachments`
     Attachments,
+    /// `sources`: where events come from.
+    Sources,
+    /// `endpoints`: where events go.
+    Endpoints,
+    /// `event_types`
+    EventTypes,
 }
 
 impl Section {
     /// Every section, in the document's order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Issuers,
         Self::Upstreams,
         Self::Services,
@@ -71,6 +79,9 @@ impl Section {
         Self::PackKeys,
         Self::Packs,
         Self::Attachments,
+        Self::Sources,
+        Self::Endpoints,
+        Self::EventTypes,
     ];
 
     /// The document's key, which is also the API's path segment.
@@ -85,6 +96,9 @@ impl Section {
             Self::PackKeys => "pack_keys",
             Self::Packs => "packs",
             Self::Attachments => "attachments",
+            Self::Sources => "sources",
+            Self::Endpoints => "endpoints",
+            Self::EventTypes => "event_types",
         }
     }
 }
@@ -114,9 +128,9 @@ impl Role {
     pub const fn may(self, permission: Permission) -> bool {
         match (self, permission) {
             (Self::Admin, _) => true,
-            (Self::Producer, _) => false,
+            (Self::Producer, permission) => matches!(permission, Permission::Produce),
             (_, Permission::Read) => true,
-            (Self::Operator, Permission::Operate) => true,
+            (Self::Operator, Permission::Operate | Permission::Produce) => true,
             (Self::Operator, Permission::Change(section)) => {
                 !matches!(section, Section::Packs | Section::PackKeys)
             }
@@ -186,13 +200,15 @@ mod tests {
             Permission::Change(Section::Attachments),
             Permission::Change(Section::Packs),
             Permission::Change(Section::PackKeys),
+            Permission::Change(Section::Endpoints),
+            Permission::Produce,
         ];
         for (role, row) in [
-            (Role::Viewer, "R......"),
-            (Role::Operator, "RO.TA.."),
-            (Role::Publisher, "R...AP."),
-            (Role::Producer, "......."),
-            (Role::Admin, "ROXTAPK"),
+            (Role::Viewer, "R........"),
+            (Role::Operator, "RO.TA..EE"),
+            (Role::Publisher, "R...AP..."),
+            (Role::Producer, "........E"),
+            (Role::Admin, "RO.TA..EE"),
         ] {
             for (permission, cell) in permissions.into_iter().zip(row.chars()) {
                 assert_eq!(role.may(permission), cell != '.', "{role:?} {permission:?}");

@@ -38,7 +38,10 @@ impl List {
             | Section::Plans
             | Section::PackKeys
             | Section::Packs
-            | Section::Attachments => None,
+            | Section::Attachments
+            | Section::Sources
+            | Section::Endpoints
+            | Section::EventTypes => None,
         };
         // The system took it out of service after the file was written: a file of old must not bring it back.
         let stays = match section {

@@ -15,11 +15,15 @@ mod revocations;
 mod tokens;
 mod write;
 
+pub use crate::webhooks::Recover;
 pub use outbox::{Outgoing, ToldOnce};
 pub use pack_data::{
     DATA_BYTES_MAX, DATA_KEYS_MAX, DATUM_KEY_MAX, DATUM_VALUE_MAX, PackData, PackDatum,
 };
 pub use packs::{PACK_BYTES_MAX, PACKS_MAX, PackFile, PackInfo};
+
+pub(crate) use outbox::append as append_event;
+pub(crate) use write::{Undone, whole};
 
 use crate::Store;
 use crate::rows::{Columns as _, text, unreadable};
@@ -27,11 +31,12 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use model::audit::Entry;
 use model::event::Event;
-use model::id::{NodeName, PackId, PackKeyId, TenantId, TokenId};
+use model::id::{EndpointId, NodeName, PackId, PackKeyId, TenantId, TokenId};
 use model::port::StoreError;
 use model::revision::{KeptAnswer, RevisionInfo};
 use model::revocation::Revocation;
 use model::token::{Token, TokenHash};
+use model::webhook::{NewEvent, Replay};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,6 +109,35 @@ pub enum Effect {
     /// versions of packs differ: in several transactions, the last of which holds the audit entry. One that breaks off is
     /// to be asked for again.
     EraseRecords(TenantId, Timestamp),
+    /// A delivery that is dead, parked or due later is due now, and its attempts are counted from 1 again.
+    RetryDelivery {
+        /// The delivery.
+        number: u64,
+    },
+    /// A delivery that is pending, parked or dead is given up: nothing waits behind it any more.
+    DiscardDelivery {
+        /// The delivery.
+        number: u64,
+    },
+    /// An endpoint is served again; nothing that it did before is held against it. Goes on in further transactions where
+    /// much is parked, or in [`mend_order`](Store::mend_order) where it breaks off.
+    EnableEndpoint {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// What becomes of what was parked.
+        recover: Recover,
+    },
+    /// An event that goes to one endpoint, whatever it wants.
+    Ping {
+        /// The event.
+        event: Box<NewEvent>,
+        /// The endpoint.
+        endpoint: EndpointId,
+    },
+    /// A replay, which dispatchers work at from now on.
+    CreateReplay(Box<Replay>),
+    /// The replay of this id ends.
+    CancelReplay(String, Timestamp),
 }
 
 /// What a pack may read under a key before a write changes it.
@@ -122,8 +156,11 @@ pub enum Over {
 pub struct Written {
     /// The revision that was published or released.
     pub revision: Option<u64>,
-    /// How many rows were deleted; of a pack file, 1 when it was not there yet.
+    /// How many rows were deleted; of a pack file, 1 when it was not there yet; of an endpoint that was enabled, how many
+    /// deliveries became pending.
     pub rows: u64,
+    /// The number of the delivery that was made.
+    pub delivery: Option<u64>,
 }
 
 /// Why a write was not done. Whatever the reason, nothing was.
@@ -205,16 +242,23 @@ impl Store {
             let (tenant, until) = (tenant.clone(), *until);
             return self.erase(write, tenant, until).await;
         }
+        if let Effect::EnableEndpoint { .. } = &write.effect {
+            return self.enable(write).await;
+        }
         self.write_at_once(write).await
     }
 
     async fn write_at_once(&self, write: Write) -> Result<Written, WriteError> {
         let in_feed = write.effect.is_in_feed();
+        let for_webhooks = write.effect.is_for_webhooks();
         let size = write.size();
         let done = self.db.write(size, |connection| Box::pin(write::write(connection, write)));
         let written = done.await??;
         if in_feed {
             self.hints.give();
+        }
+        if for_webhooks {
+            self.tell_webhooks();
         }
         Ok(written)
     }
@@ -242,6 +286,23 @@ impl Store {
             Ok(written) => written,
             Err(error) => Err(StoreError::Unavailable(error.to_string()).into()),
         }
+    }
+
+    /// Takes up what was parked in further transactions, and goes to its end even when nobody waits any more. It is enabled
+    /// even where that fails: the rest is taken up by the next sweep.
+    async fn enable(&self, write: Write) -> Result<Written, WriteError> {
+        let written = self.write_at_once(write).await?;
+        let store = self.clone();
+        let taken = match tokio::spawn(async move { store.take_up().await }).await {
+            Ok(Ok(taken)) => taken,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "parked deliveries are taken up later");
+                0
+            }
+            Err(_) => 0,
+        };
+        self.tell_webhooks();
+        Ok(Written { rows: written.rows + taken, ..written })
     }
 
     /// The feed's version: grows with every write that nodes must notice (revisions, releases, revocations, pack files and
@@ -302,10 +363,29 @@ impl Effect {
             | Self::KeepPack { .. }
             | Self::PutPackData(..)
             | Self::DeletePackData { .. } => true,
-            Self::Note | Self::CreateToken(..) | Self::RevokeToken(..) | Self::EraseRecords(..) => {
-                false
-            }
+            Self::Note
+            | Self::CreateToken(..)
+            | Self::RevokeToken(..)
+            | Self::EraseRecords(..)
+            | Self::RetryDelivery { .. }
+            | Self::DiscardDelivery { .. }
+            | Self::EnableEndpoint { .. }
+            | Self::Ping { .. }
+            | Self::CreateReplay(_)
+            | Self::CancelReplay(..) => false,
         }
+    }
+
+    /// Whether dispatchers may have something to do.
+    fn is_for_webhooks(&self) -> bool {
+        matches!(
+            self,
+            Self::RetryDelivery { .. }
+                | Self::DiscardDelivery { .. }
+                | Self::EnableEndpoint { .. }
+                | Self::Ping { .. }
+                | Self::CreateReplay(_)
+        )
     }
 }
 
@@ -316,6 +396,7 @@ impl Write {
             Effect::Publish { text, .. } => text.len(),
             Effect::KeepPack { file, .. } => file.bytes.len(),
             Effect::PutPackData(datum, _) => datum.value.len(),
+            Effect::Ping { event, .. } => event.content.len(),
             _ => 0,
         };
         held + self.answer.as_ref().map_or(0, |answer| answer.sealed.len())

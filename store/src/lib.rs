@@ -20,25 +20,28 @@ mod search;
 mod sqlite;
 #[cfg(test)]
 mod tests;
+pub mod webhooks;
 mod writer;
 
-pub use ledger::SqlLedger;
+pub use ledger::{ClockOf, SqlLedger};
 
 use db::Db;
 use feed::Hints;
-use model::idempotency::TENANT_BYTES;
+use model::idempotency::TenantRoom;
 use postgres::Postgres;
 use sqlite::Sqlite;
 use sqlx::migrate::MigrateError;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use webhooks::Bell;
 
 /// An open database. Clones share it, but for what each has noticed of the feed: see [`changed`](Self::changed).
 #[derive(Clone, Debug)]
 pub struct Store {
     db: Db,
     hints: Hints,
+    bell: Bell,
     /// Searches at work.
     searches: Arc<Semaphore>,
 }
@@ -98,16 +101,16 @@ impl Store {
     /// runtime that uses the store.
     pub async fn open(url: &str) -> Result<Self, OpenError> {
         sqlx::any::install_default_drivers();
-        let hints = Hints::default();
+        let (hints, bell) = (Hints::default(), Bell::default());
         let db = match url.split_once(':').map(|(scheme, _)| scheme) {
             Some("sqlite") => Db::Sqlite(Sqlite::open(url).await?),
             Some("postgres" | "postgresql") => {
-                Db::Postgres(Postgres::open(url, hints.clone()).await?)
+                Db::Postgres(Postgres::open(url, hints.clone(), bell.clone()).await?)
             }
             Some(scheme) => return Err(OpenError::UnknownScheme(scheme.to_owned())),
             None => return Err(OpenError::UnknownScheme(url.to_owned())),
         };
-        Ok(Self { db, hints, searches: Arc::new(Semaphore::new(search::SEARCHES_MAX)) })
+        Ok(Self { db, hints, bell, searches: Arc::new(Semaphore::new(search::SEARCHES_MAX)) })
     }
 
     /// Brings the schema up to date now, or says why it can't be.
@@ -137,12 +140,12 @@ impl Store {
 
     /// The idempotency records.
     pub fn ledger(&self) -> SqlLedger {
-        self.ledger_of(TENANT_BYTES)
+        self.ledger_of(TenantRoom::SHARED, ClockOf::Store)
     }
 
-    /// The same, with another bound on what is kept of one tenant's answers, in bytes.
-    pub fn ledger_of(&self, tenant_bytes: usize) -> SqlLedger {
-        SqlLedger::new(self.db.clone(), tenant_bytes)
+    /// The same, with other room for a tenant, or by another clock.
+    pub fn ledger_of(&self, room: TenantRoom, clock: ClockOf) -> SqlLedger {
+        SqlLedger::new(self.db.clone(), room, clock)
     }
 
     /// How many transactions were committed since it was opened, for metrics: fewer than writes when many come at once.

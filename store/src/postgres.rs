@@ -5,11 +5,13 @@
 
 mod follow;
 mod target;
+mod tell;
 mod upgrade;
 
 use crate::OpenError;
 use crate::db::{DEADLINE, Lent, Work, within_deadline};
 use crate::feed::Hints;
+use crate::webhooks::Bell;
 use model::port::StoreError;
 use sqlx::any::AnyPoolOptions;
 use sqlx::{AnyConnection, AnyPool, Connection as _, Executor as _};
@@ -55,6 +57,7 @@ struct Shared {
     commits: AtomicU64,
     runtime: Handle,
     follower: JoinHandle<()>,
+    teller: JoinHandle<()>,
 }
 
 impl fmt::Debug for Postgres {
@@ -67,13 +70,14 @@ impl fmt::Debug for Postgres {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.follower.abort();
+        self.teller.abort();
     }
 }
 
 impl Postgres {
     /// Brings the schema up to date if the server answers, and else goes on trying beside. What waiting can't mend is an
     /// error.
-    pub(crate) async fn open(url: &str, hints: Hints) -> Result<Self, OpenError> {
+    pub(crate) async fn open(url: &str, hints: Hints, bell: Bell) -> Result<Self, OpenError> {
         let target = Target::parse(url)?;
         let standing = watch::Sender::new(Standing::default());
         match upgrade::run(&target, &standing).await {
@@ -88,7 +92,9 @@ impl Postgres {
                 Box::pin(async move { connection.execute(SESSION).await.map(drop) })
             })
             .connect_lazy_with(target.any.clone());
-        let follower = tokio::spawn(follow::run(target.clone(), standing.clone(), hints));
+        let follower =
+            tokio::spawn(follow::run(target.clone(), standing.clone(), hints, bell.hints.clone()));
+        let teller = tokio::spawn(tell::run(pool.clone(), bell));
         Ok(Self {
             shared: Arc::new(Shared {
                 pool,
@@ -99,6 +105,7 @@ impl Postgres {
                 commits: AtomicU64::new(0),
                 runtime: Handle::current(),
                 follower,
+                teller,
             }),
         })
     }
@@ -204,6 +211,7 @@ impl Postgres {
         tokio::time::timeout(DEADLINE, all).await.map(drop).unwrap_or_default();
         self.shared.queue.close();
         self.shared.follower.abort();
+        self.shared.teller.abort();
         tokio::time::timeout(DEADLINE, self.shared.pool.close()).await.unwrap_or_default();
     }
 

@@ -14,16 +14,20 @@ pub(crate) enum Dialect {
 }
 
 /// Every change of the schema, in order. Texts that both share are written as SQLite takes them; PostgreSQL's name for
-/// `BLOB` is `BYTEA`, and for `BINARY`, the order by bytes, `"C"`.
+/// `BLOB` is `BYTEA`, and for `BINARY`, the order by bytes, `"C"`; a key that SQLite keeps rows by is a `BIGINT` there.
 pub(crate) fn migrator(dialect: Dialect) -> Migrator {
-    let (own, bytes) = match dialect {
+    let (own, bytes, counts, events) = match dialect {
         Dialect::Sqlite => (
             include_str!("../migrations/0003_sqlite.sql"),
             include_str!("../migrations/0008_sqlite.sql"),
+            include_str!("../migrations/0009_sqlite.sql"),
+            include_str!("../migrations/0011_sqlite.sql"),
         ),
         Dialect::Postgres => (
             include_str!("../migrations/0003_postgres.sql"),
             include_str!("../migrations/0008_postgres.sql"),
+            include_str!("../migrations/0009_postgres.sql"),
+            include_str!("../migrations/0011_postgres.sql"),
         ),
     };
     let changes = [
@@ -35,12 +39,16 @@ pub(crate) fn migrator(dialect: Dialect) -> Migrator {
         ("limits", include_str!("../migrations/0006_limits.sql")),
         ("sealed", include_str!("../migrations/0007_sealed.sql")),
         ("bytes", bytes),
+        ("counts", counts),
+        ("webhooks", include_str!("../migrations/0010_webhooks.sql")),
+        ("events", events),
     ];
     let changes = (1..).zip(changes).map(|(version, (name, sql))| {
         let sql = match dialect {
             Dialect::Sqlite => sql.into_sql_str(),
             Dialect::Postgres => {
                 let sql = sql.replace("BLOB", "BYTEA").replace("COLLATE BINARY", "COLLATE \"C\"");
+                let sql = sql.replace("INTEGER PRIMARY KEY", "BIGINT PRIMARY KEY");
                 sqlx::AssertSqlSafe(sql).into_sql_str()
             }
         };

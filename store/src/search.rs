@@ -47,6 +47,16 @@ impl Search {
         Self { joint: " AND ", ..Self::new(select) }
     }
 
+    /// Adds a condition without a value, if there is one.
+    pub(crate) fn also(mut self, condition: Option<&'static str>) -> Self {
+        if let Some(condition) = condition {
+            self.sql.push_str(self.joint);
+            self.sql.push_str(condition);
+            self.joint = " AND ";
+        }
+        self
+    }
+
     /// Adds a condition, if there is a value for it; `{}` stands for the value.
     pub(crate) fn filter<T>(
         mut self,

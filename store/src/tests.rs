@@ -7,14 +7,23 @@ mod behaviour;
 mod both;
 mod databases;
 mod kills;
+mod ledger;
 mod outages;
 mod postgres;
 mod samples;
 mod server;
 mod sqlite;
+mod webhooks;
 
-use crate::SqlLedger;
-use model::idempotency::{ClaimRequest, Claimed, Fence, Ledger as _};
+use crate::{ClockOf, SqlLedger, Store};
+use model::idempotency::{ClaimRequest, Claimed, Fence, Ledger as _, TenantRoom};
+
+impl Store {
+    /// The idempotency records, for whom it is what time a test says.
+    fn timed_ledger(&self) -> SqlLedger {
+        self.ledger_of(TenantRoom::SHARED, ClockOf::Caller)
+    }
+}
 
 /// Claims a key that is free.
 async fn hold(store: &SqlLedger, request: &ClaimRequest, now: i64) -> Fence {

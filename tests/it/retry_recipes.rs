@@ -224,6 +224,27 @@ async fn what_was_declined_is_asked_for_again_with_the_same_key() {
     }
 }
 
+/// Where a route keeps such an answer, asking again gets nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_declined_and_is_kept_ends_the_program() {
+    let one = async |recipe: Recipe| {
+        let (contacts, upstream) =
+            Contacts::behind(&[Post::Declines, Post::Declines], Keys::Ignored).await;
+        let document = document::standard(upstream.address).changed(|document| {
+            let rules = &mut document.entry("routes", "contacts.create")["idempotency"];
+            rules["release_on"] = json!([503]);
+        });
+        let node = Node::start(&document).await;
+        let output = recipe.run(&node).await;
+        let complained = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{}: {complained}", recipe.language);
+        assert!(complained.contains("not now"), "{}: {complained}", recipe.language);
+        assert_eq!((contacts.count(), posts(&upstream).len()), (0, 1), "{}", recipe.language);
+    };
+    let [sh, python, js] = Recipe::all();
+    tokio::join!(one(sh), one(python), one(js));
+}
+
 /// The client is killed while its request is on its way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_that_is_killed_and_started_again_gets_the_first_answer() {

@@ -11,7 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["model"]),
     ("stages", &["model"]),
     ("pack-host", &["model"]),
-    ("gateway", &["model", "store", "stages", "pack-host"]),
+    ("gateway", &["model", "store", "stages", "pack-host", "webhook-signature"]),
     ("admin", &["model", "store", "pack-host"]),
     ("crm", &[]),
     ("demo", &[]),

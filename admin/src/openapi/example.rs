@@ -1,5 +1,6 @@
 //! Examples: one small document, of which each resource's is a part, and what answers hold beside.
 
+use crate::endpoints::STANDING;
 use crate::kind::Kind;
 use crate::packs::FILE;
 use model::config;
@@ -48,6 +49,10 @@ pub(super) fn resource(kind: &Kind) -> (Value, Vec<String>) {
 /// A resource of a kind as answers show it.
 pub(super) fn shown(kind: &Kind, resource: &Value) -> Value {
     let mut shown = resource.clone();
+    if let (Section::Endpoints, Some(fields)) = (kind.section, shown.as_object_mut()) {
+        let standing = json!({ "failing_since": AT, "opened": 0, "at": AT });
+        fields.insert(STANDING.to_owned(), standing);
+    }
     if let (Section::Packs, Some(fields)) = (kind.section, shown.as_object_mut()) {
         let file = json!({
             "digest": DIGEST,
@@ -253,4 +258,73 @@ pub(super) fn difference() -> Value {
 /// What there is under a key of a pack's data.
 pub(super) fn datum() -> Value {
     json!({ "key": "blocked", "size": 13, "etag": ETAG.trim_matches('"'), "updated_at": AT, "by": "deploy" })
+}
+
+/// The `webhook-id` of an event.
+pub(super) const WEBHOOK_ID: &str = "evt_66906971607dd8ab1a7a14895d4874ea";
+
+/// A delivery that came to nothing.
+pub(super) fn delivery() -> Value {
+    json!({
+        "id": "dlv_4711",
+        "state": "dead",
+        "reason": "exhausted",
+        "tenant": "acme",
+        "endpoint": "acme-projection",
+        "webhook_id": WEBHOOK_ID,
+        "type": "contact.created",
+        "source": "/crm",
+        "event_id": "4711",
+        "accepted_at": AT,
+        "attempts": 10,
+        "settled_at": AT,
+    })
+}
+
+/// A delivery with what became of it.
+pub(super) fn delivery_whole() -> Value {
+    let mut whole = delivery();
+    if let Some(fields) = whole.as_object_mut() {
+        let attempt = json!({
+            "attempt": 10,
+            "at": AT,
+            "took_us": 15_000_214,
+            "outcome": "timed_out",
+            "node": "dispatcher-1",
+        });
+        fields.insert("history".to_owned(), json!([attempt]));
+    }
+    whole
+}
+
+/// What a replay is asked for.
+pub(super) fn replay_request() -> Value {
+    json!({
+        "tenant": "acme",
+        "endpoint": "acme-projection",
+        "since": "2026-11-02T00:00:00Z",
+        "until": "2026-11-03T00:00:00Z",
+        "types": ["contact.*"],
+        "dedupe": "skip_delivered",
+        "rate": 100,
+    })
+}
+
+/// A replay on its way.
+pub(super) fn replay() -> Value {
+    let mut replay = replay_request();
+    let standing = json!({
+        "id": ID,
+        "state": "running",
+        "created_at": AT,
+        "by": "deploy",
+        "counted": 42,
+        "queued": 12,
+        "skipped": 3,
+        "cursor": 815,
+    });
+    if let (Some(fields), Value::Object(standing)) = (replay.as_object_mut(), standing) {
+        fields.extend(standing);
+    }
+    replay
 }

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use utoipa::openapi::{ContentBuilder, Ref, Response, ResponseBuilder};
 
 /// Every status that refuses.
-pub(super) const REFUSALS: &[u16] = &[400, 401, 403, 404, 408, 409, 412, 413, 422, 428, 500, 503];
+pub(super) const REFUSALS: &[u16] =
+    &[400, 401, 403, 404, 408, 409, 412, 413, 422, 428, 429, 500, 503];
 
 /// The codes that this API refuses with. 405 is of methods that are not described.
 pub(super) const CODES: &[ErrorCode] = &[
@@ -18,6 +19,7 @@ pub(super) const CODES: &[ErrorCode] = &[
     ErrorCode::CredentialInvalid,
     ErrorCode::CredentialExpired,
     ErrorCode::Forbidden,
+    ErrorCode::TenantSuspended,
     ErrorCode::NotFound,
     ErrorCode::RequestTimeout,
     ErrorCode::Conflict,
@@ -27,6 +29,7 @@ pub(super) const CODES: &[ErrorCode] = &[
     ErrorCode::ConfigInvalid,
     ErrorCode::IdempotencyKeyReused,
     ErrorCode::PreconditionRequired,
+    ErrorCode::RateLimited,
     ErrorCode::Internal,
     ErrorCode::DependencyUnavailable,
     ErrorCode::Overloaded,
@@ -58,7 +61,7 @@ pub(super) fn response(status: u16) -> Response {
         ResponseBuilder::new().description(about.join(" ")).content(Problem::MEDIA_TYPE, content);
     let further: &[&str] = match status {
         401 => &["WWW-Authenticate"],
-        409 | 503 => &["Retry-After"],
+        409 | 429 | 503 => &["Retry-After"],
         _ => &[],
     };
     with_headers(response, further).build()

@@ -3,15 +3,19 @@
 //! Invariant: a schema takes what the API takes. Where a format can be said as a pattern exactly, it is; elsewhere the
 //! format's name stands alone, as the document's own schema has it.
 
+use super::events;
 use super::refusal::{self, REFUSALS};
 use crate::answer::{Changed, DryRun};
 use crate::credential::{CreatedCredential, NewCredential, Rotation};
+use crate::deliveries::DeliveryWhole;
+use crate::endpoints::{Enabled, Pinged, RotatedSecret, STANDING, SecretRotation, StandingShown};
 use crate::exchanges::Erased;
 use crate::idempotency::{KeyRecords, Released, Releasing};
 use crate::kind::{KINDS, Kind};
 use crate::nodes::Nodes;
 use crate::packs::{Datum, FILE, FileShown, PushedPack, RolloutItem, Shifted, Shifting};
 use crate::page::Listed;
+use crate::replays::ReplayDryRun;
 use crate::revisions::{self, Empty, RevisionItem, RevisionWhole};
 use crate::revocations::NewRevocation;
 use crate::secret::{Rekeyed, Rekeying};
@@ -23,9 +27,11 @@ use model::record::Record;
 use model::role::Section;
 use model::rollout::Difference;
 use model::token::Token;
+use model::webhook::{Delivery, Replay, ReplayRequest};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 
 /// What an id is ([`model::id::is_id`]).
 pub(super) const ID: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
@@ -51,6 +57,11 @@ pub(crate) const DATUM_KEY: &str = "^[!-\\-/-~][!-~]{0,255}$";
 /// What a pack's version is.
 pub(super) const PACK_VERSION: &str = "^[0-9]{1,9}\\.[0-9]{1,9}\\.[0-9]{1,9}$";
 
+/// The end of the names of what may be given with its secrets in plain.
+const GIVEN: &str = "Given";
+/// A secret as PUT takes it.
+const SECRET_GIVEN: &str = "SecretGiven";
+
 /// Where `$ref`s point to.
 const COMPONENTS: &str = "#/components/schemas/";
 
@@ -59,31 +70,34 @@ pub(super) fn components() -> Map<String, Value> {
     let mut schemas = document();
     schemas.extend(sent());
     schemas.extend(answered());
+    let holders = holders(&schemas);
     for kind in KINDS {
         let (name, shown) = (entry(kind), shown(kind));
         schemas.insert(format!("{shown}List"), list(&shown));
         let Some(schema) = schemas.get(&name) else { continue };
-        let mut written = written(kind, schema);
-        if shown != name {
+        let mut written = written(kind, schema, &holders);
+        if let Some((field, what)) = beside(kind.section) {
             let mut seen = schema.clone();
-            with_file(&mut seen, reference("PackFile"));
-            with_file(
-                &mut written,
-                json!({ "description": "As it is shown: ignored.", "readOnly": true }),
-            );
+            with(&mut seen, field, reference(what));
+            let ignored = json!({ "description": "As it is shown: ignored.", "readOnly": true });
+            with(&mut written, field, ignored);
             schemas.insert(shown, seen);
         }
         schemas.insert(format!("{name}Put"), written);
     }
+    give(&mut schemas, &holders);
     schemas.insert("CredentialShownList".to_owned(), list("CredentialShown"));
     let revocation = schemas.get("NewRevocation").map(made).unwrap_or_default();
     schemas.insert("Revocation".to_owned(), revocation);
     schemas.insert("RevocationList".to_owned(), list("Revocation"));
-    schemas.insert("SecretGiven".to_owned(), secret());
+    schemas.insert(SECRET_GIVEN.to_owned(), secret());
+    schemas.insert("CloudEvent".to_owned(), events::schema());
+    schemas.insert("CloudEventBatch".to_owned(), events::batch());
     schemas.insert("MergePatch".to_owned(), merge_patch());
     schemas.insert("ChangedOrDryRun".to_owned(), either("Changed", "DryRun"));
     schemas.insert("PushedPackOrDryRun".to_owned(), either("PushedPack", "DryRun"));
     schemas.insert("ShiftedOrDryRun".to_owned(), either("Shifted", "DryRun"));
+    schemas.insert("RotatedSecretOrDryRun".to_owned(), either("RotatedSecret", "DryRun"));
     schemas.insert(
         "Bytes".to_owned(),
         json!({ "type": "string", "format": "binary", "description": "Bytes." }),
@@ -120,13 +134,22 @@ pub(super) fn entry(kind: &Kind) -> String {
 /// The name of the schema of a kind's resources as they are shown.
 pub(super) fn shown(kind: &Kind) -> String {
     let name = entry(kind);
-    if kind.section == Section::Packs { format!("{name}Shown") } else { name }
+    if beside(kind.section).is_some() { format!("{name}Shown") } else { name }
 }
 
-/// An entry of a pack with its file beside it.
-fn with_file(schema: &mut Value, file: Value) {
+/// What is shown of a section's entries beside the document's own fields: the field, and the name of its schema.
+fn beside(section: Section) -> Option<(&'static str, &'static str)> {
+    match section {
+        Section::Packs => Some((FILE, "PackFile")),
+        Section::Endpoints => Some((STANDING, "EndpointStanding")),
+        _ => None,
+    }
+}
+
+/// An entry with a further field.
+fn with(schema: &mut Value, field: &str, what: Value) {
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
-        properties.insert(FILE.to_owned(), file);
+        properties.insert(field.to_owned(), what);
     }
 }
 
@@ -179,6 +202,8 @@ fn sent() -> Map<String, Value> {
     named::<Empty>(&mut generator);
     named::<Rekeying>(&mut generator);
     named::<Shifting>(&mut generator);
+    named::<SecretRotation>(&mut generator);
+    named::<ReplayRequest>(&mut generator);
     generator.take_definitions(true)
 }
 
@@ -208,6 +233,15 @@ fn answered() -> Map<String, Value> {
     named::<Listed<RolloutItem>>(&mut generator);
     named::<Listed<Difference>>(&mut generator);
     named::<Listed<Datum>>(&mut generator);
+    named::<StandingShown>(&mut generator);
+    named::<Pinged>(&mut generator);
+    named::<Enabled>(&mut generator);
+    named::<RotatedSecret>(&mut generator);
+    named::<ingest::Accepted>(&mut generator);
+    named::<Listed<Delivery>>(&mut generator);
+    named::<DeliveryWhole>(&mut generator);
+    named::<Listed<Replay>>(&mut generator);
+    named::<ReplayDryRun>(&mut generator);
     generator.take_definitions(true)
 }
 
@@ -251,15 +285,68 @@ fn list(name: &str) -> Value {
     })
 }
 
+/// The schemas that have a secret in them, however deep.
+fn holders(schemas: &Map<String, Value>) -> BTreeSet<String> {
+    let mut holders = BTreeSet::from(["Secret".to_owned()]);
+    loop {
+        let further = schemas.iter().filter(|(name, schema)| {
+            !holders.contains(*name) && refers(schema).iter().any(|to| holders.contains(to))
+        });
+        let further: Vec<String> = further.map(|(name, _)| name.clone()).collect();
+        if further.is_empty() {
+            return holders;
+        }
+        holders.extend(further);
+    }
+}
+
+/// The names of the schemas that this one refers to.
+fn refers(schema: &Value) -> BTreeSet<String> {
+    match schema {
+        Value::Array(list) => list.iter().flat_map(refers).collect(),
+        Value::Object(fields) => {
+            let own = fields.get("$ref").and_then(Value::as_str);
+            let own = own.and_then(|at| at.strip_prefix(COMPONENTS)).map(str::to_owned);
+            fields.values().flat_map(refers).chain(own).collect()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => BTreeSet::new(),
+    }
+}
+
+/// What of a resource has a secret in it, as PUT takes it: `XGiven` of each `X` that is asked for.
+fn give(schemas: &mut Map<String, Value>, holders: &BTreeSet<String>) {
+    loop {
+        let asked: BTreeSet<String> = schemas.values().flat_map(refers).collect();
+        let missing =
+            asked.into_iter().filter(|name| !schemas.contains_key(name) && *name != SECRET_GIVEN);
+        let missing: Vec<String> = missing.collect();
+        if missing.is_empty() {
+            return;
+        }
+        for name in missing {
+            let base = name.strip_suffix(GIVEN).and_then(|base| schemas.get(base));
+            let mut given = base.cloned().unwrap_or_default();
+            taking_secrets(&mut given, holders);
+            schemas.insert(name, given);
+        }
+    }
+}
+
+/// Refers to what takes secrets in plain.
+fn taking_secrets(schema: &mut Value, holders: &BTreeSet<String>) {
+    for holder in holders {
+        replace(schema, &reference(holder), &reference(&format!("{holder}{GIVEN}")));
+    }
+}
+
 /// A resource as PUT takes it: the path has its keys, and a secret may be given to be sealed.
-fn written(kind: &Kind, schema: &Value) -> Value {
+fn written(kind: &Kind, schema: &Value, holders: &BTreeSet<String>) -> Value {
     let mut schema = schema.clone();
     let keys = kind.steps.last().map(|(_, keys)| *keys).unwrap_or_default();
     if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
         required.retain(|name| !keys.contains(&name.as_str().unwrap_or_default()));
     }
-    let secrets = reference("Secret");
-    replace(&mut schema, &secrets, &reference("SecretGiven"));
+    taking_secrets(&mut schema, holders);
     schema
 }
 

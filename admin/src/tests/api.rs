@@ -9,6 +9,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::ConnectInfo;
 use axum::response::Response;
 use http::{HeaderMap, Request};
+use ingest::Ingest;
 use jiff::Timestamp;
 use model::Clock;
 use model::audit::Entry;
@@ -103,6 +104,8 @@ pub(crate) struct Kept {
     pub(crate) always: Mutex<bool>,
     /// Whether the operator keeps the document in a file.
     pub(crate) read_only: bool,
+    /// What was published last.
+    in_force: Mutex<Option<Published>>,
 }
 
 impl Kept {
@@ -117,7 +120,9 @@ impl Kept {
     }
 
     async fn published(&self, number: u64) -> Published {
-        published(self.store.revision(number).await.unwrap().unwrap())
+        let published = published(self.store.revision(number).await.unwrap().unwrap());
+        *self.in_force.lock().unwrap() = Some(published.clone());
+        published
     }
 }
 
@@ -148,7 +153,7 @@ impl Revisions for Kept {
     }
 
     fn in_force(&self) -> Option<Published> {
-        None
+        self.in_force.lock().unwrap().clone()
     }
 
     fn is_read_only(&self) -> bool {
@@ -216,6 +221,11 @@ pub(crate) fn entry(action: &str) -> Entry {
     }
 }
 
+fn ingest(store: &Store, revisions: &Arc<Kept>, clock: &Clock) -> Ingest {
+    let (store, clock) = (store.clone(), clock.clone());
+    Ingest::start(ingest::Settings { store, revisions: revisions.clone(), clock })
+}
+
 /// How an API is set up.
 #[derive(Default)]
 pub(crate) struct Setup {
@@ -265,16 +275,19 @@ impl Api {
             faulty: Mutex::default(),
             always: Mutex::default(),
             read_only,
+            in_force: Mutex::default(),
         });
         if let Some(document) = document {
             let effect = publish(document.to_string(), 0);
-            revisions.write(effect, (entry("begin"), None)).await.unwrap();
+            let number = revisions.write(effect, (entry("begin"), None)).await.unwrap();
+            revisions.published(number).await;
         }
         let settings = Settings {
             revisions: revisions.clone(),
             usage: usage.unwrap_or_else(|| Arc::new(Elsewhere)),
             records: records.unwrap_or_else(|| in_store(&store, &clock)),
             packs: HOST.clone(),
+            ingest: ingest(&store, &revisions, &clock),
             store: store.clone(),
             keys: master_keys(&folder, &keys),
             clock: clock.clone(),
@@ -296,6 +309,7 @@ impl Api {
             usage: Arc::new(Elsewhere),
             records: in_store(&self.store, &self.clock),
             packs: HOST.clone(),
+            ingest: ingest(&self.store, &self.revisions, &self.clock),
             store: self.store.clone(),
             keys: master_keys(&self.folder, keys),
             clock: self.clock.clone(),

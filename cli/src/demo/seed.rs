@@ -1,7 +1,8 @@
-//! What the demo begins with: packs, and a document as the first revision. What is there already stays, but for the address
-//! of the demo's own CRM.
+//! What the demo begins with: packs, and a document as the first revision. What is there already stays, but for where the
+//! demo's own CRM and secrets are.
 
 use super::packs::signed;
+use super::{Secrets, written_for};
 use crate::folder::FirstToken;
 use crate::parts::{Parts, system_entry};
 use anyhow::{Context as _, bail};
@@ -12,25 +13,39 @@ use model::revision::{Change, PublishError, Staged};
 use pack_host::Package;
 use serde_json::json;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use store::control::{Effect, PackFile, PackInfo, Write};
 
-/// Publishes the demo's packs and document where there is no document, and another address of the CRM where it moved.
-pub(super) async fn document(parts: &Parts, data: &Path, crm: SocketAddr) -> anyhow::Result<()> {
-    let place = data.join("crm.address");
-    let before = std::fs::read_to_string(&place).unwrap_or_else(|_| demo::CRM_ADDRESS.to_owned());
-    let after = crm.to_string();
+/// Publishes the demo's packs and document where there is no document, and where CRM and secrets are, when they moved.
+pub(super) async fn document(
+    parts: &Parts,
+    data: &Path,
+    crm: SocketAddr,
+    secrets: &Secrets,
+) -> anyhow::Result<()> {
+    let places = [
+        Place::of(data, "crm.address", demo::CRM_ADDRESS, crm.to_string()),
+        Place::of(
+            data,
+            "secrets.folder",
+            demo::SECRETS_FOLDER,
+            secrets.folder.display().to_string(),
+        ),
+    ];
     let revisions = parts.revisions();
     let newest = revisions.newest().await.context(NO_DATABASE)?;
     let (text, base) = match &newest {
         None => {
-            let text = demo::DOCUMENT.replace(demo::CRM_ADDRESS, &after);
+            let text = written_for(demo::DOCUMENT, crm, secrets);
             (pinned(text, &packs(parts).await?), 0)
         }
-        Some(newest) => (newest.text.replace(before.trim(), &after), newest.number),
+        Some(newest) => {
+            let moved = |text: String, place: &Place| text.replace(&place.before, &place.now);
+            (places.iter().fold(newest.text.to_string(), moved), newest.number)
+        }
     };
     if newest.is_none_or(|newest| *newest.text != *text) {
-        let difference = json!({ "crm": after });
+        let difference = json!({ "crm": crm });
         let audit = entry(parts, "demo.seed", "/v1/document", difference);
         let (nodes, answer, events) = (None, None, Vec::new());
         let change = Change { text, base, nodes, staged: Staged::Keep, audit, answer, events };
@@ -43,7 +58,27 @@ pub(super) async fn document(parts: &Parts, data: &Path, crm: SocketAddr) -> any
             Err(error) => return Err(error).context("the demo's document can't be published"),
         }
     }
-    Ok(replace(&place, after.as_bytes(), Readers::Everybody)?)
+    places.iter().try_for_each(Place::keep)
+}
+
+/// Something that the document says of where the demo is.
+struct Place {
+    /// Where it is kept what the document says.
+    file: PathBuf,
+    before: String,
+    now: String,
+}
+
+impl Place {
+    fn of(data: &Path, file: &str, written: &str, now: String) -> Self {
+        let file = data.join(file);
+        let kept = std::fs::read_to_string(&file).unwrap_or_else(|_| written.to_owned());
+        Self { file, before: kept.trim().to_owned(), now }
+    }
+
+    fn keep(&self) -> anyhow::Result<()> {
+        Ok(replace(&self.file, self.now.as_bytes(), Readers::Everybody)?)
+    }
 }
 
 const NO_DATABASE: &str = "the demo needs its database to start";

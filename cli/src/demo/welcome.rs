@@ -9,6 +9,7 @@ pub(super) fn show(data: &Path, environment: &[(String, String)]) {
         found.map(|(_, value)| value.as_str()).unwrap_or_default()
     };
     let (gateway, admin, token) = (value("GATEWAY_URL"), value("ADMIN_URL"), value("ADMIN_TOKEN"));
+    let (dispatcher, crm) = (value("DISPATCHER_URL"), value("CRM_URL"));
     let (acme, globex) = (value("ACME_KEY"), value("GLOBEX_KEY"));
     let env = data.join("demo.env");
     let env = env.display();
@@ -16,17 +17,19 @@ pub(super) fn show(data: &Path, environment: &[(String, String)]) {
     let body = r#"'{"name":{"given":"Ada","family":"Lovelace"},"emails":["ada@example.org"],"notes":"met at the fair"}'"#;
     let posted = format!("-H 'Content-Type: application/json' -d {body}");
     let plan = r#"'{"limits":[{"id":"burst","rate":"1/min","burst":3,"per":"tenant","on_store_error":"local"}]}'"#;
+    let event = r#"'{"specversion":"1.0","id":"try-1","source":"/try","type":"invoice.paid","tenant":"acme","data":{"number":7}}'"#;
     let lines = [
         "Tollgate is ready.".to_owned(),
         String::new(),
-        format!("  gateway   {gateway}"),
-        format!("  admin     {admin}"),
-        format!("  demo CRM  {}", value("CRM_URL")),
-        format!("  status    {}/metrics", value("STATUS_URL")),
+        format!("  gateway     {gateway}"),
+        format!("  admin       {admin}"),
+        format!("  dispatcher  {dispatcher}   (webhooks; private addresses that they may go to: {})", super::LOOPBACK),
+        format!("  demo CRM    {crm}"),
+        format!("  status      {}/metrics", value("STATUS_URL")),
         String::new(),
-        format!("  acme      {acme}   (gold: reads and writes)"),
-        format!("  globex    {globex}   (free: reads)"),
-        format!("  admin     {token}"),
+        format!("  acme        {acme}   (gold: reads and writes)"),
+        format!("  globex      {globex}   (free: reads)"),
+        format!("  admin       {token}"),
         format!("  all of it, and JWTs, in {env}"),
         String::new(),
         "Send something:".to_owned(),
@@ -46,6 +49,20 @@ pub(super) fn show(data: &Path, environment: &[(String, String)]) {
             .to_owned(),
         format!(
             "  curl -s -o /dev/null {gateway}/v2/contacts -H 'X-Api-Key: {globex}' -H 'X-Request-ID: explain-me' && sleep 1 && curl -s {gateway}/.tollgate/explain/explain-me -H 'X-Api-Key: {globex}'"
+        ),
+        "Every change of a contact is an event, which webhooks carry to a copy of acme's contacts, and on to a mailing list:"
+            .to_owned(),
+        format!("  curl -s {crm}/projection/contacts; echo; curl -s {crm}/mailing-list"),
+        format!("  curl -s '{admin}/v1/deliveries?limit=5' -H 'Authorization: Bearer {token}'"),
+        "Have the CRM send webhooks by itself, two a second, then stop:".to_owned(),
+        format!("  curl -s -X PUT {crm}/api/simulator/webhooks/automatic -H 'Content-Type: application/json' -d '{{\"on\":true,\"interval\":\"500ms\"}}'"),
+        format!("  curl -s -X PUT {crm}/api/simulator/webhooks/automatic -H 'Content-Type: application/json' -d '{{\"on\":false}}'"),
+        "Take the mailing list away; what the copy can do only half of it undoes, and is sent again:".to_owned(),
+        format!("  curl -s -X PUT {crm}/mailing-list/condition -H 'Content-Type: application/json' -d '{{\"condition\":\"down\"}}'"),
+        format!("  curl -s {crm}/projection/events"),
+        "Send an event of your own:".to_owned(),
+        format!(
+            "  curl -s {dispatcher}/v1/events -H 'Authorization: Bearer {token}' -H 'Content-Type: application/cloudevents+json' -d {event}"
         ),
         "Make the free plan three requests at once, then one a minute; the next request sees it:"
             .to_owned(),

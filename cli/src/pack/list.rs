@@ -1,7 +1,7 @@
 //! `tollgate pack list`: the packs that a deployment has.
 
-use super::table::table;
 use crate::remote::{self, Form, Remote};
+use crate::table::table;
 use crate::{Ending, print};
 use clap::Args;
 use jiff::Timestamp;

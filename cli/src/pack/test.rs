@@ -1,9 +1,9 @@
 //! `tollgate pack test`: a pack's vectors on the very host that will run it.
 
-use super::table::table;
 use super::{build, key};
 use crate::parts::THIS_BINARY;
 use crate::remote::Form;
+use crate::table::table;
 use crate::{Ending, print, say};
 use anyhow::Context as _;
 use clap::Args;

@@ -1,16 +1,21 @@
-//! A data plane and a demo CRM for one scenario: real sockets, a clock that stands still, a folder that goes away.
+//! A data plane, a dispatcher and a demo CRM for one scenario: real sockets, a clock that stands still, a folder that goes
+//! away.
 
-use crate::demo;
+use super::Party;
 use crate::settings::DatabaseUrl;
+use crate::{demo, listener};
 use anyhow::{Context as _, bail};
+use dispatcher::Dispatcher;
 use gateway::ledger::AnyLedger;
 use gateway::quotas::Quotas;
 use gateway::server::{self, Listen};
 use gateway::watch::DocumentFile;
 use gateway::{Gateway, Settings, record};
+use ingest::Ingest;
 use jiff::Timestamp;
 use model::Clock;
 use model::idempotency::Salt;
+use model::webhook::Reach;
 use pack_host::Host;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -26,14 +31,16 @@ const START_DEADLINE: Duration = Duration::from_secs(20);
 /// What one scenario runs against.
 pub(super) struct Local {
     clock: Clock,
-    address: SocketAddr,
+    gateway_address: SocketAddr,
+    crm_address: SocketAddr,
     _gateway: Arc<Gateway>,
+    _dispatcher: Arc<Dispatcher>,
     _folder: tempfile::TempDir,
     _stop: watch::Sender<bool>,
 }
 
 impl Local {
-    /// Starts both, at this time, with this document.
+    /// Starts all, at this time, with this document.
     pub(super) async fn start(
         document: &Path,
         at: Timestamp,
@@ -45,16 +52,19 @@ impl Local {
         let crm_address = crm.local_addr()?;
         let text = std::fs::read_to_string(document)
             .with_context(|| format!("{} can't be read", document.display()))?;
-        let text = text.replace(::demo::CRM_ADDRESS, &crm_address.to_string());
+        let secrets = demo::Secrets::of(folder.path())?;
+        let text = demo::written_for(&text, crm_address, &secrets);
         let document = folder.path().join("document.yaml");
         std::fs::write(&document, text)?;
         let packs = crate::folder::packs(folder.path())?;
         demo::lay(&packs)?;
-        let crm_clock = clock.clone();
-        let time = crm::Clock::from_fn(move || crm_clock.now());
-        let backend = crm::Crm::open_with_clock(demo::crm_settings(folder.path()), time).await?;
+        let inbound = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let addresses = [crm_address, inbound.local_addr()?];
+        let backend = demo::Backend::open(folder.path(), &secrets, addresses, &clock).await?;
         tokio::spawn(backend.serve(crm, std::future::pending()));
         let database = DatabaseUrl::embedded(folder.path());
+        let store = Store::open(database.revealed()).await?;
+        let loopback: ipnet::IpNet = demo::LOOPBACK.parse()?;
         let gateway = Gateway::new(Settings {
             clock: clock.clone(),
             packs,
@@ -65,8 +75,9 @@ impl Local {
             node: "scenario".into(),
             runtime: tokio::runtime::Handle::current(),
             version: env!("CARGO_PKG_VERSION"),
-            store: Store::open(database.revealed()).await?,
+            store: store.clone(),
             keys: MasterKeys::default(),
+            reach: Reach::new(vec![loopback]),
             records: record::Settings::default(),
         })?;
         let file = DocumentFile::new(gateway.clone(), document);
@@ -76,6 +87,23 @@ impl Local {
         }
         let address = free_address()?;
         let (stop, stopped) = watch::channel(false);
+        let ingest = Ingest::start(ingest::Settings {
+            store: store.clone(),
+            revisions: file.clone(),
+            clock: clock.clone(),
+        });
+        let dispatcher = Dispatcher::new(dispatcher::Settings {
+            store,
+            revisions: file,
+            ingest,
+            keys: MasterKeys::default(),
+            clock: clock.clone(),
+            node: "scenario".into(),
+            allow_private: vec![loopback],
+            version: env!("CARGO_PKG_VERSION"),
+        })?;
+        tokio::spawn(dispatcher.clone().run());
+        tokio::spawn(listener::serve(inbound, dispatcher.router(), stopped.clone()));
         server::start(gateway.clone(), &Listen { address, threads: 2 }, stopped)?;
         let ready = async {
             while tokio::net::TcpStream::connect(address).await.is_err()
@@ -87,11 +115,23 @@ impl Local {
         tokio::time::timeout(START_DEADLINE, ready)
             .await
             .context("the gateway did not get ready")?;
-        Ok(Self { clock, address, _gateway: gateway, _folder: folder, _stop: stop })
+        Ok(Self {
+            clock,
+            gateway_address: address,
+            crm_address,
+            _gateway: gateway,
+            _dispatcher: dispatcher,
+            _folder: folder,
+            _stop: stop,
+        })
     }
 
-    pub(super) fn url(&self) -> String {
-        format!("http://{}", self.address)
+    /// Where this party is.
+    pub(super) fn url(&self, party: Party) -> String {
+        match party {
+            Party::Gateway => format!("http://{}", self.gateway_address),
+            Party::Crm => format!("http://{}", self.crm_address),
+        }
     }
 
     pub(super) fn clock(&self) -> &Clock {

@@ -56,6 +56,7 @@ impl Output {
 }
 
 /// The ids that servers made up, in the order of their appearance, and the name of this run.
+#[derive(Clone)]
 pub(super) struct Names {
     run: String,
     ids: Vec<String>,
@@ -88,7 +89,7 @@ impl Names {
     }
 
     fn name(&mut self, text: String) -> String {
-        if uuid::Uuid::try_parse(&text).is_ok() {
+        if is_made_up(&text) {
             if !self.ids.contains(&text) {
                 self.ids.push(text.clone());
             }
@@ -109,4 +110,9 @@ impl Names {
         }
         shown
     }
+}
+
+/// Whether a server made it up: a UUID, or what receivers know an event by.
+fn is_made_up(text: &str) -> bool {
+    uuid::Uuid::try_parse(text.strip_prefix("evt_").unwrap_or(text)).is_ok()
 }

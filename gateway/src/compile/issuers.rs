@@ -156,7 +156,7 @@ fn key_set(
 
 /// The secret itself, on the node that uses it. Errors never hold it, nor what stands where a reference belongs: it may be
 /// the secret.
-fn reveal(secret: &Secret, keys: &MasterKeys) -> Result<Vec<u8>, Fault> {
+pub(crate) fn reveal(secret: &Secret, keys: &MasterKeys) -> Result<Vec<u8>, Fault> {
     if let Some(sealed) = &secret.sealed {
         let mend = |error| {
             format!(

@@ -79,9 +79,9 @@ async fn all_tenants_share_what_an_upstream_is_sent() {
     };
     refused(ask("initech", 0).await.err().unwrap(), Limited::Concurrency, "open", 1);
     // What was refused took nothing of the rate: one is left of four.
-    open.pop().unwrap().settle(&quotas, NOW);
+    open.pop().unwrap().give_back(&quotas, NOW);
     open.push(ask("initech", 0).await.unwrap());
-    open.drain(..).for_each(|clearance| clearance.settle(&quotas, NOW));
+    open.drain(..).for_each(|mut clearance| clearance.give_back(&quotas, NOW));
     refused(ask("acme", 0).await.err().unwrap(), Limited::Rate, "rate", 1);
     // One comes back each half of a second.
     assert!(ask("globex", 500_000).await.is_ok());

@@ -18,6 +18,11 @@ pub(super) fn check(document: &Value, errors: &mut Vec<ConfigError>) {
         refer(issuer, "tenant", &at, &known.tenants, "tenant", errors);
     }
     pack_keys(document, &known, errors);
+    for list in ["sources", "endpoints"] {
+        for (at, entry) in items(document, list) {
+            refer(entry, "tenant", &at, &known.tenants, "tenant", errors);
+        }
+    }
     for (at, attachment) in items(document, "attachments") {
         refer(attachment, "pack", &at, &known.packs, "pack", errors);
         if let Some(rollout) = attachment.get("rollout") {
@@ -47,6 +52,9 @@ impl<'a> Known<'a> {
     fn gather(document: &'a Value, errors: &mut Vec<ConfigError>) -> Self {
         distinct(items(document, "issuers"), "id", "issuer", errors);
         distinct(items(document, "attachments"), "id", "attachment", errors);
+        distinct(items(document, "sources"), "id", "source", errors);
+        distinct(items(document, "endpoints"), "id", "endpoint", errors);
+        distinct(items(document, "event_types"), "name", "event type", errors);
         for (at, plan) in items(document, "plans") {
             distinct(under(&at, plan, "limits"), "id", "limit of this plan", errors);
         }

@@ -2,12 +2,13 @@
 
 mod limits;
 mod packs;
+mod webhooks;
 
 use super::references::{items, once};
 use super::{ConfigError, escape};
 use crate::document::{
-    Algorithm, Attachment, Idempotency, Issuer, Method, Pack, Plan, Route, Secret, Select, Service,
-    Tenant, Upstream, VersionState,
+    Algorithm, Attachment, Endpoint, EventType, Idempotency, Issuer, Method, Pack, Plan, Route,
+    Secret, Select, Service, Source, Tenant, Upstream, VersionState,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -37,6 +38,9 @@ pub(super) struct Sections {
     tenants: Vec<(String, Tenant)>,
     packs: Vec<(String, Pack)>,
     attachments: Vec<(String, Attachment)>,
+    sources: Vec<(String, Source)>,
+    endpoints: Vec<(String, Endpoint)>,
+    event_types: Vec<(String, EventType)>,
 }
 
 impl Sections {
@@ -64,6 +68,9 @@ impl Sections {
             tenants: entries(document, "tenants", unsound),
             packs: entries(document, "packs", unsound),
             attachments: entries(document, "attachments", unsound),
+            sources: entries(document, "sources", unsound),
+            endpoints: entries(document, "endpoints", unsound),
+            event_types: entries(document, "event_types", unsound),
         }
     }
 }
@@ -118,6 +125,7 @@ pub(super) fn check(sections: &Sections, errors: &mut Vec<ConfigError>) {
     for (at, plan) in &sections.plans {
         limits::check_plan(at, plan, &mut errors);
         packs::check_caps(&format!("{at}/packs"), &plan.packs, &mut errors);
+        webhooks::check_caps(&format!("{at}/events"), &plan.events, &mut errors);
     }
     for (at, tenant) in &sections.tenants {
         for (index, consumer) in tenant.consumers.iter().enumerate() {
@@ -125,6 +133,15 @@ pub(super) fn check(sections: &Sections, errors: &mut Vec<ConfigError>) {
         }
     }
     packs::check(&sections.packs, &sections.attachments, &mut errors);
+    for (at, source) in &sections.sources {
+        webhooks::check_source(at, source, &mut errors);
+    }
+    for (at, endpoint) in &sections.endpoints {
+        webhooks::check_endpoint(at, endpoint, &mut errors);
+    }
+    for (at, kind) in &sections.event_types {
+        webhooks::check_event_type(at, kind, &mut errors);
+    }
 }
 
 fn issuers(issuers: &[(String, Issuer)], errors: &mut Errors<'_>) {

@@ -1,7 +1,7 @@
 //! The document's shape, judged by the JSON Schema that its types give. Plain serde would stop at the first error.
 
 use super::{ConfigError, escape};
-use crate::document::Document;
+use crate::document::{Document, SECRET_FIELDS};
 use crate::id::is_id;
 use crate::quota::{Quota, Rate};
 use crate::record::RecordMode;
@@ -64,6 +64,11 @@ const FORMATS: &[Format] = &[
         wanted: "a name: 1 to 64 characters, without line breaks and other control characters",
     },
     Format {
+        name: "json-pointer",
+        takes: is_pointer,
+        wanted: "a pointer into JSON, like `/data/id`; `\"\"` for all of it (RFC 6901)",
+    },
+    Format {
         name: "header",
         takes: |text| http::HeaderName::try_from(text).is_ok(),
         wanted: "the name of a header, like `X-Cost`",
@@ -115,10 +120,17 @@ const FORMATS: &[Format] = &[
 
 /// Formats whose values are not repeated in an error: where they belong, people write the secret itself.
 const SECRET_FORMATS: &[&str] = &["sha256", "public-key", "sealed", "key-prefix"];
-/// Fields whose objects hold a secret, or what is derived from one.
-const SECRET_HOLDERS: &[&str] = &["secret", "api_key"];
+/// A field whose object holds what is derived from a secret; those of [`SECRET_FIELDS`] hold secrets.
+const API_KEY: &str = "api_key";
 /// What people call a secret that they write down. Any other unknown field beside a secret may be the secret itself.
 const SECRET_NAMES: &[&str] = &["value", "key", "secret", "plain", "password", "token"];
+
+/// RFC 6901 §3.
+fn is_pointer(text: &str) -> bool {
+    let escapes = text.match_indices('~').map(|(at, _)| text.as_bytes().get(at + 1));
+    (text.is_empty() || text.starts_with('/'))
+        && escapes.into_iter().all(|next| matches!(next, Some(b'0' | b'1')))
+}
 
 fn is_address(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| {
@@ -301,7 +313,8 @@ fn unknown_field(at: &str, field: &str) -> ConfigError {
     const BY_REFERENCE: &str =
         "secrets stand by reference (`env`, `file`, `sealed`), API keys by their hash";
     let pointer = format!("{at}/{}", escape(field));
-    let holder = at.rsplit('/').next().is_some_and(|name| SECRET_HOLDERS.contains(&name));
+    let holder =
+        at.rsplit('/').next().is_some_and(|name| name == API_KEY || SECRET_FIELDS.contains(&name));
     if !holder {
         return ConfigError::new(pointer, format!("unknown field `{}`", field.escape_debug()));
     }

@@ -1,5 +1,6 @@
 mod limits;
 mod packs;
+mod webhooks;
 
 use super::{ConfigError, read};
 use crate::record::{RecordMode, Share};

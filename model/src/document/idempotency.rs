@@ -23,7 +23,7 @@ pub struct Idempotency {
     /// What a repeat of a request whose outcome nobody knows gets.
     #[serde(default)]
     pub on_unknown: OnUnknown,
-    /// How many replicas of a Redis must have a claim and an outcome before they count: 0 to 5. Other stores have none.
+    /// How many replicas of a Redis must have a claim before its request is sent: 0 to 5. Other stores have none.
     #[serde(default, skip_serializing_if = "is_none")]
     #[schemars(range(min = 0, max = 5))]
     pub replicas: u8,

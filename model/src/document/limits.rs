@@ -1,6 +1,6 @@
 //! The document's plans and limits: what tenants may use, and what upstreams are sent.
 
-use super::PackCaps;
+use super::{EventCaps, PackCaps};
 use crate::id::{LimitId, PlanId, RouteId, ServiceId};
 use crate::quota::{LimitMode, OnStoreError, Per, Quota, Rate};
 use crate::units::Duration;
@@ -22,6 +22,9 @@ pub struct Plan {
     /// What packs may use for a tenant.
     #[serde(default, skip_serializing_if = "PackCaps::is_default")]
     pub packs: PackCaps,
+    /// How many events a tenant may send.
+    #[serde(default, skip_serializing_if = "EventCaps::is_default")]
+    pub events: EventCaps,
 }
 
 /// A limit: exactly one of `rate` (with `burst`), `quota` and `concurrency`.

@@ -88,7 +88,7 @@ async fn tell_new(connection: &mut AnyConnection, told: Vec<ToldOnce>) -> Result
     Ok(new.len())
 }
 
-pub(super) async fn append(
+pub(crate) async fn append(
     connection: &mut AnyConnection,
     events: Vec<Event>,
 ) -> Result<(), Undone> {

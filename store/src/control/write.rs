@@ -9,6 +9,7 @@ use super::{
 };
 use crate::db::{notify, unavailable};
 use crate::records;
+use crate::webhooks;
 use jiff::Timestamp;
 use model::revision::KeptAnswer;
 use sqlx::{AnyConnection, Connection as _};
@@ -28,7 +29,7 @@ const KEEP_ANSWER: &str = "INSERT INTO answers (digest, fingerprint, status, sea
 
 /// Why an attempt is undone.
 #[derive(Debug)]
-pub(super) enum Undone {
+pub(crate) enum Undone {
     Refused(WriteError),
     Failed(sqlx::Error),
 }
@@ -46,7 +47,7 @@ impl From<sqlx::Error> for Undone {
 }
 
 /// What is attempted.
-pub(super) type Attempt<'a, T> = Pin<Box<dyn Future<Output = Result<T, Undone>> + Send + 'a>>;
+pub(crate) type Attempt<'a, T> = Pin<Box<dyn Future<Output = Result<T, Undone>> + Send + 'a>>;
 
 /// Does a write, or nothing.
 pub(super) async fn write(
@@ -57,7 +58,7 @@ pub(super) async fn write(
 }
 
 /// Does all of it, or nothing, within a savepoint: in SQLite others may share the transaction.
-pub(super) async fn whole<T>(
+pub(crate) async fn whole<T>(
     connection: &mut AnyConnection,
     attempt: impl for<'a> FnOnce(&'a mut AnyConnection) -> Attempt<'a, T> + Send,
 ) -> Result<Result<T, WriteError>, sqlx::Error> {
@@ -111,6 +112,16 @@ async fn attempt(connection: &mut AnyConnection, write: Write) -> Result<Written
         Effect::DeletePackData { pack, key, over } => {
             pack_data::delete(connection, &pack, &key, over).await?;
         }
+        Effect::RetryDelivery { number } => webhooks::retry(connection, number).await?,
+        Effect::DiscardDelivery { number } => webhooks::discard(connection, number).await?,
+        Effect::EnableEndpoint { endpoint, recover } => {
+            written.rows = webhooks::enable(connection, &endpoint, recover).await?;
+        }
+        Effect::Ping { event, endpoint } => {
+            written.delivery = Some(webhooks::ping(connection, *event, endpoint).await?);
+        }
+        Effect::CreateReplay(replay) => webhooks::create_replay(connection, *replay).await?,
+        Effect::CancelReplay(id, at) => webhooks::cancel_replay(connection, &id, at).await?,
         Effect::EraseRecords(tenant, until) => {
             written.rows = records::erase_some(connection, &tenant, until).await?;
         }

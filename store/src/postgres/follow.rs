@@ -7,6 +7,7 @@ use super::upgrade::{self, Standing};
 use super::{ACQUIRE_TIMEOUT, Target};
 use crate::db::FEED_CHANNEL;
 use crate::feed::Hints;
+use crate::webhooks::CHANNEL;
 use rand::RngExt as _;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use std::convert::Infallible;
@@ -23,11 +24,17 @@ const LONGEST_LASTING_PAUSE: Duration = Duration::from_secs(30);
 const LISTEN_FOR: Duration = Duration::from_secs(60);
 
 /// Ends never; abort it to stop.
-pub(super) async fn run(target: Target, standing: watch::Sender<Standing>, hints: Hints) {
+pub(super) async fn run(
+    target: Target,
+    standing: watch::Sender<Standing>,
+    hints: Hints,
+    webhooks: Hints,
+) {
     catch_up(&target, &standing).await;
     let mut pause = FIRST_PAUSE;
+    let told = [(FEED_CHANNEL, hints), (CHANNEL, webhooks)];
     loop {
-        match tokio::time::timeout(LISTEN_FOR, listen(&target, &hints, &mut pause)).await {
+        match tokio::time::timeout(LISTEN_FOR, listen(&target, &told, &mut pause)).await {
             Err(_) => {}
             Ok(error) => {
                 tracing::debug!(%error, "no longer told of revisions; looking for them instead");
@@ -55,15 +62,15 @@ async fn catch_up(target: &Target, standing: &watch::Sender<Standing>) {
 }
 
 /// Listens until something is wrong with it. What was missed before it listens, or when it broke, is hinted at as well.
-async fn listen(target: &Target, hints: &Hints, pause: &mut Duration) -> sqlx::Error {
-    let Err(error) = listen_on(target, hints, pause).await;
-    hints.give();
+async fn listen(target: &Target, told: &[(&str, Hints)], pause: &mut Duration) -> sqlx::Error {
+    let Err(error) = listen_on(target, told, pause).await;
+    told.iter().for_each(|(_, hints)| hints.give());
     error
 }
 
 async fn listen_on(
     target: &Target,
-    hints: &Hints,
+    told: &[(&str, Hints)],
     pause: &mut Duration,
 ) -> Result<Infallible, sqlx::Error> {
     // A pool of its own each time: a connection that fell silent is not waited for.
@@ -71,13 +78,15 @@ async fn listen_on(
     let mut listener =
         PgListener::connect_with(&pool.connect_lazy_with(target.own.clone())).await?;
     listener.eager_reconnect(false);
-    listener.listen(FEED_CHANNEL).await?;
+    listener.listen_all(told.iter().map(|(channel, _)| *channel)).await?;
     *pause = FIRST_PAUSE;
+    told.iter().for_each(|(_, hints)| hints.give());
     loop {
-        hints.give();
-        if listener.try_recv().await?.is_none() {
+        let Some(heard) = listener.try_recv().await? else {
             return Err(sqlx::Error::Protocol("the connection was lost".to_owned()));
-        }
+        };
+        let of_it = told.iter().filter(|(channel, _)| *channel == heard.channel());
+        of_it.for_each(|(_, hints)| hints.give());
     }
 }
 

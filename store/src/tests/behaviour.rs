@@ -11,6 +11,7 @@ mod records;
 mod revisions;
 mod rollouts;
 mod tokens;
+mod webhooks;
 
 pub(super) use audit::*;
 pub(super) use before::*;
@@ -23,6 +24,7 @@ pub(super) use records::*;
 pub(super) use revisions::*;
 pub(super) use rollouts::*;
 pub(super) use tokens::*;
+pub(super) use webhooks::*;
 
 /// Makes a test of each claim. The expression is a future of a fresh store, and of what must live as long as it.
 macro_rules! store_suite {
@@ -70,6 +72,31 @@ macro_rules! store_suite {
             differences_are_found_by_what_they_say,
             the_newest_differences_of_a_rollout_are_kept,
             differences_go_with_the_records_of_their_exchanges,
+            a_request_is_kept_whole_or_not_at_all,
+            the_same_event_again_is_no_event,
+            what_waits_is_bounded_by_tenant,
+            an_event_becomes_one_delivery_for_each_endpoint,
+            what_there_is_to_do_ends_the_wait,
+            what_is_due_is_held_once_and_in_its_order,
+            what_is_due_later_waits_and_low_water_is_kept,
+            every_attempt_is_in_the_ledger,
+            who_no_longer_holds_changes_nothing,
+            what_the_silent_hold_is_given_back,
+            deliveries_are_found_by_what_they_say,
+            of_a_key_the_first_alone_is_due,
+            one_that_came_to_nothing_stops_its_key_or_is_skipped,
+            what_is_stuck_is_mended,
+            what_is_known_later_of_an_endpoint_counts,
+            a_disabled_endpoint_parks_what_is_due_and_tells_once,
+            what_is_not_recovered_stays_parked_and_stops_nobody,
+            very_many_that_were_parked_are_taken_up,
+            single_deliveries_are_retried_and_given_up,
+            a_ping_goes_to_one_endpoint,
+            a_replay_skips_what_was_delivered,
+            a_forced_replay_sends_what_was_delivered_once_more,
+            a_page_is_queued_by_who_holds_the_replay,
+            a_reader_that_was_taken_over_keeps_nothing,
+            old_days_go_with_all_that_is_of_them,
         );
         $crate::tests::behaviour::store_suite!(@at_once $fresh;
             of_many_who_publish_each_is_acknowledged_once: many_publish,
@@ -78,6 +105,10 @@ macro_rules! store_suite {
             of_many_who_push_a_version_one_content_is_kept: many_push,
             of_many_nodes_that_see_a_revision_one_opens_its_rollouts: many_sync,
             what_many_report_counts_until_the_rollout_ends: many_report,
+            of_events_that_many_accept_none_is_missed: many_accept,
+            an_event_is_fanned_out_once_by_many: many_fan_out,
+            a_delivery_is_settled_once_by_many: many_hold,
+            order_is_kept_by_many_while_events_arrive: many_order,
         );
     };
     (@at_once $fresh:expr; $($claim:ident: $many:ident,)*) => { $(

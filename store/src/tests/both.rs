@@ -67,12 +67,12 @@ async fn an_older_release_serves_on_a_newer_schema(store: Store) {
         store.write_records(vec![record(base, None, "r", 0)]).await.unwrap();
         assert_eq!(store.records(&any).await.unwrap().len() as u64, base + 1);
         let asked = request(&format!("k{base}"), 1);
-        hold(&store.ledger(), &asked, START).await;
-        let told = store.ledger().claim(&asked, START).await.unwrap();
+        hold(&store.timed_ledger(), &asked, START).await;
+        let told = store.timed_ledger().claim(&asked, START).await.unwrap();
         assert!(matches!(told, Claimed::InProgress { .. }));
         let key = Key::parse(b"k0").unwrap();
-        let found = store.ledger().find(&"acme".into(), &key, START).await.unwrap();
-        assert_eq!(found.len(), 1);
+        let found = store.timed_ledger().find(&"acme".into(), &key, START).await.unwrap();
+        assert_eq!(found.records.len(), 1);
     };
     serve(&store, 0).await;
     // The later release comes while this one serves.
@@ -123,7 +123,7 @@ async fn what_is_closed_refuses(store: Store) {
     store.close().await;
     store.write(publish("late", 1)).await.unwrap_err();
     store.newest().await.unwrap_err();
-    store.ledger().claim(&request("late", 1), START).await.unwrap_err();
+    store.timed_ledger().claim(&request("late", 1), START).await.unwrap_err();
     store.close().await;
 }
 
@@ -140,7 +140,7 @@ async fn start<F: Future + Unpin>(future: &mut F) {
 async fn hold_soon(store: &Store, asked: &ClaimRequest) -> Fence {
     let begun = Instant::now();
     loop {
-        match store.ledger().claim(asked, START).await.unwrap() {
+        match store.timed_ledger().claim(asked, START).await.unwrap() {
             Claimed::Held { fence, .. } => return fence,
             told => assert!(begun.elapsed() < Duration::from_secs(10), "{told:?}"),
         }
@@ -150,7 +150,7 @@ async fn hold_soon(store: &Store, asked: &ClaimRequest) -> Fence {
 }
 
 async fn a_claim_whose_waiter_left_holds_nothing(store: Store) {
-    let ledger = store.ledger();
+    let ledger = store.timed_ledger();
     // Left before its turn.
     let asked = request("early", 1);
     let mut left = Box::pin(ledger.claim(&asked, START));

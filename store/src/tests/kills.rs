@@ -1,6 +1,7 @@
 //! Processes that are killed while they write: what they were answered is there, and nothing is half there. Each test is
 //! both processes; the parent starts the child as the same test with [`CHILD`] set.
 
+use super::behaviour::{arriving, event as accepted};
 use super::databases::{Database, sqlite_url};
 use super::hold;
 use super::samples::{at, entry, id};
@@ -10,6 +11,7 @@ use model::event::Event;
 use model::idempotency::suite::{LEASE, RETENTION, START, answer, request};
 use model::idempotency::{Claimed, Ledger as _, Settled};
 use model::suite::Dice;
+use model::webhook::{Acceptance, NewEvent, WebhookId};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
@@ -185,7 +187,7 @@ async fn claims(test: &str, url: impl FnOnce() -> String) {
     assert!(!output.status.success(), "the child was to be killed");
     let said = String::from_utf8(output.stdout).unwrap();
     let store = Store::open(&url).await.unwrap();
-    let ledger = store.ledger();
+    let ledger = store.timed_ledger();
     let (mut held, mut completed) = (0, 0);
     for line in said.lines() {
         // The harness writes on the same line before the first of ours.
@@ -217,7 +219,7 @@ async fn claims(test: &str, url: impl FnOnce() -> String) {
 
 /// Claims and completes more and more keys at once, until the process dies of it.
 async fn claim_until_killed(url: &str) -> ! {
-    let ledger = Store::open(url).await.unwrap().ledger();
+    let ledger = Store::open(url).await.unwrap().timed_ledger();
     for id in 0..5 {
         let key = format!("early{id}");
         let fence = hold(&ledger, &request(&key, 1), START).await;
@@ -238,5 +240,121 @@ async fn claim_until_killed(url: &str) -> ! {
             hold(&ledger, &request(&format!("pace{id}"), 1), START).await;
         }
     }
+    std::process::abort()
+}
+
+/// How many children are killed right after an acceptance, and in full.
+const ACCEPTED: [u64; 2] = [12, 200];
+
+#[tokio::test]
+async fn sqlite_keeps_every_event_that_was_accepted() {
+    let directory = TempDir::new().unwrap();
+    events("tests::kills::sqlite_keeps_every_event_that_was_accepted", || {
+        sqlite_url(directory.path())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn postgres_keeps_every_event_that_was_accepted() {
+    let database = if std::env::var(CHILD).is_ok() { None } else { Some(Database::create().await) };
+    events("tests::kills::postgres_keeps_every_event_that_was_accepted", || {
+        database.as_ref().unwrap().url.clone()
+    })
+    .await;
+}
+
+/// Each child accepts one batch after the other from several tasks, and is killed as soon as it has told of one.
+async fn events(test: &str, url: impl FnOnce() -> String) {
+    if let Ok(url) = std::env::var(CHILD) {
+        accept_until_killed(&url).await;
+    }
+    let url = url();
+    let [reduced, full] = ACCEPTED;
+    let kills = if std::env::var("TOLLGATE_TEST_LONG").is_ok_and(|long| long == "1") {
+        full
+    } else {
+        reduced
+    };
+    let mut dice = Dice::new(rand::random());
+    println!("{kills} kills, {dice:?}");
+    let mut told = 0;
+    let mut known = BTreeSet::new();
+    for round in 0..kills {
+        let mut child = child(test, &url, round);
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut accepted = Vec::new();
+        let mut hear = |line: std::io::Result<String>| {
+            let line = line.unwrap();
+            // The harness writes on the same line before the first of ours; the last line may be torn.
+            if let [.., "accepted", id, "."] = line.split(' ').collect::<Vec<_>>().as_slice() {
+                accepted.push((*id).to_owned());
+            }
+        };
+        for _ in 0..=dice.below(8) {
+            hear(lines.next().expect("it goes on accepting"));
+        }
+        child.kill().unwrap();
+        lines.for_each(hear);
+        child.wait().unwrap();
+        let store = Store::open(&url).await.unwrap();
+        for id in &accepted {
+            let kept = store.event(&accepted_id(id)).await.unwrap();
+            let kept = kept.unwrap_or_else(|| panic!("round {round}: {id} was accepted"));
+            assert_eq!(kept.content, accepted_event(id).content, "{id}");
+            assert!(known.insert(kept.number), "{id} has another one's number");
+        }
+        told += accepted.len() as u64;
+        store.close().await;
+    }
+    assert!(told >= kills / 2, "{told} were told of");
+    // Numbers have no gaps, each request is there whole, and what is there is known to be a repeat.
+    let store = Store::open(&url).await.unwrap();
+    let (mut after, mut ids) = (0, BTreeSet::new());
+    loop {
+        let page = store.events_after(after, 2_000).await.unwrap();
+        let Some(last) = page.last() else { break };
+        assert!(page.iter().zip(after + 1..).all(|(event, number)| event.number == number));
+        after = last.number;
+        ids.extend(page.into_iter().map(|event| event.id));
+    }
+    for id in &ids {
+        let (request, half) = id.rsplit_once('-').unwrap();
+        let other = format!("{request}-{}", if half == "0" { "1" } else { "0" });
+        assert!(ids.contains(&other), "{id} is there without {other}");
+    }
+    let again = ids.iter().take(500).map(|id| accepted_event(id)).collect();
+    let told = store.accept_events(vec![arriving(again)]).await.unwrap();
+    assert!(told[0].iter().all(|told| *told == Acceptance::Repeat), "{told:?}");
+}
+
+fn accepted_event(id: &str) -> NewEvent {
+    accepted("acme", id)
+}
+
+fn accepted_id(id: &str) -> WebhookId {
+    accepted_event(id).webhook_id
+}
+
+/// Several tasks accept requests of two events, and say what they were answered.
+async fn accept_until_killed(url: &str) -> ! {
+    let round: u64 = std::env::var(ROUND).unwrap().parse().unwrap();
+    let store = Store::open(url).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..4 {
+        let store = store.clone();
+        tasks.spawn(async move {
+            for count in 0.. {
+                let ids = [0, 1].map(|half| format!("{round}-{task}-{count}-{half}"));
+                let events = ids.iter().map(|id| accepted_event(id)).collect();
+                let told = store.accept_events(vec![arriving(events)]).await.unwrap();
+                assert_eq!(told, [[Acceptance::Accepted; 2]]);
+                for id in ids {
+                    println!("accepted {id} .");
+                }
+            }
+        });
+    }
+    tasks.join_all().await;
     std::process::abort()
 }

@@ -3,7 +3,7 @@
 use super::databases::{postgres as fresh, run};
 use super::hold;
 use super::samples::published;
-use crate::Store;
+use crate::{ClockOf, Store};
 use model::idempotency::suite::{LEASE, RETENTION, START, request};
 use model::idempotency::{Claimed, Ledger as _};
 use sqlx::Row as _;
@@ -14,7 +14,7 @@ super::behaviour::store_suite!(fresh());
 mod ledger {
     model::ledger_suite!(async {
         let (store, keep) = super::fresh().await;
-        (store.ledger_of(model::idempotency::suite::TENANT_BYTES), (store, keep))
+        (store.ledger_of(model::idempotency::suite::ROOM, crate::ClockOf::Caller), (store, keep))
     });
 }
 
@@ -59,7 +59,7 @@ async fn another_process_is_told_of_a_revision() {
 async fn a_key_claimed_anew_while_it_is_purged_stays() {
     let (store, database) = fresh().await;
     let asked = request("k", 1);
-    hold(&store.ledger(), &asked, START).await;
+    hold(&store.timed_ledger(), &asked, START).await;
     let end = START + LEASE + RETENTION;
     // A claim on its way holds the row's lock until after the purge has found the row.
     let claims = format!(
@@ -73,9 +73,9 @@ async fn a_key_claimed_anew_while_it_is_purged_stays() {
     while shown(&store, waits).await != "1" {
         tokio::task::yield_now().await;
     }
-    assert_eq!(store.purge(end).await.unwrap(), 0);
+    assert_eq!(store.purge_by(ClockOf::Caller, end).await.unwrap(), 0);
     claims.await.unwrap();
-    assert_eq!(store.purge(end + 1).await.unwrap(), 1, "it was there");
+    assert_eq!(store.purge_by(ClockOf::Caller, end + 1).await.unwrap(), 1, "it was there");
 }
 
 /// Over connections that are all open, so that claims meet within their transactions.
@@ -85,7 +85,7 @@ async fn of_ten_who_claim_a_key_at_the_same_moment_one_holds() {
     for round in 0..50 {
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..10 {
-            let ledger = store.ledger();
+            let ledger = store.timed_ledger();
             let asked = request(&format!("k{round}"), 1);
             tasks.spawn(async move { ledger.claim(&asked, START).await.unwrap() });
         }
@@ -102,7 +102,7 @@ async fn neither_debug_nor_errors_show_the_password() {
     let store = Store::open(url).await.unwrap();
     let error = store.feed().await.unwrap_err();
     let late = store.up_to_date().await.unwrap_err();
-    let said = format!("{store:?} {:?} {error} {error:?} {late} {late:?}", store.ledger());
+    let said = format!("{store:?} {:?} {error} {error:?} {late} {late:?}", store.timed_ledger());
     assert!(said.contains("127.0.0.1:1/tollgate"), "{said}");
     assert!(!said.contains("s3cret"), "{said}");
     assert_eq!(store.label(), "postgres://127.0.0.1:1/tollgate");

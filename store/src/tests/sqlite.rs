@@ -16,7 +16,7 @@ super::behaviour::store_suite!(fresh());
 mod ledger {
     model::ledger_suite!(async {
         let (store, keep) = super::fresh().await;
-        (store.ledger_of(model::idempotency::suite::TENANT_BYTES), (store, keep))
+        (store.ledger_of(model::idempotency::suite::ROOM, crate::ClockOf::Caller), (store, keep))
     });
 }
 
@@ -38,7 +38,7 @@ async fn a_write_is_on_the_disk_and_private_when_it_is_answered() {
     assert_eq!(pragma(&store, "PRAGMA journal_mode").await, "wal");
     assert_eq!(pragma(&store, "PRAGMA synchronous").await, "2", "FULL");
     assert_eq!(pragma(&store, "PRAGMA foreign_keys").await, "1");
-    hold(&store.ledger(), &request("k", 1), START).await;
+    hold(&store.timed_ledger(), &request("k", 1), START).await;
     let files: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(Result::unwrap).collect();
     assert!(files.len() >= 2, "{files:?}");
     for file in files {
@@ -51,19 +51,19 @@ async fn a_write_is_on_the_disk_and_private_when_it_is_answered() {
 async fn a_restart_keeps_records_and_fences() {
     let directory = TempDir::new().unwrap();
     let store = Store::open(&url(directory.path())).await.unwrap();
-    let first = hold(&store.ledger(), &request("held", 1), START).await;
-    let second = hold(&store.ledger(), &request("done", 1), START).await;
+    let first = hold(&store.timed_ledger(), &request("held", 1), START).await;
+    let second = hold(&store.timed_ledger(), &request("done", 1), START).await;
     let told =
-        store.ledger().complete(&request("done", 1).key, second, answer("a"), 0, START).await;
+        store.timed_ledger().complete(&request("done", 1).key, second, answer("a"), 0, START).await;
     assert_eq!(told.unwrap(), Settled::Applied);
-    let third = hold(&store.ledger(), &request("freed", 1), START).await;
-    let told = store.ledger().release(&request("freed", 1).key, third, START).await;
+    let third = hold(&store.timed_ledger(), &request("freed", 1), START).await;
+    let told = store.timed_ledger().release(&request("freed", 1).key, third, START).await;
     assert_eq!(told.unwrap(), Settled::Applied);
     store.close().await;
-    let closed = store.ledger().claim(&request("late", 1), START).await;
+    let closed = store.timed_ledger().claim(&request("late", 1), START).await;
     assert!(matches!(closed, Err(StoreError::Unavailable(_))), "{closed:?}");
 
-    let ledger = Store::open(&url(directory.path())).await.unwrap().ledger();
+    let ledger = Store::open(&url(directory.path())).await.unwrap().timed_ledger();
     let told = ledger.claim(&request("held", 1), START).await.unwrap();
     assert_eq!(told, Claimed::InProgress { retry_after: 5 });
     let Claimed::Replay(response) = ledger.claim(&request("done", 1), START).await.unwrap() else {
@@ -80,7 +80,7 @@ async fn many_writers_share_a_commit() {
     let before = store.commits();
     let mut tasks = tokio::task::JoinSet::new();
     for id in 0..500 {
-        let ledger = store.ledger();
+        let ledger = store.timed_ledger();
         tasks.spawn(async move { hold(&ledger, &request(&format!("k{id}"), 1), START).await });
     }
     let fences: HashSet<_> = tasks.join_all().await.into_iter().collect();
@@ -94,7 +94,7 @@ async fn what_expired_is_purged_in_batches_and_nothing_else() {
     let (store, _directory) = fresh().await;
     let mut tasks = tokio::task::JoinSet::new();
     for id in 0..1_200 {
-        let ledger = store.ledger();
+        let ledger = store.timed_ledger();
         let now = START + i64::from(id % 2);
         tasks.spawn(async move {
             // More at once than may wait.
@@ -108,7 +108,7 @@ async fn what_expired_is_purged_in_batches_and_nothing_else() {
     let end = START + LEASE + RETENTION;
     assert_eq!(store.purge(end - 1).await.unwrap(), 0);
     assert_eq!(store.purge(end).await.unwrap(), 600);
-    let told = store.ledger().claim(&request("k1", 1), end).await.unwrap();
+    let told = store.timed_ledger().claim(&request("k1", 1), end).await.unwrap();
     assert_eq!(told, Claimed::Unknown);
     assert_eq!(store.purge(end + 1).await.unwrap(), 600);
     assert_eq!(store.purge(end + 1).await.unwrap(), 0);
@@ -117,7 +117,7 @@ async fn what_expired_is_purged_in_batches_and_nothing_else() {
 #[tokio::test]
 async fn a_record_that_can_not_be_read_harms_no_other() {
     let (store, _directory) = fresh().await;
-    let ledger = store.ledger();
+    let ledger = store.timed_ledger();
     hold(&ledger, &request("k", 1), START).await;
     let spoil = store.db.write(0, |connection| {
         Box::pin(async move {

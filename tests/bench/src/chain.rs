@@ -170,6 +170,17 @@ impl Tollgate {
         document: &Value,
         start_max: Duration,
     ) -> Outcome<Self> {
+        Self::start_with(place, name, document, start_max, &json!({})).await
+    }
+
+    /// The same with more settings of the process.
+    pub(crate) async fn start_with(
+        place: &Place<'_>,
+        name: &'static str,
+        document: &Value,
+        start_max: Duration,
+        more: &Value,
+    ) -> Outcome<Self> {
         let folder = std::path::absolute(place.folder)?.join(name);
         packs::file::lay(&folder.join("packs"))?;
         write_json(&folder.join("jwks.json"), &json!(crm::Signer::demo().jwks()))?;
@@ -180,13 +191,16 @@ impl Tollgate {
         }
         let document_at = write_json(&folder.join("document.yaml"), &document)?;
         let (gateway, status) = (free_address()?, free_address()?);
-        let settings = json!({
+        let mut settings = json!({
             "roles": ["gateway"],
             "listen": { "gateway": gateway, "status": status },
             "data": folder,
             "document": { "file": document_at },
             "threads": place.settings.threads,
         });
+        if let (Some(settings), Some(more)) = (settings.as_object_mut(), more.as_object()) {
+            settings.extend(more.clone());
+        }
         let config = write_json(&folder.join("tollgate.yaml"), &settings)?;
         let mut command = Command::new(place.programs.join("tollgate"));
         command.args(["serve", "--config"]).arg(config).env("TOLLGATE_LOG", "warn");
@@ -197,13 +211,13 @@ impl Tollgate {
     }
 }
 
-fn write_json(path: &Path, value: &Value) -> Outcome<PathBuf> {
+pub(crate) fn write_json(path: &Path, value: &Value) -> Outcome<PathBuf> {
     std::fs::write(path, serde_json::to_vec_pretty(value)?)?;
     Ok(path.to_owned())
 }
 
 /// Waits until the process answers 200.
-async fn ready(
+pub(crate) async fn ready(
     process: &mut Process,
     address: SocketAddr,
     path: &str,
@@ -223,12 +237,17 @@ async fn ready(
 }
 
 /// A port of loopback that was free a moment ago.
-fn free_address() -> Outcome<SocketAddr> {
+pub(crate) fn free_address() -> Outcome<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
 /// One service, one version, one route: what both documents share.
-fn document(upstream: SocketAddr, credential: &str, scopes: &[&str], limits: Value) -> Value {
+pub(crate) fn document(
+    upstream: SocketAddr,
+    credential: &str,
+    scopes: &[&str],
+    limits: Value,
+) -> Value {
     json!({
         "format": 1,
         "upstreams": [{ "id": "crm", "targets": [{ "address": upstream }] }],

@@ -7,6 +7,7 @@ use crate::{Outcome, Settings};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -18,6 +19,8 @@ const WARM_UP: u32 = 50;
 const RUN_MAX: Duration = Duration::from_secs(120);
 /// Longest answer, head and body.
 const ANSWER_MAX: usize = 2 << 20;
+/// Where a request has this, it has a number there that no other request has.
+pub(crate) const NUMBERED: &str = "NNNNNNNNNNNNNNNN";
 /// Longest wait for one answer outside of a measurement.
 const EXCHANGE_MAX: Duration = Duration::from_secs(5);
 
@@ -108,10 +111,11 @@ pub(crate) async fn once(address: SocketAddr, request: Arc<[u8]>) -> Outcome<u16
 }
 
 /// One connection, its request, and room for an answer.
-struct Client {
+pub(crate) struct Client {
     address: SocketAddr,
     stream: TcpStream,
-    request: Arc<[u8]>,
+    request: Vec<u8>,
+    numbered_at: Option<usize>,
     expected: usize,
     buffer: Vec<u8>,
 }
@@ -122,9 +126,16 @@ struct Answer {
 }
 
 impl Client {
-    async fn open(address: SocketAddr, request: Arc<[u8]>, expected: usize) -> Outcome<Self> {
+    pub(crate) async fn open(
+        address: SocketAddr,
+        request: Arc<[u8]>,
+        expected: usize,
+    ) -> Outcome<Self> {
         let stream = connect(address).await.map_err(|error| format!("{address}: {error}"))?;
-        Ok(Self { address, stream, request, expected, buffer: Vec::with_capacity(16 << 10) })
+        let mark = NUMBERED.as_bytes();
+        let numbered_at = request.windows(mark.len()).position(|bytes| bytes == mark);
+        let (request, buffer) = (request.to_vec(), Vec::with_capacity(16 << 10));
+        Ok(Self { address, stream, request, numbered_at, expected, buffer })
     }
 
     async fn send(&mut self, requests: u32) -> Answers {
@@ -154,7 +165,17 @@ impl Client {
         answers
     }
 
+    /// Sends another request; the answer's status.
+    pub(crate) async fn send_this(&mut self, request: &[u8]) -> Outcome<u16> {
+        self.request.clear();
+        self.request.extend_from_slice(request);
+        Ok(self.exchange().await?.status)
+    }
+
     async fn exchange(&mut self) -> Outcome<Answer> {
+        if let Some(at) = self.numbered_at {
+            number(self.request.get_mut(at..at + NUMBERED.len()).unwrap_or_default());
+        }
         self.stream.write_all(&self.request).await?;
         self.buffer.clear();
         loop {
@@ -182,6 +203,14 @@ impl Client {
     }
 }
 
+/// Writes the next number.
+fn number(place: &mut [u8]) {
+    static NUMBERS: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+    let digits = format!("{number:0width$}", width = NUMBERED.len());
+    place.copy_from_slice(digits.as_bytes().get(..place.len()).unwrap_or_default());
+}
+
 async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
@@ -203,6 +232,14 @@ fn head(head: &[u8]) -> Outcome<(u16, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_two_numbers_are_the_same() {
+        let mut places = [[b'N'; NUMBERED.len()]; 2];
+        places.iter_mut().for_each(|place| number(place));
+        let [first, second] = places;
+        assert!(first < second && second.iter().all(u8::is_ascii_digit));
+    }
 
     #[test]
     fn heads_are_read_whatever_their_case() {

@@ -1,17 +1,19 @@
-//! What a request costs, the gateway beside a bare pingora, in one run, in turns; and what many tenants, policy packs and
-//! decisions about limits cost.
+//! What a request costs, the gateway beside a bare pingora, in one run, in turns; and what many tenants, policy packs,
+//! decisions about limits, idempotency keys and webhooks cost.
 //!
 //! Invariant: every chain gets the same number of requests in every round, and a run counts only when every answer was a
 //! 2xx of the expected length.
 
 mod chain;
 mod counters;
+mod keys;
 mod load;
 mod machine;
 mod packs;
 mod process;
 mod report;
 mod tenants;
+mod webhooks;
 
 use chain::{Chain, Place};
 use clap::Parser as _;
@@ -73,6 +75,10 @@ enum Part {
     Packs,
     /// Decisions about limits, in process and on a Redis of the bench's own.
     Counters,
+    /// Requests with an `Idempotency-Key`, by where its record is kept; on the servers of `scripts/services with`.
+    Keys,
+    /// Events: accepting them, and delivering them to an endpoint of the bench's own.
+    Webhooks,
 }
 
 fn main() -> ExitCode {
@@ -135,6 +141,12 @@ async fn measure_parts(place: &Place<'_>, clock: &Clock, mut report: Report) -> 
     }
     if settings.parts.contains(&Part::Counters) {
         report.counters = Some(counters::measure(place).await?);
+    }
+    if settings.parts.contains(&Part::Keys) {
+        report.keys = Some(keys::measure(place).await?);
+    }
+    if settings.parts.contains(&Part::Webhooks) {
+        report.webhooks = Some(webhooks::measure(place).await?);
     }
     if settings.parts.contains(&Part::Chains) {
         let (upstream, started) = chain::start(place, clock).await?;

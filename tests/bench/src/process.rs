@@ -68,7 +68,7 @@ impl Drop for Process {
 }
 
 /// Processor time of a whole process, in seconds.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
 pub(crate) struct Cpu {
     pub(crate) user: f64,
     pub(crate) system: f64,
@@ -78,6 +78,20 @@ impl Cpu {
     /// What the process, with all its threads, has used so far (proc_pid_stat(5): `utime`, `stime`).
     pub(crate) fn of(process: &Process) -> Outcome<Self> {
         Self::read(&process.proc("stat")?)
+    }
+
+    /// The same of a process that is not ours, and of all that it started and that still run.
+    pub(crate) fn of_family(pid: u32) -> Outcome<Self> {
+        let read = |pid: &str| Self::read(&std::fs::read_to_string(format!("/proc/{pid}/stat"))?);
+        let mut sum = read(&pid.to_string())?;
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        for child in children.split_whitespace() {
+            // One that ends meanwhile is not worth the run.
+            if let Ok(cpu) = read(child) {
+                sum = Self { user: sum.user + cpu.user, system: sum.system + cpu.system };
+            }
+        }
+        Ok(sum)
     }
 
     /// The same of this process.

@@ -3,11 +3,13 @@
 use crate::Settings;
 use crate::chain::Chain;
 use crate::counters::Counted;
+use crate::keys::Keyed;
 use crate::load::Answers;
 use crate::machine::Machine;
 use crate::packs::Packs;
 use crate::process::Cpu;
 use crate::tenants::{self, Measured};
+use crate::webhooks::Delivered;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -35,6 +37,8 @@ pub(crate) struct Report {
     pub(crate) tenants: Vec<Measured>,
     pub(crate) packs: Option<Packs>,
     pub(crate) counters: Option<Counted>,
+    pub(crate) keys: Option<Keyed>,
+    pub(crate) webhooks: Option<Delivered>,
 }
 
 /// One chain in one round, as measured.
@@ -152,6 +156,8 @@ impl Report {
             tenants: Vec::new(),
             packs: None,
             counters: None,
+            keys: None,
+            webhooks: None,
         }
     }
 
@@ -163,7 +169,8 @@ impl Report {
         self.passed = self.answered
             && (self.tenants.is_empty() || tenants::in_time(&self.tenants))
             && self.packs.as_ref().is_none_or(Packs::passed)
-            && self.counters.as_ref().is_none_or(Counted::passed);
+            && self.counters.as_ref().is_none_or(Counted::passed)
+            && self.keys.as_ref().is_none_or(Keyed::passed);
         self.summary = chains.iter().map(|chain| self.summarise(chain)).collect();
     }
 
@@ -199,6 +206,8 @@ impl Report {
         }
         text += &self.packs.as_ref().map(Packs::markdown).unwrap_or_default();
         text += &self.counters.as_ref().map(Counted::markdown).unwrap_or_default();
+        text += &self.keys.as_ref().map(Keyed::markdown).unwrap_or_default();
+        text += &self.webhooks.as_ref().map(Delivered::markdown).unwrap_or_default();
         // Writing to a string can't fail.
         let _ = writeln!(
             text,

@@ -120,6 +120,7 @@ pub(crate) async fn gateway(
         version: env!("CARGO_PKG_VERSION"),
         store: Store::open(&url).await?,
         keys: MasterKeys::default(),
+        reach: model::webhook::Reach::default(),
         records: record::Settings::default(),
     })?)
 }

@@ -30,6 +30,7 @@ pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) gateway: SocketAddr,
     pub(crate) status: Client,
+    pub(crate) dispatcher: Client,
     pub(crate) api: Api,
     client: Client,
     // Before the folder that its log is in.
@@ -40,14 +41,14 @@ pub(crate) struct Member {
 impl Setup {
     /// A process of this name and these roles. Its database is its own, unless [`Setup::on`] says otherwise.
     pub(crate) fn named(name: &str, roles: &[&str]) -> Self {
-        let (folder, first_port) = (tempfile::tempdir().unwrap(), free(3));
+        let (folder, first_port) = (tempfile::tempdir().unwrap(), free(4));
         let data = folder.path().join("data");
         std::fs::create_dir_all(data.join("packs")).unwrap();
         let port = |offset| local(first_port + offset);
         let settings = json!({
             "node": name,
             "roles": roles,
-            "listen": { "gateway": port(0), "admin": port(1), "status": port(2) },
+            "listen": { "gateway": port(0), "admin": port(1), "status": port(2), "dispatcher": port(3) },
             "data": data,
         });
         Self { folder, settings, environment: BTreeMap::new(), first_port }
@@ -116,6 +117,7 @@ impl Setup {
             api: Api::new(admin, String::new()),
             client: Client::to(gateway),
             status: Client::to(local(self.first_port + 2)),
+            dispatcher: Client::to(local(self.first_port + 3)),
             name,
             gateway,
             process,

@@ -67,6 +67,23 @@ pub(crate) fn standard(upstream: SocketAddr) -> Value {
     })
 }
 
+/// The same, whose tenants may send as many events as they like.
+pub(crate) fn producing() -> Value {
+    let nowhere = super::Upstream::address_of_none();
+    standard(nowhere).changed(|document| {
+        document.entry("plans", "unlimited")["events"] =
+            json!({ "rate": "100000/s", "backlog": 10_000_000 });
+    })
+}
+
+/// An endpoint of acme at this address, for events of these types. It may be tried again as often as its schedule says.
+pub(crate) fn endpoint(id: &str, url: &str, events: &str) -> Value {
+    json!({
+        "id": id, "tenant": "acme", "url": url, "events": [events], "retry_budget": 10.0,
+        "secret": { "env": super::sink::SECRET_NAME },
+    })
+}
+
 /// A plan with these limits. Calls of packs take many times longer in a debug build: what they may use is not what most
 /// tests are about.
 pub(crate) fn plan(id: &str, limits: Value) -> Value {

@@ -1,7 +1,7 @@
 //! Rows of text in columns, for people.
 
 /// The rows under their headings, each column as wide as its widest cell. Nothing when there are no rows.
-pub(super) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Vec<String> {
+pub(crate) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Vec<String> {
     if rows.is_empty() {
         return Vec::new();
     }

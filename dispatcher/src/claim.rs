@@ -1,0 +1,98 @@
+//! Claiming: holds what is due, as much as there is room for, and has each delivery sent by a task of its own.
+//!
+//! Invariant: nothing is claimed by a process that others may take for silent, nor by one that stops.
+
+use crate::Dispatcher;
+use crate::compile::HOLD_SPAN;
+use crate::deliver::UnderWay;
+use crate::lanes::{Due, Postponed};
+use crate::settle::Settling;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Between two claims at least, so that slots that become free meanwhile share the next one.
+const PACE: Duration = Duration::from_millis(4);
+/// How long nobody looks when nobody tells of anything.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// How long to wait for a store that can't answer.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// Claims until it is to stop, then waits for the attempts that are under way.
+pub(crate) async fn run(dispatcher: Arc<Dispatcher>) {
+    let mut attempts = JoinSet::new();
+    let mut last = Instant::now();
+    while !dispatcher.is_stopping() {
+        wait(&dispatcher).await;
+        while attempts.try_join_next().is_some() {}
+        while !dispatcher.is_stopping() && dispatcher.presence.is_heard() {
+            tokio::time::sleep_until(last + PACE).await;
+            last = Instant::now();
+            match claim(&dispatcher, &mut attempts).await {
+                Claimed::Some => {}
+                Claimed::Nothing => break,
+                Claimed::Failed => dispatcher.pause(PATIENCE).await,
+            }
+        }
+    }
+    let deadline = dispatcher.stopped().await;
+    let end = async { while attempts.join_next().await.is_some() {} };
+    if tokio::time::timeout_at(deadline, end).await.is_err() {
+        tracing::warn!(attempts = attempts.len(), "attempts were cut off, and count as lost");
+        attempts.shutdown().await;
+    }
+}
+
+/// Waits until there may be something to claim.
+async fn wait(dispatcher: &Dispatcher) {
+    let due = dispatcher.lanes.next_alarm().map_or(LOOK_PAUSE, |at| {
+        let micros = at.saturating_sub(dispatcher.time.micros()).max(0);
+        Duration::from_micros(micros.unsigned_abs()).min(LOOK_PAUSE)
+    });
+    tokio::select! {
+        () = dispatcher.lanes.look.notified() => {}
+        () = tokio::time::sleep(due) => {}
+        _ = dispatcher.stopped() => {}
+    }
+}
+
+enum Claimed {
+    Some,
+    Nothing,
+    Failed,
+}
+
+async fn claim(dispatcher: &Arc<Dispatcher>, attempts: &mut JoinSet<()>) -> Claimed {
+    let Some(mut claim) = dispatcher.lanes.claim(dispatcher.time.micros()) else {
+        return Claimed::Nothing;
+    };
+    let takes = std::mem::take(&mut claim.takes);
+    let held = match dispatcher.store.hold(takes, &dispatcher.holder, HOLD_SPAN).await {
+        Ok(held) => held,
+        Err(error) => {
+            dispatcher.away(&error);
+            dispatcher.lanes.not_taken(claim, dispatcher.time.micros());
+            return Claimed::Failed;
+        }
+    };
+    dispatcher.back();
+    for due in dispatcher.lanes.taken(claim, held, dispatcher.time.micros()) {
+        match due {
+            Due::Send { held, endpoint, started, place } => {
+                let under_way = UnderWay::new(dispatcher.clone(), *held, endpoint, started, place);
+                attempts.spawn(under_way.run());
+            }
+            Due::GiveBack { settlement, tenant, endpoint, why, place } => {
+                match why {
+                    Postponed::ByBudget => dispatcher.metrics.postponed.inc(),
+                    // The next sweep makes sure again.
+                    Postponed::Parked => dispatcher.sweep.notify_one(),
+                }
+                let lane = (tenant, endpoint);
+                dispatcher.settler.settle(Settling { settlement, lane, is_awaited: false, place });
+            }
+        }
+    }
+    Claimed::Some
+}

@@ -1,0 +1,109 @@
+//! One attempt: sends a held delivery, and says what becomes of it.
+//!
+//! Invariant: an attempt that began is settled, also when its task is cut off or panics: it then counts as lost, since it may
+//! have arrived.
+
+use crate::Dispatcher;
+use crate::client::{Message, Sent};
+use crate::compile::Endpoint;
+use crate::lanes::{Ending, Place, Started, Tells};
+use crate::settle::Settling;
+use model::webhook::policy::{Class, Ended};
+use model::webhook::{Attempt, HeldDelivery, Outcome, Settlement};
+use std::sync::Arc;
+
+/// A delivery that is being sent.
+pub(crate) struct UnderWay {
+    dispatcher: Arc<Dispatcher>,
+    held: HeldDelivery,
+    endpoint: Arc<Endpoint>,
+    started: Started,
+    /// Until the attempt has ended.
+    place: Option<Place>,
+    /// When it began, by the store's clock.
+    at: i64,
+}
+
+impl UnderWay {
+    /// An attempt that begins now.
+    pub(crate) fn new(
+        dispatcher: Arc<Dispatcher>,
+        held: HeldDelivery,
+        endpoint: Arc<Endpoint>,
+        started: Started,
+        place: Place,
+    ) -> Self {
+        let at = dispatcher.time.micros();
+        if held.attempt == 1 {
+            let waited = at.saturating_sub(held.accepted_at.as_microsecond());
+            dispatcher.metrics.first_attempt.observe(seconds(waited));
+        }
+        Self { dispatcher, held, endpoint, started, place: Some(place), at }
+    }
+
+    /// Sends it and has it settled.
+    pub(crate) async fn run(mut self) {
+        let sent = match &self.endpoint.target {
+            Ok(target) => {
+                let HeldDelivery { webhook_id, attempt, content, .. } = &self.held;
+                let message = Message { webhook_id, attempt: *attempt, content };
+                self.dispatcher.client.send(target, &message).await
+            }
+            Err(error) => not_sent(Outcome::Unready, error),
+        };
+        self.end(sent, Tells::Something);
+    }
+
+    fn end(&mut self, sent: Sent, tells: Tells) {
+        let Some(place) = self.place.take() else { return };
+        let dispatcher = &self.dispatcher;
+        let now = dispatcher.time.micros();
+        let Sent { outcome, status, excerpt, retry_after: asked } = sent;
+        let class = Class::of(outcome, status);
+        let at = crate::lanes::timestamp(now);
+        let ended = Ended { class, attempt: self.held.attempt, asked, at };
+        let endpoint = &self.endpoint;
+        let next = ended.next(&endpoint.schedule, endpoint.on_dead, rand::random());
+        dispatcher.lanes.ended(
+            &endpoint.id,
+            self.started,
+            &Ending { class, next, asked, tells, at: now },
+        );
+        let took = now.saturating_sub(self.at).max(0);
+        dispatcher.metrics.attempted(outcome, seconds(took));
+        let attempt = Attempt {
+            attempt: self.held.attempt,
+            at: crate::lanes::timestamp(self.at),
+            took: took.unsigned_abs(),
+            outcome,
+            status,
+            excerpt,
+            node: dispatcher.node.to_string(),
+        };
+        let HeldDelivery { number, fence, .. } = self.held;
+        dispatcher.settler.settle(Settling {
+            settlement: Settlement { number, fence, attempt: Some(attempt), next },
+            lane: (endpoint.tenant.clone(), endpoint.id.clone()),
+            is_awaited: endpoint.is_ordered(),
+            place,
+        });
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if self.place.is_some() {
+            let lost = not_sent(Outcome::Lost, "the dispatcher stopped before there was an answer");
+            self.end(lost, Tells::Nothing);
+        }
+    }
+}
+
+fn not_sent(outcome: Outcome, why: &str) -> Sent {
+    Sent { outcome, status: None, excerpt: Some(why.to_owned()), retry_after: None }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "times of attempts are far below 2^52 microseconds")]
+fn seconds(micros: i64) -> f64 {
+    micros as f64 / 1_000_000.0
+}

@@ -1,0 +1,214 @@
+//! Endpoints that are disabled and enabled, and what operators do with single deliveries.
+
+use super::*;
+use crate::control::{Effect, Recover, WriteError};
+use crate::tests::samples::{at, done, id, write};
+use crate::webhooks::DeliveryQuery;
+use model::event::Event;
+use model::webhook::{DeliveryState, Disabled, Reason, Standing};
+use serde_json::json;
+
+fn standing(endpoint: &str, seconds: i64) -> Standing {
+    Standing {
+        endpoint: endpoint.into(),
+        tenant: "acme".into(),
+        failing_since: Some(at(seconds - 10)),
+        open_until: Some(at(seconds + 10)),
+        opened: 3,
+        disabled: None,
+        at: at(seconds),
+    }
+}
+
+fn disabled(endpoint: &str, seconds: i64, reason: Reason) -> Standing {
+    let disabled = Some(Disabled { reason, since: at(seconds) });
+    Standing { disabled, ..standing(endpoint, seconds) }
+}
+
+fn told(number: u64) -> Event {
+    Event {
+        id: id(number),
+        at: at(0),
+        r#type: "tollgate.endpoint.disabled".to_owned(),
+        tenant: Some("acme".into()),
+        subject: "/v1/endpoints/e1".to_owned(),
+        data: json!({}),
+    }
+}
+
+async fn in_state(store: &Store, state: DeliveryState) -> Vec<(u64, Option<Reason>)> {
+    let query = DeliveryQuery { state: Some(state), limit: 100, ..DeliveryQuery::default() };
+    let found = store.deliveries(&query).await.unwrap();
+    let number = |id: &str| model::webhook::delivery_number(id).unwrap();
+    found.iter().rev().map(|found| (number(&found.id), found.reason)).collect()
+}
+
+fn enable(endpoint: &str, recover: Recover) -> crate::control::Write {
+    write(Effect::EnableEndpoint { endpoint: endpoint.into(), recover })
+}
+
+pub(in crate::tests) async fn what_is_known_later_of_an_endpoint_counts(store: &Store) {
+    store.keep_standings(vec![standing("e2", 0), standing("e1", 5)]).await.unwrap();
+    store.keep_standings(vec![]).await.unwrap();
+    let older = Standing { opened: 9, ..standing("e1", 4) };
+    let newer = Standing { opened: 9, failing_since: None, ..standing("e2", 1) };
+    store.keep_standings(vec![older, newer.clone()]).await.unwrap();
+    assert_eq!(store.standings().await.unwrap(), [standing("e1", 5), newer]);
+    // Whether it is disabled is nothing that is kept so.
+    assert!(store.disable_endpoint(disabled("e1", 6, Reason::Gone), told(1)).await.unwrap());
+    store.keep_standings(vec![standing("e1", 7)]).await.unwrap();
+    store.keep_standings(vec![disabled("e3", 7, Reason::Gone)]).await.unwrap();
+    let standings = store.standings().await.unwrap();
+    let since: Vec<_> =
+        standings.iter().map(|s| (s.at, s.disabled.as_ref().map(|d| d.since))).collect();
+    assert_eq!(since, [(at(7), Some(at(6))), (at(1), None), (at(7), None)]);
+}
+
+pub(in crate::tests) async fn a_disabled_endpoint_parks_what_is_due_and_tells_once(store: &Store) {
+    accept(store, "acme", &["a", "b", "c"]).await;
+    fan_out(store, &to(&["e1", "e2"])).await;
+    let held = hold(store, "e1", 1).await;
+    assert!(store.disable_endpoint(disabled("e1", 0, Reason::Exhausted), told(1)).await.unwrap());
+    assert!(!store.disable_endpoint(disabled("e1", 9, Reason::Gone), told(2)).await.unwrap());
+    let outbox: Vec<_> = store.outbox(0, 9).await.unwrap().into_iter().map(|o| o.event).collect();
+    assert_eq!(outbox, [told(1)], "once");
+    assert_eq!(store.standings().await.unwrap(), [disabled("e1", 0, Reason::Exhausted)]);
+    let parked = Some(Reason::Disabled);
+    assert_eq!(in_state(store, DeliveryState::Parked).await, [(3, parked), (5, parked)]);
+    // The one that was on its way comes to its end.
+    settle(store, &held, Next::Parked(Reason::Gone)).await;
+    sound(store).await;
+    let written = done(store.write(enable("e1", Recover::Parked)).await);
+    assert_eq!(written.rows, 3);
+    let standings = store.standings().await.unwrap();
+    assert_eq!((&standings[0].disabled, standings[0].opened), (&None, 0));
+    assert_eq!(standings[0].failing_since.or(standings[0].open_until), None);
+    assert!(standings[0].at > at(0), "what was known before is older");
+    let held = hold(store, "e1", 9).await;
+    assert_eq!(
+        held.iter().map(|held| (held.number, held.attempt)).collect::<Vec<_>>(),
+        [(1, 1), (3, 1), (5, 1)]
+    );
+    assert_eq!(done(store.write(enable("e1", Recover::Parked)).await).rows, 0);
+    assert_eq!(done(store.write(enable("unknown", Recover::Parked)).await).rows, 0);
+    sound(store).await;
+}
+
+pub(in crate::tests) async fn what_is_not_recovered_stays_parked_and_stops_nobody(store: &Store) {
+    accept(store, "acme", &["a-1", "b-1", "a-2"]).await;
+    fan_out(store, &by_key("e1")).await;
+    store.disable_endpoint(disabled("e1", 0, Reason::Gone), told(1)).await.unwrap();
+    let gone = Some(Reason::Gone);
+    assert_eq!(in_state(store, DeliveryState::Parked).await, [(1, gone), (2, gone)]);
+    assert_eq!(in_state(store, DeliveryState::Pending).await, [(3, None)], "it waits behind one");
+    sound(store).await;
+    assert_eq!(done(store.write(enable("e1", Recover::Nothing)).await).rows, 0);
+    assert_eq!(in_state(store, DeliveryState::Parked).await, [(1, gone), (2, gone)]);
+    assert_eq!(ids(&hold(store, "e1", 9).await), ["a-2"]);
+    sound(store).await;
+    // With recovery, in their order.
+    accept(store, "acme", &["c-1", "c-2"]).await;
+    let parked: Plan = Arc::new(|event: &StoredEvent| {
+        let planned = by_key("e2")(event);
+        planned.into_iter().map(|p| Planned { parked: Some(Reason::Removed), ..p }).collect()
+    });
+    fan_out(store, &parked).await;
+    assert_eq!(done(store.write(enable("e2", Recover::Parked)).await).rows, 2);
+    for expected in ["c-1", "c-2"] {
+        let held = hold(store, "e2", 9).await;
+        assert_eq!(ids(&held), [expected]);
+        settle(store, &held, Next::Delivered).await;
+    }
+    sound(store).await;
+}
+
+/// More than one transaction takes, and broken off after the first.
+pub(in crate::tests) async fn very_many_that_were_parked_are_taken_up(store: &Store) {
+    const ALL: u64 = 2_500;
+    let events = (0..ALL).map(|count| event("acme", &count.to_string())).collect();
+    store.accept_events(vec![arriving(events)]).await.unwrap();
+    fan_out(store, &to(&["e1"])).await;
+    store.disable_endpoint(disabled("e1", 0, Reason::Gone), told(1)).await.unwrap();
+    assert_eq!(store.backlog().await.unwrap(), Default::default());
+    let first = store.db.write(0, |connection| {
+        Box::pin(async move {
+            crate::control::whole(connection, |connection| {
+                Box::pin(async move {
+                    crate::webhooks::enable(connection, &"e1".into(), Recover::Parked).await
+                })
+            })
+            .await
+        })
+    });
+    let first = first.await.unwrap().unwrap();
+    assert!(first > 0 && first < ALL, "{first}");
+    sound(store).await;
+    assert_eq!(store.mend_order().await.unwrap(), ALL - first, "the sweep goes on");
+    assert_eq!(store.mend_order().await.unwrap(), 0);
+    assert_eq!(store.backlog().await.unwrap().waiting, ALL);
+    sound(store).await;
+}
+
+pub(in crate::tests) async fn single_deliveries_are_retried_and_given_up(store: &Store) {
+    accept(store, "acme", &["a"]).await;
+    fan_out(store, &to(&["e1"])).await;
+    let dead = Next::Dead { reason: Reason::Exhausted, blocks: false };
+    let retry = || write(Effect::RetryDelivery { number: 1 });
+    let discard = || write(Effect::DiscardDelivery { number: 1 });
+    for number in [2, 0, u64::MAX] {
+        for effect in [Effect::RetryDelivery { number }, Effect::DiscardDelivery { number }] {
+            let told = store.write(write(effect)).await;
+            assert!(matches!(told, Err(WriteError::NotFound)), "{told:?}");
+        }
+    }
+    for next in [dead, Next::Parked(Reason::Gone), Next::Due(later(SPAN))] {
+        let held = hold(store, "e1", 9).await;
+        for effect in [retry(), discard()] {
+            let told = store.write(effect).await;
+            assert!(matches!(told, Err(WriteError::Stale)), "it is held: {told:?}");
+        }
+        settle(store, &held, next).await;
+        assert_eq!(hold(store, "e1", 9).await, [], "{next:?}");
+        done(store.write(retry()).await);
+        sound(store).await;
+    }
+    let (delivery, attempts) = store.delivery(1).await.unwrap().unwrap();
+    assert_eq!(
+        (delivery.state, delivery.reason, attempts.len()),
+        (DeliveryState::Pending, None, 3)
+    );
+    for before in [None, Some(Next::Parked(Reason::Gone)), Some(dead)] {
+        if let Some(next) = before {
+            done(store.write(retry()).await);
+            settle(store, &hold(store, "e1", 9).await, next).await;
+        }
+        done(store.write(discard()).await);
+        let told = store.write(discard()).await;
+        assert!(matches!(told, Err(WriteError::Stale)), "once: {told:?}");
+        assert_eq!(in_state(store, DeliveryState::Dead).await, [(1, Some(Reason::Discarded))]);
+        sound(store).await;
+    }
+    done(store.write(retry()).await);
+    settle(store, &hold(store, "e1", 9).await, Next::Delivered).await;
+    for effect in [retry(), discard()] {
+        let told = store.write(effect).await;
+        assert!(matches!(told, Err(WriteError::Stale)), "it is delivered: {told:?}");
+    }
+    sound(store).await;
+}
+
+pub(in crate::tests) async fn a_ping_goes_to_one_endpoint(store: &Store) {
+    accept(store, "acme", &["a"]).await;
+    let ping = |id: &str| {
+        let event = Box::new(NewEvent { r#type: "tollgate.ping".to_owned(), ..event("acme", id) });
+        write(Effect::Ping { event, endpoint: "e9".into() })
+    };
+    let written = done(store.write(ping("p")).await);
+    assert_eq!(written.delivery, Some(1));
+    let told = store.write(ping("p")).await;
+    assert!(matches!(told, Err(WriteError::Stale)), "{told:?}");
+    let held = hold(store, "e9", 9).await;
+    assert_eq!((ids(&held), held[0].event), (vec!["p".to_owned()], 2));
+    assert_eq!(fan_out(store, &to(&["e1"])).await, 2, "the plan skips it, or not");
+    sound(store).await;
+}

@@ -1,0 +1,201 @@
+//! Accepting events, and fanning them out.
+
+use super::*;
+use model::webhook::Acceptance::{Accepted, Conflict, Full, Repeat};
+
+/// Another event of the same id.
+fn other(tenant: &str, id: &str) -> NewEvent {
+    NewEvent { digest: [8; 32], content: "{}".into(), ..event(tenant, id) }
+}
+
+async fn kept(store: &Store) -> Vec<(u64, String)> {
+    let events = store.events_after(0, 2_000).await.unwrap();
+    events.into_iter().map(|event| (event.number, event.id)).collect()
+}
+
+pub(in crate::tests) async fn a_request_is_kept_whole_or_not_at_all(store: &Store) {
+    accept(store, "acme", &["a"]).await;
+    let all = |ids: &[&str]| arriving(ids.iter().map(|id| event("acme", id)).collect());
+    let mut bad = all(&["b", "c"]);
+    bad.events.insert(1, other("acme", "a"));
+    let told =
+        store.accept_events(vec![all(&["d"]), bad, all(&["e", "b"]), arriving(vec![])]).await;
+    let told = told.unwrap();
+    assert_eq!(told[0], [Accepted]);
+    assert_eq!(told[1][1], Conflict);
+    assert_eq!(told[2], [Accepted, Accepted]);
+    assert_eq!(told[3], []);
+    let names = |kept: Vec<(u64, String)>| kept.into_iter().map(|(_, id)| id).collect::<Vec<_>>();
+    assert_eq!(names(kept(store).await), ["a", "d", "e", "b"]);
+    let told = store.event(&event("acme", "c").webhook_id).await.unwrap();
+    assert_eq!(told, None);
+    let found = store.event(&event("acme", "b").webhook_id).await.unwrap().unwrap();
+    assert_eq!((found.number, &found.content), (4, &event("acme", "b").content));
+    sound(store).await;
+}
+
+pub(in crate::tests) async fn the_same_event_again_is_no_event(store: &Store) {
+    let twice = || arriving(vec![event("acme", "a"), event("acme", "a"), event("globex", "a")]);
+    let told = store.accept_events(vec![twice(), twice()]).await.unwrap();
+    assert_eq!(told, [[Accepted, Repeat, Accepted], [Repeat, Repeat, Repeat]]);
+    let told = store.accept_events(vec![twice()]).await.unwrap();
+    assert_eq!(told, [[Repeat, Repeat, Repeat]]);
+    let both = vec![event("acme", "b"), other("acme", "b")];
+    let told = store.accept_events(vec![arriving(both)]).await.unwrap();
+    assert_eq!(told[0][1], Conflict, "within a request, too");
+    let told = store.accept_events(vec![arriving(vec![other("acme", "a")])]).await.unwrap();
+    assert_eq!(told, [[Conflict]]);
+    assert_eq!(kept(store).await, [(1, "a".to_owned()), (2, "a".to_owned())]);
+    sound(store).await;
+}
+
+pub(in crate::tests) async fn what_waits_is_bounded_by_tenant(store: &Store) {
+    let bounded = |tenant: &str, ids: &[&str], most| Arriving {
+        events: ids.iter().map(|id| event(tenant, id)).collect(),
+        backlog: BTreeMap::from([(tenant.into(), most)]),
+    };
+    let told = store
+        .accept_events(vec![
+            bounded("acme", &["a", "b"], 3),
+            bounded("acme", &["c", "d"], 3),
+            bounded("acme", &["e"], 3),
+            bounded("globex", &["c", "d"], 3),
+        ])
+        .await;
+    let expected = [vec![Accepted; 2], vec![Full; 2], vec![Accepted], vec![Accepted; 2]];
+    assert_eq!(told.unwrap(), expected);
+    // Each event waits as so many deliveries.
+    fan_out(store, &to(&["e1", "e2"])).await;
+    sound(store).await;
+    assert_eq!(store.backlog().await.unwrap().waiting, 10);
+    for (ids, most, expected) in [
+        (["f"], 6, vec![Full]),
+        (["a"], 6, vec![Repeat]),
+        (["f"], 7, vec![Accepted]),
+        (["g"], 7, vec![Full]),
+    ] {
+        let told = store.accept_events(vec![bounded("acme", &ids, most)]).await.unwrap();
+        assert_eq!(told, [expected], "{ids:?} {most}");
+    }
+    // What is done with makes room.
+    let held = hold(store, "e1", 100).await;
+    settle(store, &held, Next::Delivered).await;
+    let told = store.accept_events(vec![bounded("acme", &["g"], 7)]).await.unwrap();
+    assert_eq!(told, [[Accepted]]);
+    sound(store).await;
+}
+
+/// Many accept, each several requests, while somebody reads on from the last event that they saw.
+pub(in crate::tests) async fn many_accept(store: Store) {
+    const TASKS: usize = 8;
+    const EACH: usize = 25;
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..TASKS {
+        let store = store.clone();
+        tasks.spawn(async move {
+            for count in 0..EACH {
+                let (mine, shared) = (format!("{task}-{count}"), format!("shared-{count}"));
+                let two = vec![
+                    arriving(vec![event("acme", &mine)]),
+                    arriving(vec![event("acme", &shared)]),
+                ];
+                let told = store.accept_events(two).await.unwrap();
+                assert_eq!(told[0], [Accepted]);
+                assert!(matches!(told[1][0], Accepted | Repeat), "{told:?}");
+            }
+        });
+    }
+    let mut seen: Vec<u64> = Vec::new();
+    let all = TASKS * EACH + EACH;
+    let begun = std::time::Instant::now();
+    while seen.len() < all {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{} of {all}", seen.len());
+        let after = seen.last().copied().unwrap_or_default();
+        let events = store.events_after(after, 10).await.unwrap();
+        seen.extend(events.iter().map(|event| event.number));
+    }
+    tasks.join_all().await;
+    assert_eq!(seen, (1..=all as u64).collect::<Vec<_>>(), "none is missed, and none comes late");
+    let times = store.events_after(0, 2_000).await.unwrap();
+    assert!(times.is_sorted_by_key(|event| event.accepted_at), "times don't go back");
+    sound(&store).await;
+}
+
+pub(in crate::tests) async fn an_event_becomes_one_delivery_for_each_endpoint(store: &Store) {
+    accept(store, "acme", &["a", "b"]).await;
+    assert_eq!(store.fan_out(to(&[]), 1).await.unwrap().events, 1);
+    let told = store.fan_out(to(&["e2", "e1"]), 10).await.unwrap();
+    let lane = |endpoint: &str| ("acme".into(), endpoint.into());
+    assert_eq!((told.events, told.lanes), (1, vec![lane("e1"), lane("e2")]));
+    assert_eq!(store.fan_out(to(&["e1"]), 10).await.unwrap(), Default::default());
+    let parked: Plan = Arc::new(|_: &StoredEvent| {
+        let parked = Some(model::webhook::Reason::Disabled);
+        vec![Planned { endpoint: "e1".into(), order_key: None, parked }]
+    });
+    accept(store, "acme", &["c"]).await;
+    assert_eq!(store.fan_out(parked, 10).await.unwrap().lanes, []);
+    let polled = store.endpoint_events(&"acme".into(), &"e1".into(), 0, 10).await.unwrap();
+    assert_eq!(polled.iter().map(|polled| polled.number).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(polled[0].webhook_id, event("acme", "b").webhook_id);
+    assert_eq!(polled[0].content, event("acme", "b").content);
+    let next = store.endpoint_events(&"acme".into(), &"e1".into(), 2, 10).await.unwrap();
+    assert_eq!(next, polled[1..]);
+    assert_eq!(store.endpoint_events(&"globex".into(), &"e1".into(), 0, 10).await.unwrap(), []);
+    assert_eq!(store.newest_delivery().await.unwrap(), 3);
+    sound(store).await;
+}
+
+/// Several fan out at once, while events arrive.
+pub(in crate::tests) async fn many_fan_out(store: Store) {
+    const EVENTS: usize = 120;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let store = store.clone();
+        tasks.spawn(async move {
+            let begun = std::time::Instant::now();
+            while number(&store, "SELECT number FROM webhook_numbers WHERE name = 'fan_out'").await
+                < EVENTS as i64
+            {
+                assert!(begun.elapsed() < Duration::from_secs(60));
+                store.fan_out(to(&["e1", "e2", "e3"]), 7).await.unwrap();
+            }
+        });
+    }
+    for count in 0..EVENTS {
+        accept(&store, "acme", &[&count.to_string()]).await;
+    }
+    tasks.join_all().await;
+    for endpoint in ["e1", "e2", "e3"] {
+        let polled =
+            store.endpoint_events(&"acme".into(), &endpoint.into(), 0, 2_000).await.unwrap();
+        let expected: Vec<_> =
+            (0..EVENTS).map(|count| event("acme", &count.to_string()).webhook_id).collect();
+        let polled: Vec<_> = polled.into_iter().map(|polled| polled.webhook_id).collect();
+        assert_eq!(polled, expected, "each once, in the order of events");
+    }
+    sound(&store).await;
+}
+
+pub(in crate::tests) async fn what_there_is_to_do_ends_the_wait(store: &Store) {
+    const PAUSE: Duration = Duration::from_millis(300);
+    // Hints at the beginning are over once a wait comes to its end.
+    let quiet = async || {
+        while {
+            let begun = std::time::Instant::now();
+            store.webhooks_changed(PAUSE).await;
+            begun.elapsed() < PAUSE
+        } {}
+    };
+    let begun = std::time::Instant::now();
+    quiet().await;
+    accept(store, "acme", &["a"]).await;
+    store.webhooks_changed(Duration::from_secs(30)).await;
+    fan_out(store, &to(&["e1"])).await;
+    store.webhooks_changed(Duration::from_secs(30)).await;
+    quiet().await;
+    accept(store, "acme", &["b"]).await;
+    let waiter = store.clone();
+    let waits = tokio::spawn(async move { waiter.webhooks_changed(Duration::from_secs(30)).await });
+    waits.await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(25), "nobody waited in vain");
+}

@@ -1,0 +1,143 @@
+//! Order: what waits for what, and what it comes to when several work at once.
+
+use super::*;
+use crate::control::Effect;
+use crate::tests::samples::{done, write};
+use model::webhook::Reason;
+
+const STOP: Next = Next::Dead { reason: Reason::Exhausted, blocks: true };
+const SKIP: Next = Next::Dead { reason: Reason::Exhausted, blocks: false };
+
+pub(in crate::tests) async fn of_a_key_the_first_alone_is_due(store: &Store) {
+    accept(store, "acme", &["a-1", "b-1", "a-2"]).await;
+    fan_out(store, &by_key("e1")).await;
+    accept(store, "acme", &["a-3", "b-2"]).await;
+    fan_out(store, &by_key("e1")).await;
+    sound(store).await;
+    let held = hold(store, "e1", 9).await;
+    assert_eq!(ids(&held), ["a-1", "b-1"]);
+    assert_eq!(hold(store, "e1", 9).await, []);
+    // One that is tried again still stands before the others.
+    let soon = later(Duration::from_secs(600));
+    let told = store.settle(vec![settlement(&held[0], Next::Due(soon))]).await.unwrap();
+    assert_eq!((told.stale, told.now_due), (vec![], vec![]));
+    let told = store.settle(vec![settlement(&held[1], Next::Delivered)]).await.unwrap();
+    assert_eq!(told.now_due, [("acme".into(), "e1".into())]);
+    assert_eq!(ids(&hold(store, "e1", 9).await), ["b-2"]);
+    execute(
+        store,
+        "UPDATE webhook_deliveries SET due_at = 1 WHERE due_at IS NOT NULL AND state = 'pending'",
+    )
+    .await;
+    for expected in ["a-1", "a-2", "a-3"] {
+        let held = hold(store, "e1", 9).await;
+        assert_eq!(ids(&held), [expected]);
+        sound(store).await;
+        settle(store, &held, Next::Delivered).await;
+    }
+    // What comes when nothing is before it is due at once.
+    accept(store, "acme", &["a-4"]).await;
+    fan_out(store, &by_key("e1")).await;
+    assert_eq!(ids(&hold(store, "e1", 9).await), ["a-4"]);
+    sound(store).await;
+}
+
+pub(in crate::tests) async fn one_that_came_to_nothing_stops_its_key_or_is_skipped(store: &Store) {
+    accept(store, "acme", &["a-1", "a-2", "b-1", "b-2", "c-1"]).await;
+    fan_out(store, &by_key("e1")).await;
+    let held = hold(store, "e1", 9).await;
+    assert_eq!(ids(&held), ["a-1", "b-1", "c-1"]);
+    settle(store, &held[..1], STOP).await;
+    settle(store, &held[1..2], SKIP).await;
+    settle(store, &held[2..], STOP).await;
+    // Another one waits behind a dead one, too.
+    accept(store, "acme", &["a-3", "c-2"]).await;
+    fan_out(store, &by_key("e1")).await;
+    assert_eq!(ids(&hold(store, "e1", 9).await), ["b-2"]);
+    sound(store).await;
+    // Somebody tries the first one again: it stands where it stood.
+    done(store.write(write(Effect::RetryDelivery { number: 1 })).await);
+    let held = hold(store, "e1", 9).await;
+    assert_eq!((ids(&held), held[0].attempt), (vec!["a-1".to_owned()], 1));
+    settle(store, &held, Next::Delivered).await;
+    let held = hold(store, "e1", 9).await;
+    assert_eq!(ids(&held), ["a-2"]);
+    settle(store, &held, STOP).await;
+    // Or gives it up.
+    for (number, next) in [(2, "a-3"), (5, "c-2")] {
+        done(store.write(write(Effect::DiscardDelivery { number })).await);
+        assert_eq!(ids(&hold(store, "e1", 9).await), [next]);
+        sound(store).await;
+    }
+    // One in the middle can be given up, too: nothing overtakes.
+    accept(store, "acme", &["d-1", "d-2", "d-3"]).await;
+    fan_out(store, &by_key("e1")).await;
+    done(store.write(write(Effect::DiscardDelivery { number: 9 })).await);
+    for expected in ["d-1", "d-3"] {
+        let held = hold(store, "e1", 9).await;
+        assert_eq!(ids(&held), [expected]);
+        settle(store, &held, Next::Delivered).await;
+    }
+    sound(store).await;
+}
+
+/// Events of few keys are fanned out while those before are settled: nothing overtakes, nothing is left, and nobody mends.
+pub(in crate::tests) async fn many_order(store: Store) {
+    const EVENTS: usize = 200;
+    const KEYS: usize = 5;
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..4 {
+        let store = store.clone();
+        tasks.spawn(async move {
+            let (holder, mut seen) = (format!("d{task}"), Vec::new());
+            let begun = std::time::Instant::now();
+            while number(
+                &store,
+                "SELECT count(*) FROM webhook_deliveries WHERE state = 'delivered'",
+            )
+            .await
+                < EVENTS as i64
+            {
+                assert!(begun.elapsed() < Duration::from_secs(60), "something is left");
+                store.beat(&holder).await.unwrap();
+                let held = store.hold(vec![take("e1", 3)], &holder, SPAN).await.unwrap();
+                seen.extend(held.iter().map(|held| (held.due_at, held.number)));
+                settle(&store, &held, Next::Delivered).await;
+                store.fan_out(by_key("e1"), 3).await.unwrap();
+            }
+            seen
+        });
+    }
+    for count in 0..EVENTS {
+        accept(&store, "acme", &[&format!("{}-{count}", count % KEYS)]).await;
+    }
+    let seen: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
+    assert_eq!(seen.len(), EVENTS, "each is held once");
+    sound(&store).await;
+    // In the order of settling, each key's numbers grow.
+    let settled = "SELECT count(*) FROM webhook_deliveries d JOIN webhook_deliveries e \
+        ON e.order_key = d.order_key AND e.number > d.number AND e.held_at < d.settled_at";
+    assert_eq!(
+        number(&store, settled).await,
+        0,
+        "one was held before the one before it was settled"
+    );
+}
+
+pub(in crate::tests) async fn what_is_stuck_is_mended(store: &Store) {
+    // More keys than one sweep looks at.
+    let ids: Vec<_> = (0..1_100).map(|key| format!("k{key}-1")).collect();
+    let events = ids.iter().map(|id| event("acme", id)).collect();
+    store.accept_events(vec![arriving(events)]).await.unwrap();
+    fan_out(store, &by_key("e1")).await;
+    accept(store, "acme", &["k0-2", "k7-2"]).await;
+    fan_out(store, &by_key("e1")).await;
+    assert_eq!(store.mend_order().await.unwrap() + store.mend_order().await.unwrap(), 0);
+    execute(store, "UPDATE webhook_deliveries SET due_at = NULL WHERE number % 2 = 0").await;
+    let mut mended = 0;
+    for _ in 0..3 {
+        mended += store.mend_order().await.unwrap();
+    }
+    assert_eq!(mended, 550);
+    sound(store).await;
+}

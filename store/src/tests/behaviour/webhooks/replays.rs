@@ -1,0 +1,176 @@
+//! Replays: a window's events once more, a page at a time.
+
+use super::*;
+use crate::control::{Effect, WriteError};
+use crate::tests::samples::{done, id, write};
+use crate::webhooks::{READER_BYTES_MAX, ReplayCount, ReplayStep};
+use model::webhook::{Dedupe, Reason, Replay, ReplayRequest, ReplayState};
+
+const DEAD: Next = Next::Dead { reason: Reason::Exhausted, blocks: false };
+
+fn request(dedupe: Dedupe) -> ReplayRequest {
+    ReplayRequest {
+        tenant: "acme".into(),
+        endpoint: None,
+        since: Timestamp::UNIX_EPOCH,
+        until: later(SPAN),
+        types: vec![],
+        dedupe,
+        rate: 100,
+    }
+}
+
+fn replay(number: u64, dedupe: Dedupe) -> Replay {
+    Replay {
+        id: id(number),
+        request: request(dedupe),
+        state: ReplayState::Running,
+        created_at: now(),
+        by: "ann".to_owned(),
+        counted: 4,
+        queued: 0,
+        skipped: 0,
+        cursor: 0,
+        ended_at: None,
+    }
+}
+
+/// Five events to an endpoint: delivered, dead, parked, pending, and one without a delivery; and another tenant's.
+async fn mixed(store: &Store) {
+    accept(store, "acme", &["a", "b", "c", "d"]).await;
+    fan_out(store, &to(&["e1"])).await;
+    accept(store, "acme", &["e"]).await;
+    accept(store, "globex", &["a"]).await;
+    fan_out(store, &to(&[])).await;
+    let held = hold(store, "e1", 3).await;
+    for (held, next) in held.iter().zip([Next::Delivered, DEAD, Next::Parked(Reason::Gone)]) {
+        settle(store, std::slice::from_ref(held), next).await;
+    }
+}
+
+/// Works at a replay until it is done; says the sums.
+async fn work(store: &Store, endpoint: &'static [&'static str], page: u32) -> (u64, u64) {
+    let (held, fence) = store.hold_replay("d1", SPAN).await.unwrap().unwrap();
+    assert_eq!(store.hold_replay("d2", SPAN).await.unwrap(), None, "another one is at it");
+    let mut sums = (0, 0);
+    loop {
+        let step = store.replay_step(&held.id, fence, to(endpoint), page, SPAN).await.unwrap();
+        assert!(!step.stale);
+        sums = (sums.0 + step.queued, sums.1 + step.skipped);
+        let shown = store.replay(&held.id).await.unwrap().unwrap();
+        assert_eq!((shown.queued, shown.skipped, shown.state), (sums.0, sums.1, step.state));
+        if step.state == ReplayState::Done {
+            assert!(shown.ended_at.is_some());
+            return sums;
+        }
+    }
+}
+
+pub(in crate::tests) async fn a_replay_skips_what_was_delivered(store: &Store) {
+    mixed(store).await;
+    let count = store.replay_count(&request(Dedupe::SkipDelivered)).await.unwrap();
+    assert_eq!(count, ReplayCount { events: 5, queue: 2, skip: 2 });
+    done(
+        store.write(write(Effect::CreateReplay(Box::new(replay(1, Dedupe::SkipDelivered))))).await,
+    );
+    // Two wait behind nothing: the dead one, the parked one; a missing one is planned.
+    assert_eq!(work(store, &["e1"], 2).await, (3, 2));
+    assert_eq!(ids(&hold(store, "e1", 9).await).len(), 4);
+    let (delivery, _) = store.delivery(2).await.unwrap().unwrap();
+    assert_eq!((delivery.replay, delivery.attempts), (Some(id(1)), 0));
+    assert_eq!(store.hold_replay("d2", SPAN).await.unwrap(), None);
+    sound(store).await;
+}
+
+pub(in crate::tests) async fn a_forced_replay_sends_what_was_delivered_once_more(store: &Store) {
+    mixed(store).await;
+    let count = store.replay_count(&request(Dedupe::Force)).await.unwrap();
+    assert_eq!(count, ReplayCount { events: 5, queue: 3, skip: 1 });
+    for (changed, expected) in [
+        (ReplayRequest { endpoint: Some("e2".into()), ..request(Dedupe::Force) }, (5, 0, 0)),
+        (ReplayRequest { types: vec!["contact.*".into()], ..request(Dedupe::Force) }, (5, 3, 1)),
+        (ReplayRequest { types: vec!["other.*".into()], ..request(Dedupe::Force) }, (0, 0, 0)),
+        (ReplayRequest { since: later(SPAN), ..request(Dedupe::Force) }, (0, 0, 0)),
+        (ReplayRequest { tenant: "globex".into(), ..request(Dedupe::Force) }, (1, 0, 0)),
+    ] {
+        let count = store.replay_count(&changed).await.unwrap();
+        assert_eq!((count.events, count.queue, count.skip), expected, "{changed:?}");
+    }
+    done(store.write(write(Effect::CreateReplay(Box::new(replay(1, Dedupe::Force))))).await);
+    assert_eq!(work(store, &["e1"], 100).await, (4, 1));
+    let held = hold(store, "e1", 9).await;
+    assert_eq!(held.len(), 5);
+    let again = held.iter().find(|held| held.number == 5).unwrap();
+    assert_eq!(again.webhook_id, event("acme", "a").webhook_id, "under the same id");
+    sound(store).await;
+}
+
+pub(in crate::tests) async fn a_page_is_queued_by_who_holds_the_replay(store: &Store) {
+    accept(store, "acme", &["a", "b", "c"]).await;
+    fan_out(store, &to(&[])).await;
+    done(
+        store.write(write(Effect::CreateReplay(Box::new(replay(1, Dedupe::SkipDelivered))))).await,
+    );
+    done(
+        store.write(write(Effect::CreateReplay(Box::new(replay(2, Dedupe::SkipDelivered))))).await,
+    );
+    let (first, fence) = store.hold_replay("d1", Duration::ZERO).await.unwrap().unwrap();
+    let (second, _) = store.hold_replay("d1", SPAN).await.unwrap().unwrap();
+    assert_ne!(first.id, second.id, "each in its turn");
+    // Its hold is over: another one goes on.
+    execute(store, "UPDATE webhook_replays SET hold_until = hold_until - 1").await;
+    let (again, newer) = store.hold_replay("d2", SPAN).await.unwrap().unwrap();
+    assert_eq!((&again.id, newer), (&first.id, fence + 1));
+    let stale = ReplayStep { queued: 0, skipped: 0, state: ReplayState::Running, stale: true };
+    let step = store.replay_step(&first.id, fence, to(&["e1"]), 2, SPAN).await.unwrap();
+    assert_eq!(step, stale);
+    // Of two at once, one moves on.
+    let (one, two) = tokio::join!(
+        store.replay_step(&first.id, newer, to(&["e1"]), 2, SPAN),
+        store.replay_step(&first.id, newer, to(&["e1"]), 2, SPAN),
+    );
+    let queued = one.unwrap().queued + two.unwrap().queued;
+    assert_eq!(queued, number(store, "SELECT count(*) FROM webhook_deliveries").await as u64);
+    // It is ended, and stays so.
+    done(store.write(write(Effect::CancelReplay(first.id.clone(), now()))).await);
+    let step = store.replay_step(&first.id, newer, to(&["e1"]), 2, SPAN).await.unwrap();
+    assert!(step.stale && step.state != ReplayState::Running, "{step:?}");
+    for (id, expected) in [(first.id.as_str(), "changed"), ("unknown", "no such")] {
+        let told =
+            store.write(write(Effect::CancelReplay(id.to_owned(), now()))).await.unwrap_err();
+        assert!(told.to_string().contains(expected), "{told}");
+        assert!(matches!(told, WriteError::Stale | WriteError::NotFound));
+    }
+    let listed = |found: Vec<Replay>| found.into_iter().map(|r| r.id).collect::<Vec<_>>();
+    assert_eq!(listed(store.replays(None, None, 9).await.unwrap()), [id(2), id(1)]);
+    assert_eq!(
+        listed(store.replays(Some(&"acme".into()), Some(&id(2)), 9).await.unwrap()),
+        [id(1)]
+    );
+    assert_eq!(listed(store.replays(Some(&"globex".into()), None, 9).await.unwrap()), [""; 0]);
+    assert_eq!(store.replay("unknown").await.unwrap(), None);
+    sound(store).await;
+}
+
+pub(in crate::tests) async fn a_reader_that_was_taken_over_keeps_nothing(store: &Store) {
+    let first = store.hold_reader("outbox", "d1", SPAN).await.unwrap().unwrap();
+    assert_eq!(first.state, "");
+    assert_eq!(store.hold_reader("outbox", "d2", SPAN).await.unwrap(), None);
+    assert!(store.hold_reader("other", "d2", SPAN).await.unwrap().is_some());
+    assert!(store.keep_reader("outbox", first.fence, SPAN, Some("one".to_owned())).await.unwrap());
+    assert!(store.keep_reader("outbox", first.fence, SPAN, None).await.unwrap());
+    // Given back, and taken by another one.
+    assert!(store.keep_reader("outbox", first.fence, Duration::ZERO, None).await.unwrap());
+    let second = store.hold_reader("outbox", "d2", SPAN).await.unwrap().unwrap();
+    assert_eq!((second.state.as_str(), second.fence > first.fence), ("one", true));
+    assert!(
+        !store.keep_reader("outbox", first.fence, SPAN, Some("late".to_owned())).await.unwrap()
+    );
+    assert_eq!(store.reader_state("outbox").await.unwrap().as_deref(), Some("one"));
+    assert_eq!(store.reader_state("unknown").await.unwrap(), None);
+    let large = "x".repeat(READER_BYTES_MAX + 1);
+    store.keep_reader("outbox", second.fence, SPAN, Some(large)).await.unwrap_err();
+    // Who held it already goes on under a new fence.
+    let third = store.hold_reader("outbox", "d2", SPAN).await.unwrap().unwrap();
+    assert!(third.fence > second.fence);
+}

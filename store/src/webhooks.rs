@@ -1,0 +1,81 @@
+//! Webhooks: events that were accepted, their deliveries, and what became of each attempt.
+//!
+//! Invariants: an event is kept whole or not at all, and once; numbers of events and of deliveries grow in the order of
+//! commits, so that whoever reads on from the last one misses nothing; a delivery is settled by its fence alone, once.
+//!
+//! In PostgreSQL many work at once. Only fan-out and settling wait for several rows of deliveries, both in the order of
+//! endpoint, order key and number; everyone else leaves rows that others have. The numbers are raised and what waits is
+//! counted last. So nobody waits crosswise.
+
+mod accept;
+mod bell;
+mod fan_out;
+mod hold;
+mod lost;
+mod order;
+mod readers;
+mod reading;
+mod replays;
+mod retention;
+mod settle;
+mod sql;
+mod standings;
+mod taking_up;
+mod verbs;
+mod waiting;
+
+pub use accept::Arriving;
+pub use fan_out::{FannedOut, Plan};
+pub use hold::HELD_MAX;
+pub use lost::Beat;
+pub use readers::{READER_BYTES_MAX, Reader};
+pub use reading::{Backlog, DeliveryQuery, Polled};
+pub use replays::{COUNTED_MAX, ReplayCount, ReplayStep};
+pub use settle::Settled;
+pub use verbs::Recover;
+
+pub(crate) use bell::{Bell, CHANNEL, TELL_PAUSE};
+pub(crate) use replays::{cancel as cancel_replay, create as create_replay};
+pub(crate) use verbs::{discard, enable, ping, retry};
+
+/// The statements that many rows stand in the way of, for tests that look at their plans.
+#[cfg(test)]
+pub(crate) fn texts(is_postgres: bool) -> std::collections::BTreeMap<&'static str, &'static str> {
+    let [taken, _] = &order::TAKEN;
+    let made = [
+        ("kept", &accept::KEPT),
+        ("hold_lane", &hold::HOLD_LANE),
+        ("hold_lanes", &hold::HOLD_LANES),
+        ("lanes", &hold::LANES),
+        ("oldest", &reading::OLDEST),
+        ("events_of_held", &hold::EVENTS),
+        ("settle", &settle::SETTLE),
+        ("taken", taken),
+        ("release", &order::RELEASE),
+        ("sweep", &order::SWEEP),
+        ("give_back", &lost::GIVE_BACK),
+        ("park", &standings::PARK),
+        ("take", &taking_up::TAKE),
+        ("let_go", &taking_up::LET_GO),
+        ("made", &replays::MADE),
+        ("again", &replays::AGAIN),
+        ("deliveries_to_purge", &retention::DELIVERIES),
+        ("attempts_to_purge", &retention::ATTEMPTS),
+    ];
+    let plain = [
+        ("events", reading::EVENTS),
+        ("event", reading::EVENT),
+        ("poll", reading::POLL),
+        ("attempts", reading::ATTEMPTS),
+        ("dead", reading::DEAD),
+        ("window", replays::WINDOW),
+        ("counted", replays::COUNTED),
+        ("ids_to_purge", retention::IDS),
+    ];
+    let of = |(name, sql): (&'static str, &'static sql::Sql)| (name, sql.of(is_postgres));
+    let mut texts: std::collections::BTreeMap<_, _> = made.into_iter().map(of).collect();
+    // Each kind claims by a text of its own.
+    texts.remove(if is_postgres { "hold_lane" } else { "hold_lanes" });
+    texts.extend(plain);
+    texts
+}

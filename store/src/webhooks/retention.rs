@@ -1,0 +1,241 @@
+//! Retention: whole days (UTC) of events go, with their deliveries and attempts; on PostgreSQL as partitions, which are made
+//! ahead.
+//!
+//! Invariant: no event goes that was not fanned out yet, and its deliveries go before it does.
+
+use super::hold::at;
+use super::sql::Sql;
+use super::waiting::Waiting;
+use crate::Store;
+use crate::db::{Db, is_postgres};
+use crate::rows::Columns as _;
+use jiff::Timestamp;
+use model::port::StoreError;
+use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
+
+/// A day, in microseconds.
+const DAY: i64 = 24 * 3_600 * 1_000_000;
+/// How many days are made ahead, with this one.
+const AHEAD: i64 = 4;
+/// How many rows one transaction deletes.
+const ROWS: i64 = 1_000;
+// A replay is remembered for as long as what it queued.
+const REPLAYS: &str = "DELETE FROM webhook_replays WHERE ended_at < $1";
+
+pub(super) const LAST: &str = "SELECT CAST(COALESCE(MAX(number), 0) AS BIGINT) AS number FROM webhook_events \
+     WHERE accepted_at < $1 AND number <= (SELECT number FROM webhook_numbers WHERE name = 'fan_out')";
+
+pub(super) static DELIVERIES: Sql = Sql::new(
+    "DELETE FROM webhook_deliveries WHERE number IN \
+         (SELECT number FROM webhook_deliveries WHERE event <= $1 ORDER BY event LIMIT $2 {skip}) \
+     RETURNING number, tenant, state",
+);
+
+pub(super) static ATTEMPTS: Sql = Sql::of_rows(
+    "number BIGINT",
+    "DELETE FROM webhook_attempts WHERE delivery IN (SELECT number FROM {rows} AS gone)",
+);
+
+pub(super) const IDS: &str = "DELETE FROM webhook_ids WHERE webhook_id IN \
+     (SELECT webhook_id FROM webhook_events WHERE number > $1 AND number <= $2)";
+
+pub(super) const EVENTS: &str = "DELETE FROM webhook_events WHERE number > $1 AND number <= $2";
+
+// What lies in no day.
+const REST: [&str; 2] = [
+    "DELETE FROM webhook_events_rest WHERE number IN (SELECT number FROM webhook_events_rest \
+     WHERE accepted_at < $1 AND number <= $2 LIMIT $3)",
+    "DELETE FROM webhook_attempts_rest WHERE (delivery, fence) IN (SELECT delivery, fence FROM webhook_attempts_rest \
+     WHERE at < $1 AND $2 > 0 LIMIT $3)",
+];
+
+pub(super) const FIRST: &str =
+    "SELECT CAST(COALESCE(MIN(number), 0) AS BIGINT) AS number FROM webhook_events";
+
+const DAYS: &str = "SELECT CAST(c.relname AS TEXT) AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
+     WHERE i.inhparent = to_regclass($1) ORDER BY 1";
+
+impl Store {
+    /// Deletes events that were accepted on days (UTC) before this time's, with their deliveries, whatever became of them;
+    /// says how many events. In PostgreSQL it makes the next days as well: to be called at the start and every hour.
+    pub async fn purge_webhooks(&self, before: Timestamp) -> Result<u64, StoreError> {
+        let before = at(before).div_euclid(DAY) * DAY;
+        if let Db::Postgres(_) = self.db {
+            self.make_days().await?;
+        }
+        let find = sqlx::query(LAST).bind(before);
+        let last = self.db.read(|connection| Box::pin(find.fetch_one(connection))).await?;
+        let last: i64 = last.of("number")?;
+        let undelivered = self.purge_deliveries(last).await?;
+        if undelivered > 0 {
+            tracing::warn!(undelivered, "deliveries went by age that were not delivered");
+        }
+        let purged = self.purge_events(last).await?;
+        if let Db::Postgres(_) = self.db {
+            self.drop_days(before, last).await?;
+            self.purge_rest(before, last).await?;
+        }
+        let done = self.db.write(0, move |connection| {
+            Box::pin(async move {
+                sqlx::query(REPLAYS).bind(before).execute(connection).await.map(drop)
+            })
+        });
+        done.await?;
+        Ok(purged)
+    }
+
+    /// Deletes the deliveries of events up to this one; says how many of them were neither delivered nor dead.
+    async fn purge_deliveries(&self, last: i64) -> Result<u64, StoreError> {
+        let mut undelivered = 0;
+        loop {
+            let done = self.db.write(0, move |connection| {
+                Box::pin(async move { purge_some(connection, last).await })
+            });
+            let (rows, open) = done.await?;
+            undelivered += open;
+            if rows < ROWS {
+                return Ok(undelivered);
+            }
+        }
+    }
+
+    /// Forgets events up to this one, so that none is a repeat of them; in SQLite they are deleted, too. Says how many.
+    async fn purge_events(&self, last: i64) -> Result<u64, StoreError> {
+        let find = sqlx::query(FIRST);
+        let first = self.db.read(|connection| Box::pin(find.fetch_one(connection))).await?;
+        let mut from = first.of::<i64>("number")? - 1;
+        let mut purged = 0;
+        while from < last {
+            let to = last.min(from + ROWS);
+            let done = self.db.write(0, move |connection| {
+                Box::pin(async move {
+                    let ids =
+                        sqlx::query(IDS).bind(from).bind(to).execute(&mut *connection).await?;
+                    if !is_postgres(connection) {
+                        sqlx::query(EVENTS).bind(from).bind(to).execute(connection).await?;
+                    }
+                    Ok(ids.rows_affected())
+                })
+            });
+            purged += done.await?;
+            from = to;
+        }
+        Ok(purged)
+    }
+
+    /// Deletes what lies in no day and is old enough.
+    async fn purge_rest(&self, before: i64, last: i64) -> Result<(), StoreError> {
+        for delete in REST {
+            loop {
+                let done = self.db.write(0, move |connection| {
+                    Box::pin(async move {
+                        let delete = sqlx::query(delete).bind(before).bind(last).bind(ROWS);
+                        Ok(delete.execute(connection).await?.rows_affected())
+                    })
+                });
+                if done.await? < ROWS.unsigned_abs() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the next days. One that can't be made any more, as rows of it lie with the rest, stays there.
+    async fn make_days(&self) -> Result<(), StoreError> {
+        for table in ["webhook_events", "webhook_attempts"] {
+            for day in 0..AHEAD {
+                let done = self.db.write(0, move |connection| {
+                    Box::pin(async move {
+                        let today = super::lost::now(connection).await?.div_euclid(DAY);
+                        make_day(connection, table, today + day).await
+                    })
+                });
+                if let Err(error) = done.await {
+                    tracing::debug!(%error, table, day, "a day was not made");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the days that came before.
+    async fn drop_days(&self, before: i64, last: i64) -> Result<(), StoreError> {
+        for table in ["webhook_events", "webhook_attempts"] {
+            let find = sqlx::query(DAYS).bind(table);
+            let days = self.db.read(|connection| Box::pin(find.fetch_all(connection))).await?;
+            for day in &days {
+                let name: String = day.of("name")?;
+                let number = name.strip_prefix(table).and_then(|rest| rest.strip_prefix("_day_"));
+                let Some(number) = number.and_then(|number| number.parse::<i64>().ok()) else {
+                    continue;
+                };
+                if number.saturating_add(1).saturating_mul(DAY) > before {
+                    continue;
+                }
+                let done = self.db.write(0, move |connection| {
+                    Box::pin(async move { drop_day(connection, &name, last).await })
+                });
+                done.await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn purge_some(connection: &mut AnyConnection, last: i64) -> Result<(i64, u64), sqlx::Error> {
+    #[derive(serde::Serialize)]
+    struct Gone {
+        number: i64,
+    }
+    let rows = DELIVERIES.query(connection).bind(last).bind(ROWS);
+    let rows = rows.fetch_all(&mut *connection).await?;
+    let (mut waiting, mut gone, mut open) = (Waiting::default(), Vec::new(), 0);
+    for row in &rows {
+        gone.push(Gone { number: row.try_get("number")? });
+        match row.try_get::<&str, _>("state")? {
+            "pending" | "held" => {
+                waiting.add(row.try_get("tenant")?, -1);
+                open += 1;
+            }
+            "parked" => open += 1,
+            _ => {}
+        }
+    }
+    // In PostgreSQL attempts go with their days.
+    if !gone.is_empty() && !is_postgres(connection) {
+        ATTEMPTS.with(connection, &gone)?.execute(&mut *connection).await?;
+    }
+    waiting.count(connection).await?;
+    Ok((i64::try_from(rows.len()).unwrap_or(i64::MAX), open))
+}
+
+async fn make_day(
+    connection: &mut AnyConnection,
+    table: &'static str,
+    day: i64,
+) -> Result<(), sqlx::Error> {
+    let make = format!(
+        "CREATE TABLE IF NOT EXISTS {table}_day_{day} PARTITION OF {table} FOR VALUES FROM ({}) TO ({})",
+        day * DAY,
+        (day + 1) * DAY
+    );
+    sqlx::query(AssertSqlSafe(make)).persistent(false).execute(connection).await.map(drop)
+}
+
+/// Drops a day, unless there is an event in it that may not go yet.
+async fn drop_day(
+    connection: &mut AnyConnection,
+    name: &str,
+    last: i64,
+) -> Result<(), sqlx::Error> {
+    if name.starts_with("webhook_events") {
+        let later = format!("SELECT 1 AS one FROM {name} WHERE number > $1 LIMIT 1");
+        let later = sqlx::query(AssertSqlSafe(later)).bind(last).persistent(false);
+        if later.fetch_optional(&mut *connection).await?.is_some() {
+            return Ok(());
+        }
+    }
+    let drop_it = format!("DROP TABLE {name}");
+    sqlx::query(AssertSqlSafe(drop_it)).persistent(false).execute(connection).await.map(drop)
+}

@@ -1,0 +1,152 @@
+//! What operators do with deliveries and endpoints: within the control plane's writes, so that audit and answer are in the
+//! same transaction.
+
+use super::accept::{Arriving, accept};
+use super::fan_out::{New, insert};
+use super::order::{OrderKey, released};
+use super::sql::Sql;
+use super::taking_up::{self, LEAVE, TAKE_UP};
+use super::waiting::Waiting;
+use crate::control::{Undone, WriteError};
+use crate::rows::{stored, text};
+use model::id::EndpointId;
+use model::webhook::{Acceptance, NewEvent, Planned};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row as _};
+use std::collections::BTreeSet;
+
+pub(super) static FIND: Sql = Sql::new(
+    "SELECT tenant, endpoint, order_key, state, reason, blocks, due_at FROM webhook_deliveries WHERE number = $1 {lock}",
+);
+
+pub(super) static RETRY: Sql = Sql::new(
+    "UPDATE webhook_deliveries SET state = 'pending', reason = NULL, attempts = 0, settled_at = NULL, \
+         due_at = CASE WHEN blocks = 0 THEN {now} END WHERE number = $1",
+);
+
+pub(super) static DUE: Sql =
+    Sql::new("UPDATE webhook_deliveries SET due_at = {now} WHERE number = $1");
+
+pub(super) static DISCARD: Sql = Sql::new(
+    "UPDATE webhook_deliveries SET state = 'dead', reason = 'discarded', blocks = 0, due_at = NULL, settled_at = {now} \
+     WHERE number = $1",
+);
+
+const ENABLE: &str = "INSERT INTO webhook_standings AS kept (endpoint, tenant, opened, at, recovery, recover_to) \
+     SELECT $1, $2, 0, {now}, $3, number FROM webhook_numbers WHERE name = 'deliveries' \
+     ON CONFLICT (endpoint) DO UPDATE SET failing_since = NULL, open_until = NULL, opened = 0, disabled_reason = NULL, \
+         disabled_since = NULL, recovery = excluded.recovery, recover_to = excluded.recover_to, \
+         at = CASE WHEN kept.at >= excluded.at THEN kept.at + 1 ELSE excluded.at END \
+     RETURNING recover_to";
+
+pub(super) static ENABLE_ENDPOINT: Sql = Sql::new(ENABLE);
+
+const TENANT: &str = "SELECT tenant FROM webhook_standings WHERE endpoint = $1 UNION ALL \
+     SELECT tenant FROM webhook_deliveries WHERE endpoint = $1 LIMIT 1";
+
+/// What becomes of what was parked while an endpoint was disabled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recover {
+    /// It is sent.
+    Parked,
+    /// It stays parked, and nothing waits behind it.
+    Nothing,
+}
+
+/// Makes a delivery due that is dead or parked, or due later only.
+pub(crate) async fn retry(connection: &mut AnyConnection, number: u64) -> Result<(), Undone> {
+    let number = stored(number);
+    let row = find(connection, number).await?;
+    let state: &str = row.try_get("state")?;
+    let due_at: Option<i64> = row.try_get("due_at")?;
+    match (state, due_at) {
+        ("pending", Some(_)) => {
+            DUE.query(connection).bind(number).execute(connection).await?;
+            return Ok(());
+        }
+        ("dead" | "parked", _) => {}
+        _ => return Err(WriteError::Stale.into()),
+    }
+    RETRY.query(connection).bind(number).execute(&mut *connection).await?;
+    let order_key = taking_up::order_key(&row)?;
+    match order_key {
+        // It stands in its key's row again: due if it is the first.
+        Some(key) => drop(released(connection, BTreeSet::from([key])).await?),
+        None => drop(DUE.query(connection).bind(number).execute(&mut *connection).await?),
+    }
+    let mut waiting = Waiting::default();
+    waiting.add(row.try_get("tenant")?, 1);
+    Ok(waiting.count(connection).await?)
+}
+
+/// Gives a delivery up that is pending, parked or dead.
+pub(crate) async fn discard(connection: &mut AnyConnection, number: u64) -> Result<(), Undone> {
+    let number = stored(number);
+    let row = find(connection, number).await?;
+    let (state, reason): (&str, Option<&str>) = (row.try_get("state")?, row.try_get("reason")?);
+    match (state, reason) {
+        ("pending" | "parked", _) => {}
+        ("dead", reason) if reason != Some("discarded") => {}
+        _ => return Err(WriteError::Stale.into()),
+    }
+    DISCARD.query(connection).bind(number).execute(&mut *connection).await?;
+    let keys: BTreeSet<OrderKey> = taking_up::order_key(&row)?.into_iter().collect();
+    released(connection, keys).await?;
+    let mut waiting = Waiting::default();
+    if state == "pending" {
+        waiting.add(row.try_get("tenant")?, -1);
+    }
+    Ok(waiting.count(connection).await?)
+}
+
+async fn find(connection: &mut AnyConnection, number: i64) -> Result<AnyRow, Undone> {
+    let row = FIND.query(connection).bind(number).fetch_optional(connection).await?;
+    row.ok_or_else(|| WriteError::NotFound.into())
+}
+
+/// Enables an endpoint, and takes up the first of what was parked; says how many of them. The rest is [`Store::take_up`]'s.
+///
+/// [`Store::take_up`]: crate::Store::take_up
+pub(crate) async fn enable(
+    connection: &mut AnyConnection,
+    endpoint: &EndpointId,
+    recover: Recover,
+) -> Result<u64, Undone> {
+    let endpoint = text(endpoint.as_str());
+    let tenant = sqlx::query_scalar(TENANT).bind(endpoint.clone());
+    let tenant: Option<String> = tenant.fetch_optional(&mut *connection).await?;
+    // Nothing was ever known of it: there is nothing to clear.
+    let Some(tenant) = tenant else { return Ok(0) };
+    let recovery = match recover {
+        Recover::Parked => TAKE_UP,
+        Recover::Nothing => LEAVE,
+    };
+    let enable =
+        ENABLE_ENDPOINT.query(connection).bind(endpoint.clone()).bind(tenant).bind(recovery);
+    let to: i64 = enable.fetch_one(&mut *connection).await?.try_get("recover_to")?;
+    Ok(taking_up::some(connection, &endpoint, recovery, to).await?)
+}
+
+/// Accepts an event and makes its one delivery, without a plan; says the delivery's number.
+pub(crate) async fn ping(
+    connection: &mut AnyConnection,
+    event: NewEvent,
+    endpoint: EndpointId,
+) -> Result<u64, Undone> {
+    let tenant = event.tenant.clone();
+    let arriving = Arriving { events: vec![event], backlog: std::collections::BTreeMap::new() };
+    let (told, number) = accept(connection, &[arriving]).await?;
+    if told.iter().flatten().any(|told| *told != Acceptance::Accepted) {
+        return Err(WriteError::Stale.into());
+    }
+    let at = "SELECT at FROM webhook_numbers WHERE name = 'events'";
+    let accepted_at = sqlx::query_scalar(at).fetch_one(&mut *connection).await?;
+    let planned = Planned { endpoint, order_key: None, parked: None };
+    let mut waiting = Waiting::default();
+    let new = New { event: number, accepted_at, tenant, planned, replay: None };
+    insert(connection, vec![new], &mut waiting).await?;
+    waiting.count(connection).await?;
+    let newest = "SELECT number FROM webhook_numbers WHERE name = 'deliveries'";
+    let newest: i64 = sqlx::query_scalar(newest).fetch_one(connection).await?;
+    Ok(newest.unsigned_abs())
+}
