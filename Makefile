@@ -83,14 +83,15 @@ ROUNDS ?= 10
 CASES ?= 50000
 
 .PHONY: chaos
-chaos: setup-test build ## Kill processes that hold idempotency records, ROUNDS times and in full; take Redis away from quotas, in full
+chaos: setup-test build ## Kill processes that hold idempotency records, ROUNDS times and in full; take Redis away from quotas, and dispatchers and the store away from webhooks, in full
 	for round in $$(seq $(ROUNDS)); do \
 	  echo "round $$round of $(ROUNDS)"; \
 	  $(CARGO) test --locked -q -p store a_killed_process && \
 	  $(CARGO) test --locked -q -p tests --test it process_was_killed || exit 1; \
 	done
 	TOLLGATE_TEST_LONG=1 scripts/services with \
-	  $(CARGO) test --locked -p tests --test it -- keys_under_kills keys_arrive_once quotas_ --nocapture --test-threads 1
+	  $(CARGO) test --locked -p tests --test it -- keys_under_kills keys_arrive_once quotas_ webhooks_accepted webhooks_under_kills webhooks_neighbour \
+	    --nocapture --test-threads 1
 
 .PHONY: fuzz
 fuzz: setup ## Random histories and inputs against the state machines, CASES of each; a failure prints its seed
@@ -112,8 +113,8 @@ bench-packs: ## Measure policy packs alone: a decision, 1,000 attachments in one
 bench-quotas: setup-test ## Measure decisions about limits alone: in process, on Redis, prepaid, beside a plain INCR
 	@$(MAKE) bench ARGS='--parts counters $(ARGS)'
 
-# So few that all that is kept for a minute, in each store, has room.
-KEY_REQUESTS ?= 16000
+# So few that all that is kept for a minute, in each store, has room; a claim waits for the disk.
+KEY_REQUESTS ?= 8000
 
 .PHONY: bench-keys
 bench-keys: setup-test ## Measure what an Idempotency-Key costs, in each store, on a Redis and a PostgreSQL that write to the disk

@@ -292,7 +292,8 @@ async fn enable(
         let newest = shared.newest().await?;
         let endpoint = Endpoint::find(&acting, &newest, verb(&segment).0)?;
         endpoint.is_enabled()?;
-        let effect = Effect::EnableEndpoint { endpoint: endpoint.id.clone(), recover };
+        let (id, tenant) = (endpoint.id.clone(), endpoint.tenant.clone());
+        let effect = Effect::EnableEndpoint { endpoint: id, tenant, recover };
         let audit = endpoint.entry(&shared, &acting, json!({ "recovers": recovers }));
         let answer = Answer::ok(&Enabled { endpoint: endpoint.id, recovers });
         shared.store.write(Write { effect, audit, answer: once.keep(&answer)? }).await?;

@@ -14,7 +14,7 @@ use crate::ownership;
 use crate::precondition::Guard;
 use crate::problem::{Refused, located};
 use model::audit::Entry;
-use model::event::Event;
+use model::event::{Event, VERSION_CHANGED, version_changes};
 use model::id::{NodeName, TenantId, is_id};
 use model::revision::{Change, PublishError, Staged};
 use model::{ErrorCode, Reject};
@@ -235,9 +235,12 @@ impl Writing<'_> {
                 let tried = DryRun { valid, errors, difference: made.difference };
                 return Ok((Answer::ok(&tried), None));
             }
-            let Told { answer, events } = tell(&made).into();
+            let Told { answer, mut events } = tell(&made).into();
             if !made.changes() {
                 return Ok((answer, None));
+            }
+            if how.nodes.is_none() {
+                events.extend(of_versions(shared, &made));
             }
             let Made { base, document, tenant, difference, text, at, .. } = made;
             let change = Change {
@@ -261,6 +264,19 @@ impl Writing<'_> {
         }
         Err(busy("Other processes keep changing the document."))
     }
+}
+
+/// What tenants are told of versions, once a change is everybody's.
+fn of_versions(shared: &Shared, made: &Made) -> impl Iterator<Item = Event> {
+    let changes = version_changes(&made.base.document, &made.document);
+    changes.into_iter().map(|change| Event {
+        id: shared.fresh_id(),
+        at: shared.clock.now(),
+        r#type: VERSION_CHANGED.to_owned(),
+        tenant: Some(change.tenant),
+        subject: change.subject,
+        data: change.data,
+    })
 }
 
 fn busy(message: &str) -> Refused {

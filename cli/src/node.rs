@@ -11,7 +11,6 @@ use gateway::kept::Kept;
 use gateway::server::{self, Listen};
 use gateway::{record, thresholds};
 use ingest::Ingest;
-use jiff::Timestamp;
 use model::idempotency::{self, Records};
 use model::usage::{Elsewhere, UsageOf};
 use std::fs::File;
@@ -204,8 +203,7 @@ fn ingest(settings: &Settings, parts: &Parts, tasks: &mut JoinSet<()>) -> Ingest
 /// Keeps events as long as the settings say, for as long as it is polled.
 async fn forget_events(parts: Parts, retention: Duration) {
     loop {
-        let before = parts.clock.now().checked_sub(retention).unwrap_or(Timestamp::MIN);
-        if let Err(error) = parts.store.purge_webhooks(before).await {
+        if let Err(error) = parts.store.purge_webhooks(retention).await {
             tracing::warn!(%error, "events that are too old could not be deleted");
         }
         tokio::time::sleep(EVENTS_PAUSE).await;

@@ -23,8 +23,8 @@ use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use store::Store;
 use store::seal::MasterKeys;
+use store::{ClockOf, Store};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -138,13 +138,16 @@ fn quotas(settings: &Settings, node: &NodeName, clock: &Clock) -> Quotas {
 
 /// Where idempotency records are kept.
 fn ledger(settings: &Settings, store: &Store) -> AnyLedger {
+    let room = settings.idempotency_room.shared();
     match (settings.idempotency, &settings.redis.idempotency) {
         (IdempotencyStore::Memory, _) => AnyLedger::in_process(),
         (IdempotencyStore::Redis, Some(url)) => {
-            AnyLedger::on_redis(url.clone(), &tokio::runtime::Handle::current())
+            AnyLedger::on_redis(url.clone(), room, &tokio::runtime::Handle::current())
         }
         // Settings that name Redis and no URL are refused.
-        (IdempotencyStore::Database | IdempotencyStore::Redis, _) => AnyLedger::Sql(store.ledger()),
+        (IdempotencyStore::Database | IdempotencyStore::Redis, _) => {
+            AnyLedger::Sql(store.ledger_of(room, ClockOf::Store))
+        }
     }
 }
 

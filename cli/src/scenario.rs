@@ -196,6 +196,9 @@ impl Scenario {
             let Some(happened) = happened else { bail!("step `{}` is sent 0 times", step.name) };
             differences += usize::from(!self.show(step, &happened)?);
         }
+        if let Some(local) = local {
+            local.end().await;
+        }
         Ok(differences)
     }
 

@@ -11,7 +11,8 @@ pub(crate) use webhooks::Webhooks;
 use anyhow::{Context as _, bail};
 use gateway::record;
 use model::id::{NodeName, is_id};
-use model::units::Duration;
+use model::idempotency::TenantRoom;
+use model::units::{Duration, Size};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,6 +22,8 @@ use store::seal::MasterKeys;
 
 /// How many decision records may wait to be written: at least a few batches, at most about what a large machine holds.
 const RECORDS_BUFFER: std::ops::RangeInclusive<usize> = 1_024..=1_000_000;
+/// How many bytes may be kept of a tenant's idempotency records.
+const ROOM: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 40;
 /// How long they may be kept.
 const RECORDS_RETENTION: std::ops::RangeInclusive<Duration> =
     Duration(time::Duration::from_secs(3_600))
@@ -62,6 +65,31 @@ pub(crate) enum IdempotencyStore {
     Redis,
 }
 
+/// How much is kept of one tenant's idempotency records.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Room {
+    /// Answers: those beyond it are not retained.
+    pub(crate) answers: Size,
+    /// All, at 1KiB for each key beside its answer: beyond it no key is taken.
+    pub(crate) all: Size,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        let size = |bytes| Size(u64::try_from(bytes).unwrap_or(u64::MAX));
+        let TenantRoom { answers, all } = TenantRoom::SHARED;
+        Self { answers: size(answers), all: size(all) }
+    }
+}
+
+impl Room {
+    /// For a store that nodes share.
+    pub(crate) fn shared(self) -> TenantRoom {
+        TenantRoom { answers: self.answers.bytes(), all: self.all.bytes() }
+    }
+}
+
 /// The settings of one process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -87,6 +115,8 @@ pub(crate) struct Settings {
     pub(crate) records: Records,
     /// Where idempotency records are kept.
     pub(crate) idempotency: IdempotencyStore,
+    /// How much is kept of each tenant's, where that outlives the process.
+    pub(crate) idempotency_room: Room,
     /// What is shared by way of a Redis.
     #[serde(skip_serializing_if = "Redis::is_absent")]
     pub(crate) redis: Redis,
@@ -148,6 +178,7 @@ impl Default for Settings {
             master_keys: Vec::new(),
             records: Records::default(),
             idempotency: IdempotencyStore::default(),
+            idempotency_room: Room::default(),
             redis: Redis::default(),
             webhooks: Webhooks::default(),
             #[cfg(any(feature = "nats", feature = "kafka"))]
@@ -237,6 +268,12 @@ impl Settings {
         if !RECORDS_RETENTION.contains(&self.records.retention) {
             bail!("`records.retention` is not between 1h and 87600h");
         }
+        let Room { answers, all } = self.idempotency_room;
+        if !ROOM.contains(&answers.0) || !ROOM.contains(&all.0) || all.0 < answers.0 {
+            bail!(
+                "`idempotency_room`: `answers` and `all` are 1MiB to 1024GiB, and `all` is not less than `answers`"
+            );
+        }
         if self.idempotency == IdempotencyStore::Redis && self.redis.idempotency.is_none() {
             bail!(
                 "`idempotency: redis` is given and no Redis: say where it is in `redis.idempotency`"
@@ -266,6 +303,8 @@ impl Settings {
             }
             "RECORDS_BUFFER" => self.records.buffer = value.parse()?,
             "IDEMPOTENCY" => self.idempotency = parse(value)?,
+            "IDEMPOTENCY_ROOM_ANSWERS" => self.idempotency_room.answers = size(value)?,
+            "IDEMPOTENCY_ROOM_ALL" => self.idempotency_room.all = size(value)?,
             "REDIS" => self.redis.is_all_at(value.parse()?),
             "REDIS_QUOTA" => self.redis.quota = Some(value.parse()?),
             "REDIS_IDEMPOTENCY" => self.redis.idempotency = Some(value.parse()?),
@@ -284,6 +323,10 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+fn size(value: &str) -> anyhow::Result<Size> {
+    value.parse().map_err(anyhow::Error::msg)
 }
 
 fn address(value: &str) -> anyhow::Result<SocketAddr> {

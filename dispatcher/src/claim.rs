@@ -3,10 +3,11 @@
 //! Invariant: nothing is claimed by a process that others may take for silent, nor by one that stops.
 
 use crate::Dispatcher;
-use crate::compile::HOLD_SPAN;
 use crate::deliver::UnderWay;
-use crate::lanes::{Due, Postponed};
+use crate::lanes::{Due, Place, Postponed};
 use crate::settle::Settling;
+use model::id::{EndpointId, TenantId};
+use model::webhook::{Next, Reason, Settlement};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -25,10 +26,10 @@ pub(crate) async fn run(dispatcher: Arc<Dispatcher>) {
     let mut last = Instant::now();
     while !dispatcher.is_stopping() {
         wait(&dispatcher).await;
-        while attempts.try_join_next().is_some() {}
         while !dispatcher.is_stopping() && dispatcher.presence.is_heard() {
             tokio::time::sleep_until(last + PACE).await;
             last = Instant::now();
+            while attempts.try_join_next().is_some() {}
             match claim(&dispatcher, &mut attempts).await {
                 Claimed::Some => {}
                 Claimed::Nothing => break,
@@ -68,7 +69,7 @@ async fn claim(dispatcher: &Arc<Dispatcher>, attempts: &mut JoinSet<()>) -> Clai
         return Claimed::Nothing;
     };
     let takes = std::mem::take(&mut claim.takes);
-    let held = match dispatcher.store.hold(takes, &dispatcher.holder, HOLD_SPAN).await {
+    let held = match dispatcher.store.hold(takes, &dispatcher.holder, claim.span).await {
         Ok(held) => held,
         Err(error) => {
             dispatcher.away(&error);
@@ -77,6 +78,7 @@ async fn claim(dispatcher: &Arc<Dispatcher>, attempts: &mut JoinSet<()>) -> Clai
         }
     };
     dispatcher.back();
+    let mut strangers = Vec::new();
     for due in dispatcher.lanes.taken(claim, held, dispatcher.time.micros()) {
         match due {
             Due::Send { held, endpoint, started, place } => {
@@ -84,15 +86,54 @@ async fn claim(dispatcher: &Arc<Dispatcher>, attempts: &mut JoinSet<()>) -> Clai
                 attempts.spawn(under_way.run());
             }
             Due::GiveBack { settlement, tenant, endpoint, why, place } => {
+                let untried = Untried { settlement, lane: (tenant, endpoint), place };
                 match why {
                     Postponed::ByBudget => dispatcher.metrics.postponed.inc(),
                     // The next sweep makes sure again.
                     Postponed::Parked => dispatcher.sweep.notify_one(),
+                    Postponed::Stranger(revision) => {
+                        strangers.push((revision, untried));
+                        continue;
+                    }
                 }
-                let lane = (tenant, endpoint);
-                dispatcher.settler.settle(Settling { settlement, lane, is_awaited: false, place });
+                untried.give_back(dispatcher);
             }
         }
     }
+    if !strangers.is_empty() {
+        park(dispatcher, strangers).await;
+    }
     Claimed::Some
+}
+
+/// A delivery that is given back untried.
+struct Untried {
+    settlement: Settlement,
+    lane: (TenantId, EndpointId),
+    place: Place,
+}
+
+impl Untried {
+    fn give_back(self, dispatcher: &Dispatcher) {
+        let Self { settlement, lane, place } = self;
+        dispatcher.settler.settle(Settling { settlement, lane, is_awaited: false, place });
+    }
+}
+
+/// Parks what is of a tenant whose endpoint is another's by the newest document: theirs is removed. Where the document here is
+/// not the newest one, or nobody can tell, it waits.
+async fn park(dispatcher: &Dispatcher, strangers: Vec<(u64, Untried)>) {
+    let newest = match dispatcher.revisions.newest().await {
+        Ok(newest) => newest.map(|newest| newest.number),
+        Err(error) => {
+            dispatcher.away(&error);
+            None
+        }
+    };
+    for (revision, mut untried) in strangers {
+        if newest == Some(revision) {
+            untried.settlement.next = Next::Parked(Reason::Removed);
+        }
+        untried.give_back(dispatcher);
+    }
 }

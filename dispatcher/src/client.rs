@@ -232,7 +232,7 @@ impl Client {
         *request.method_mut() = method;
         *request.uri_mut() = place.path().clone();
         *request.headers_mut() = headers;
-        let mut answering = self.pool.send(place.destination(), place.origin(), request).await?;
+        let mut answering = self.pool.send(place, request).await?;
         let (body, extent) = read(answering.response.body_mut(), bounds).await?;
         let status = answering.response.status();
         let headers = std::mem::take(answering.response.headers_mut());

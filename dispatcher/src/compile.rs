@@ -24,14 +24,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use wildmatch::WildMatchPattern;
 
-/// How long a delivery is held for an attempt.
-pub(crate) const HOLD_SPAN: Duration = Duration::from_secs(90);
-/// What an attempt may need beyond its endpoint's timeout: a token, the way to the task that settles, and a store that is
-/// slow to settle. A hold is longer than timeout and this together.
-pub(crate) const HOLD_MARGIN: Duration = Duration::from_secs(30);
+/// The longest time that a delivery is held for an attempt.
+const HOLD_MAX: Duration = Duration::from_secs(100);
+/// What an attempt may need beyond its endpoint's timeout: a store that takes 10 s to say that it is held, two tries of 8 s to
+/// get a token, and a store that takes 10 s to settle it. A hold is longer than the timeout by this.
+const HOLD_MARGIN: Duration = Duration::from_secs(40);
 /// The longest key that deliveries are ordered by, in bytes; what is longer is known by its digest.
 const ORDER_KEY_MAX: usize = 256;
-/// Retries that an endpoint may have at once after a quiet time, and how many a second in any case.
+/// Retries that an endpoint may have at once after a quiet time, at least: as many as it takes at once, so that no retry waits
+/// where it is well. And how many a second in any case.
 const RETRIES_AT_ONCE: f64 = 20.0;
 const RETRIES_PER_SECOND: f64 = 1.0;
 /// How much of a second's rate may come at once: one part in so many.
@@ -66,6 +67,7 @@ pub(crate) struct Endpoint {
     pub(crate) breaker: BreakerRules,
     pub(crate) budget: BudgetRules,
     pub(crate) disable_after: Duration,
+    timeout: Duration,
     pub(crate) is_enabled: bool,
     /// Where and how it is sent to, or why it can't be.
     pub(crate) target: Result<Target, String>,
@@ -108,15 +110,17 @@ impl Book {
             return Vec::new();
         }
         let mut attributes = Attributes::of(event);
-        let endpoints = self.by_tenant.get(&event.tenant).into_iter().flatten();
-        let wanted = endpoints.filter_map(|endpoint| {
-            endpoint.wants(event, &mut attributes).then(|| Planned {
-                endpoint: endpoint.id.clone(),
-                order_key: endpoint.order_key(&mut attributes),
-                parked: None,
-            })
-        });
-        wanted.collect()
+        let mut planned = Vec::new();
+        for endpoint in self.by_tenant.get(&event.tenant).into_iter().flatten() {
+            if endpoint.wants(event, &mut attributes) {
+                planned.push(Planned {
+                    endpoint: endpoint.id.clone(),
+                    order_key: endpoint.order_key(&mut attributes),
+                    parked: None,
+                });
+            }
+        }
+        planned
     }
 }
 
@@ -151,9 +155,10 @@ impl Endpoint {
             budget: BudgetRules {
                 share: document.retry_budget,
                 per_second: RETRIES_PER_SECOND,
-                most: RETRIES_AT_ONCE,
+                most: RETRIES_AT_ONCE.max(document.concurrency.into()),
             },
             disable_after: document.disable_after.0,
+            timeout: document.timeout.0,
             is_enabled: document.state == EndpointState::Enabled,
             target: target(document, client, secrets),
         }
@@ -185,6 +190,11 @@ impl Endpoint {
         self.ordering != Ordering::None
     }
 
+    /// How long a delivery is held for an attempt.
+    pub(crate) fn hold_span(&self) -> Duration {
+        self.timeout + HOLD_MARGIN
+    }
+
     /// How many attempts may begin at one instant by its rate.
     pub(crate) fn burst(rate: Rate) -> u32 {
         let a_second = i64::from(rate.units()).saturating_mul(1_000_000) / rate.micros();
@@ -198,9 +208,11 @@ fn target(
     client: &Client,
     secrets: &Secrets,
 ) -> Result<Target, String> {
-    if document.timeout.0 + HOLD_MARGIN > HOLD_SPAN {
-        let most = HOLD_SPAN.saturating_sub(HOLD_MARGIN);
-        return Err(format!("its timeout is longer than {most:?}, for which a delivery is held"));
+    if document.timeout.0 + HOLD_MARGIN > HOLD_MAX {
+        let most = HOLD_MAX.saturating_sub(HOLD_MARGIN);
+        return Err(format!(
+            "its timeout is longer than {most:?}: no delivery is held for so long"
+        ));
     }
     let reveal = |secret: &document::Secret| secrets.reveal(secret);
     client.target(document, &reveal).map_err(|error| error.to_string())

@@ -9,7 +9,7 @@ use crate::compile::Endpoint;
 use crate::lanes::{Ending, Place, Started, Tells};
 use crate::settle::Settling;
 use model::webhook::policy::{Class, Ended};
-use model::webhook::{Attempt, HeldDelivery, Outcome, Settlement};
+use model::webhook::{Attempt, HeldDelivery, Next, Outcome, Settlement};
 use std::sync::Arc;
 
 /// A delivery that is being sent.
@@ -63,9 +63,13 @@ impl UnderWay {
         let at = crate::lanes::timestamp(now);
         let ended = Ended { class, attempt: self.held.attempt, asked, at };
         let endpoint = &self.endpoint;
-        let next = ended.next(&endpoint.schedule, endpoint.on_dead, rand::random());
+        let next = match tells {
+            // It was cut off, for no fault of the endpoint: somebody else sends it at once.
+            Tells::Nothing if dispatcher.is_stopping() => Next::Due(at),
+            _ => ended.next(&endpoint.schedule, endpoint.on_dead, rand::random()),
+        };
         dispatcher.lanes.ended(
-            &endpoint.id,
+            endpoint,
             self.started,
             &Ending { class, next, asked, tells, at: now },
         );

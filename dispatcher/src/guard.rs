@@ -13,6 +13,7 @@ pub(crate) use names::Asking;
 pub(crate) use names::{NameError, Names, SystemNames};
 
 use dial::Stream;
+use model::id::TenantId;
 use model::webhook::reach::{Forbidden, Host};
 use model::webhook::{Destination, Reach};
 use std::io;
@@ -53,11 +54,15 @@ impl Guard {
         Self { reach, names, trust }
     }
 
-    /// Connects. Not bounded in time: its caller's deadline holds for the whole exchange.
-    pub(crate) async fn connect(&self, to: &Destination) -> Result<Box<dyn Stream>, ConnectError> {
+    /// Connects on behalf of this tenant. Not bounded in time: its caller's deadline holds for the whole exchange.
+    pub(crate) async fn connect(
+        &self,
+        to: &Destination,
+        tenant: &TenantId,
+    ) -> Result<Box<dyn Stream>, ConnectError> {
         let addresses = match to.host() {
             Host::Address(address) => Arc::from([*address]),
-            Host::Name(name) => self.names.addresses(name).await?,
+            Host::Name(name) => self.names.addresses(name, tenant).await?,
         };
         self.reach.addresses(to, &addresses)?;
         let tcp = dial::tcp(&in_turns(&addresses), to.port()).await;

@@ -36,6 +36,9 @@ const INBOUND_ROOM: usize = 64 << 20;
 /// How many requests are served at once.
 const REQUESTS_MAX: usize = 2_048;
 
+/// How many of them may be webhooks: strangers that send slowly take no place of a producer's.
+const INBOUND_MAX: usize = 512;
+
 /// What handlers share.
 struct Door {
     clock: Clock,
@@ -44,7 +47,8 @@ struct Door {
     inbound: Inbound,
     events_room: Room,
     inbound_room: Room,
-    places: Arc<Semaphore>,
+    places: Semaphore,
+    inbound_places: Semaphore,
 }
 
 /// `POST /v1/events` and `POST /v1/inbound/{source}`.
@@ -56,7 +60,8 @@ pub(crate) fn router(dispatcher: &Arc<Dispatcher>) -> Router {
         inbound: Inbound::new(dispatcher.clone(), SECRETS_TIME),
         events_room: Room::new(EVENTS_ROOM),
         inbound_room: Room::new(INBOUND_ROOM),
-        places: Arc::new(Semaphore::new(REQUESTS_MAX)),
+        places: Semaphore::new(REQUESTS_MAX),
+        inbound_places: Semaphore::new(INBOUND_MAX),
     });
     Router::new()
         .route("/v1/events", post(events))
@@ -84,8 +89,12 @@ async fn inbound(
     Path(source): Path<SourceId>,
     request: Request,
 ) -> Result<Kept, Refused> {
+    let Ok(_place) = door.inbound_places.try_acquire() else {
+        return Err(frame::overloaded("Too many webhooks are on their way in."));
+    };
     let source = door.inbound.source(source, door.clock.micros()).await?;
     let headers = request.headers().clone();
+    source.look(&headers, door.clock.now())?;
     let body = door.inbound_room.read(request, INBOUND_BYTES_MAX).await?;
     let event = source.event(&headers, &body, door.clock.now())?;
     Ok(Kept(door.ingest.keep(Origin::Source, event).await?))

@@ -116,6 +116,11 @@ impl Source {
         })
     }
 
+    /// Refuses what can't be this source's, whatever its body is.
+    pub(crate) fn look(&self, headers: &HeaderMap, now: Timestamp) -> Result<(), Reject> {
+        self.verifier.look(headers, now.as_second()).map_err(unverified)
+    }
+
     /// The event that a webhook tells of.
     pub(crate) fn event(
         &self,

@@ -12,23 +12,32 @@ pub(crate) use lane::{Ending, Started, Tells};
 
 use crate::compile::{Book, Endpoint};
 use jiff::Timestamp;
-use lane::{InAll, Lane, Want};
+use lane::{ChangedHands, InAll, Lane, Want};
 use model::id::{EndpointId, TenantId};
 use model::webhook::budget::{BudgetRules, RetryBudget};
 use model::webhook::fairness::{Grant, Rounds};
 use model::webhook::{DueLane, HeldDelivery, Next, Reason, Settlement, Standing, Take};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// How many deliveries a process has in hand at once: held, and not yet settled.
 pub(crate) const IN_HAND_MAX: u32 = 4_096;
 /// How many bytes of events these hold at most, give or take what one claim takes.
 const IN_HAND_BYTES_MAX: u64 = 256 << 20;
+/// How large an event may be: what is claimed is taken to be so large until it is known.
+const EVENT_BYTES_MAX: u64 = 1 << 20;
+/// How long a delivery waits whose endpoint is another tenant's, where a newer document may say otherwise, in microseconds.
+const STRANGER_PAUSE: i64 = 5_000_000;
 /// How many deliveries are claimed at once.
 const CLAIM_MAX: u32 = 256;
+/// How long what is not sent is held: until it is settled.
+const SPAN_MIN: Duration = Duration::from_secs(30);
 /// Retries of all endpoints together, as a share of first attempts.
-const RETRIES_IN_ALL: BudgetRules = BudgetRules { share: 0.5, per_second: 50.0, most: 500.0 };
+const RETRIES_IN_ALL: BudgetRules =
+    // At least as many at once as may be in hand: none of an endpoint that is well waits for them.
+    BudgetRules { share: 0.5, per_second: 50.0, most: 4_096.0 };
 
 /// The lanes of this process. Time is the store's, in microseconds since the epoch.
 pub(crate) struct Lanes {
@@ -57,13 +66,22 @@ struct Inner {
 struct InHand {
     all: u32,
     bytes: u64,
-    by_tenant: HashMap<TenantId, u32>,
+    by_tenant: HashMap<TenantId, Had>,
+}
+
+/// What of a tenant is in hand.
+#[derive(Clone, Copy, Default)]
+struct Had {
+    count: u32,
+    bytes: u64,
 }
 
 /// What the store is asked for.
 pub(crate) struct Claim {
     grants: Vec<Grant>,
     pub(crate) takes: Vec<Take>,
+    /// For how long: longer than any of the endpoints' timeouts.
+    pub(crate) span: Duration,
     began: i64,
 }
 
@@ -102,11 +120,14 @@ pub(crate) enum Postponed {
     ByBudget,
     /// Nothing is sent from here.
     Parked,
+    /// Its endpoint is another tenant's, by the book of this revision: it is parked where that is the newest one.
+    Stranger(u64),
 }
 
 /// The place of a delivery that is in hand, until it is settled.
 pub(crate) struct Place {
     lanes: Arc<Lanes>,
+    /// Whom it counts for: whose the endpoint is.
     tenant: TenantId,
     bytes: u64,
 }
@@ -116,9 +137,10 @@ impl Drop for Place {
         let mut inner = self.lanes.inner();
         inner.in_hand.all = inner.in_hand.all.saturating_sub(1);
         inner.in_hand.bytes = inner.in_hand.bytes.saturating_sub(self.bytes);
-        if let Some(count) = inner.in_hand.by_tenant.get_mut(&self.tenant) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
+        if let Some(had) = inner.in_hand.by_tenant.get_mut(&self.tenant) {
+            had.count = had.count.saturating_sub(1);
+            had.bytes = had.bytes.saturating_sub(self.bytes);
+            if had.count == 0 {
                 inner.in_hand.by_tenant.remove(&self.tenant);
             }
         }
@@ -163,14 +185,21 @@ impl Lanes {
         let ids: Vec<EndpointId> = inner.lanes.keys().cloned().collect();
         for id in ids {
             let Some(lane) = inner.lanes.get_mut(&id) else { continue };
-            lane.endpoint = book.endpoint(&id).cloned();
+            let changed_hands = lane.serve(book.endpoint(&id).cloned());
             if is_new {
                 lane.sure_at = None;
                 lane.since = now;
             }
-            match lane.endpoint.is_none() && lane.is_idle() {
-                true => drop(inner.lanes.remove(&id)),
-                false => inner.look_at(&id, now),
+            if changed_hands == ChangedHands::Yes {
+                inner.to_disable.remove(&id);
+            }
+            let Some(lane) = inner.lanes.get_mut(&id) else { continue };
+            if lane.endpoint.is_none() && lane.is_idle() {
+                let alarm = lane.alarm.map(|at| (at, id.clone()));
+                inner.lanes.remove(&id);
+                alarm.map(|alarm| inner.alarms.remove(&alarm));
+            } else {
+                inner.look_at(&id, now);
             }
         }
         self.look.notify_one();
@@ -200,9 +229,10 @@ impl Lanes {
         let mut inner = self.inner();
         let mut unsure = Unsure::None;
         for DueLane { tenant, endpoint, due_at } in lanes {
+            let is_told = !inner.to_disable.contains_key(&endpoint);
             let lane = inner.lane(&tenant, &endpoint, now);
             lane.swept(due_at.as_microsecond(), now);
-            if lane.is_to_be_sure(now) {
+            if is_told && lane.is_to_be_sure(now) {
                 unsure = Unsure::Some;
             }
             inner.look_at(&endpoint, now);
@@ -218,7 +248,11 @@ impl Lanes {
         if inner.book.as_ref().is_none_or(|book| book.revision != revision) {
             return;
         }
-        let judged = inner.lanes.iter_mut().filter(|(_, lane)| lane.is_to_be_sure(at));
+        // What the store does not know yet, a restart would forget.
+        let Inner { lanes, to_disable, .. } = &mut *inner;
+        let judged = lanes
+            .iter_mut()
+            .filter(|(id, lane)| lane.is_to_be_sure(at) && !to_disable.contains_key(*id));
         let judged: Vec<EndpointId> = judged
             .map(|(id, lane)| {
                 lane.sure_at = Some(at);
@@ -245,16 +279,18 @@ impl Lanes {
             return None;
         }
         let mut takes = Vec::with_capacity(grants.len());
+        let mut span = SPAN_MIN;
         for Grant { tenant, endpoint, most } in &grants {
             inner.in_hand.all += most;
-            *inner.in_hand.by_tenant.entry(tenant.clone()).or_default() += most;
+            inner.in_hand.by_tenant.entry(tenant.clone()).or_default().count += most;
             if let Some(lane) = inner.lanes.get_mut(endpoint) {
                 lane.granted += most;
+                span = span.max(lane.endpoint.as_ref().map_or(SPAN_MIN, |it| it.hold_span()));
                 let (endpoint, low_water) = (endpoint.clone(), lane.low_water());
                 takes.push(Take { endpoint, most: *most, low_water });
             }
         }
-        Some(Claim { grants, takes, began: now })
+        Some(Claim { grants, takes, span, began: now })
     }
 
     /// The store gave these for a claim.
@@ -278,7 +314,16 @@ impl Lanes {
                 lane.took(*most, got, (got > 0).then_some(last), claim.began);
             }
         }
-        let due = held.into_iter().map(|delivery| inner.what_to_do(self, delivery, now));
+        let of: HashMap<&EndpointId, &TenantId> =
+            claim.grants.iter().map(|grant| (&grant.endpoint, &grant.tenant)).collect();
+        let due = held.into_iter().map(|delivery| {
+            let tenant = of.get(&delivery.endpoint).copied().unwrap_or(&delivery.tenant).clone();
+            let bytes = delivery.content.len() as u64;
+            inner.in_hand.bytes += bytes;
+            inner.in_hand.by_tenant.entry(tenant.clone()).or_default().bytes += bytes;
+            let place = Place { lanes: self.clone(), tenant, bytes };
+            inner.what_to_do(delivery, place, now)
+        });
         // No place is given up under the lock, which it takes itself.
         let due: Vec<Due> = due.collect();
         for Grant { endpoint, .. } in &claim.grants {
@@ -302,18 +347,23 @@ impl Lanes {
         }
     }
 
-    /// An attempt has ended: its slot is free.
-    pub(crate) fn ended(&self, endpoint: &EndpointId, started: Started, ending: &Ending) {
+    /// An attempt at this endpoint has ended: its slot is free.
+    pub(crate) fn ended(&self, endpoint: &Endpoint, started: Started, ending: &Ending) {
         let mut inner = self.inner();
         let Inner { lanes, budget, live, to_disable, .. } = &mut *inner;
-        let Some(lane) = lanes.get_mut(endpoint) else { return };
+        let Some(lane) = lanes.get_mut(&endpoint.id) else { return };
+        // What became of an attempt says nothing of an endpoint that another tenant has under its id by now.
+        let ending = match lane.tenant == endpoint.tenant {
+            true => *ending,
+            false => Ending { tells: Tells::Nothing, ..*ending },
+        };
         let mut in_all = InAll { budget, rules: &RETRIES_IN_ALL, live: *live };
-        if let Some(reason) = lane.end(started, ending, &mut in_all) {
+        if let Some(reason) = lane.end(started, &ending, &mut in_all) {
             lane.disable(reason, ending.at);
-            to_disable.insert(endpoint.clone(), reason);
+            to_disable.insert(endpoint.id.clone(), reason);
             self.to_tell.notify_one();
         }
-        inner.look_at(endpoint, ending.at);
+        inner.look_at(&endpoint.id, ending.at);
         if !inner.rounds.is_empty() {
             self.look.notify_one();
         }
@@ -325,6 +375,10 @@ impl Lanes {
         for standing in standings {
             let is_told = !inner.to_disable.contains_key(&standing.endpoint);
             let lane = inner.lane(&standing.tenant, &standing.endpoint, now);
+            // How an endpoint stood whose id another tenant has by now concerns nobody.
+            if lane.tenant != standing.tenant {
+                continue;
+            }
             lane.adopt(standing);
             if is_told {
                 lane.adopt_disabled(standing);
@@ -387,11 +441,7 @@ pub(crate) enum Unsure {
 
 impl Inner {
     fn lane(&mut self, tenant: &TenantId, endpoint: &EndpointId, now: i64) -> &mut Lane {
-        let book = &self.book;
-        self.lanes.entry(endpoint.clone()).or_insert_with(|| {
-            let known = book.as_ref().and_then(|book| book.endpoint(endpoint)).cloned();
-            Lane::new(tenant.clone(), known, now)
-        })
+        lane_of(&mut self.lanes, self.book.as_deref(), tenant, endpoint, now)
     }
 
     /// Puts a lane in turn that has something to take, or remembers when it will.
@@ -427,20 +477,22 @@ impl Inner {
     }
 
     /// Shares what room there is. A tenant gets at most half of what the others leave beyond what it has, so that some room is
-    /// always free for whoever comes next; so does a lane within its tenant.
+    /// always free for whoever comes next; so does a lane within its tenant. The same holds for bytes, where what is claimed
+    /// counts as the largest there may be.
     fn grant(&mut self, now: i64) -> Vec<Grant> {
-        if self.in_hand.bytes >= IN_HAND_BYTES_MAX {
-            return Vec::new();
-        }
-        let Self { rounds, lanes, in_hand, live, alarms, .. } = self;
+        let Self { rounds, lanes, in_hand, live, .. } = self;
         let free = IN_HAND_MAX.saturating_sub(in_hand.all);
-        let beyond = |tenant: &TenantId| {
-            free.saturating_sub(in_hand.by_tenant.get(tenant).copied().unwrap_or(0))
+        let free_bytes = IN_HAND_BYTES_MAX.saturating_sub(in_hand.bytes);
+        let had = |tenant: &TenantId| in_hand.by_tenant.get(tenant).copied().unwrap_or_default();
+        let beyond = |tenant: &TenantId| free.saturating_sub(had(tenant).count);
+        let within_bytes = |tenant: &TenantId| {
+            let beyond = free_bytes.saturating_sub(had(tenant).bytes);
+            u32::try_from(beyond.div_ceil(2 * EVENT_BYTES_MAX)).unwrap_or(u32::MAX)
         };
         let mut later = Vec::new();
         let grants = rounds.grant(
             free.min(CLAIM_MAX),
-            |tenant| beyond(tenant).div_ceil(2),
+            |tenant| beyond(tenant).div_ceil(2).min(within_bytes(tenant)),
             |tenant, endpoint| match lanes.get(endpoint).map(|lane| (lane, lane.want(*live, now))) {
                 Some((lane, Want::Now(want))) => {
                     want.min(beyond(tenant).saturating_sub(lane.under_way).div_ceil(2).max(1))
@@ -452,7 +504,6 @@ impl Inner {
                 Some((_, Want::Nothing)) | None => 0,
             },
         );
-        debug_assert!(alarms.len() <= lanes.len(), "a lane has one alarm");
         for (at, endpoint) in later {
             self.wake_at(&endpoint, at);
         }
@@ -462,39 +513,53 @@ impl Inner {
     /// So much of a tenant's room was not needed.
     fn give_back(&mut self, tenant: &TenantId, unused: u32) {
         self.in_hand.all = self.in_hand.all.saturating_sub(unused);
-        if let Some(count) = self.in_hand.by_tenant.get_mut(tenant) {
-            *count = count.saturating_sub(unused);
+        if let Some(had) = self.in_hand.by_tenant.get_mut(tenant) {
+            had.count = had.count.saturating_sub(unused);
+            if had.count == 0 {
+                self.in_hand.by_tenant.remove(tenant);
+            }
         }
     }
 
-    fn what_to_do(&mut self, lanes: &Arc<Lanes>, held: HeldDelivery, now: i64) -> Due {
-        let bytes = held.content.len() as u64;
-        self.in_hand.bytes += bytes;
-        let book = &self.book;
-        let lane = self.lanes.entry(held.endpoint.clone()).or_insert_with(|| {
-            let known = book.as_ref().and_then(|book| book.endpoint(&held.endpoint)).cloned();
-            Lane::new(held.tenant.clone(), known, now)
-        });
-        let place = Place { lanes: lanes.clone(), tenant: held.tenant.clone(), bytes };
-        let mut in_all =
-            InAll { budget: &mut self.budget, rules: &RETRIES_IN_ALL, live: self.live };
+    fn what_to_do(&mut self, held: HeldDelivery, place: Place, now: i64) -> Due {
+        let revision = self.book.as_ref().map_or(0, |book| book.revision);
+        let (budget, live) = (&mut self.budget, self.live);
+        let mut in_all = InAll { budget, rules: &RETRIES_IN_ALL, live };
+        let lane =
+            lane_of(&mut self.lanes, self.book.as_deref(), &held.tenant, &held.endpoint, now);
+        let later = |wait: i64| Next::Due(timestamp(now.saturating_add(wait)));
         let (next, why) = match (lane.parks(), lane.endpoint.clone()) {
+            (_, Some(endpoint)) if endpoint.tenant != held.tenant => {
+                (later(STRANGER_PAUSE), Postponed::Stranger(revision))
+            }
             (Some(reason), _) => (lane.instead(reason, held.due_at), Postponed::Parked),
             (None, None) => (Next::Due(held.due_at), Postponed::Parked),
-            (None, Some(endpoint)) => match lane.start(held.attempt, &mut in_all, now) {
+            (None, Some(endpoint)) => match lane.start(&held, &mut in_all, now) {
                 Ok(started) => {
                     return Due::Send { held: Box::new(held), endpoint, started, place };
                 }
-                Err(wait) => {
-                    let at = lane::timestamp(now.saturating_add(wait));
-                    (Next::Due(at), Postponed::ByBudget)
-                }
+                Err(wait) => (later(wait), Postponed::ByBudget),
             },
         };
         let HeldDelivery { number, fence, tenant, endpoint, .. } = held;
         let settlement = Settlement { number, fence, attempt: None, next };
         Due::GiveBack { settlement, tenant, endpoint, why, place }
     }
+}
+
+/// The lane of an endpoint. It is whose the endpoint is, whoever has something due there.
+fn lane_of<'a>(
+    lanes: &'a mut HashMap<EndpointId, Lane>,
+    book: Option<&Book>,
+    tenant: &TenantId,
+    endpoint: &EndpointId,
+    now: i64,
+) -> &'a mut Lane {
+    lanes.entry(endpoint.clone()).or_insert_with(|| {
+        let known = book.and_then(|book| book.endpoint(endpoint)).cloned();
+        let tenant = known.as_ref().map_or(tenant, |known| &known.tenant).clone();
+        Lane::new(tenant, known, now)
+    })
 }
 
 /// A time as the store writes it.

@@ -24,13 +24,16 @@ mod presence;
 mod replay;
 mod secret;
 mod settle;
+mod stall;
 mod sweep;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod time;
 
 use client::Client;
 use compile::{Book, Books};
+use fan_out::Behind;
 use ingest::Ingest;
 use ipnet::IpNet;
 use lanes::Lanes;
@@ -42,11 +45,13 @@ use model::revision::Revisions;
 use presence::Presence;
 use secret::Secrets;
 use settle::Settler;
+use stall::Stall;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use store::Store;
 use store::seal::MasterKeys;
+use tasks::Tasks;
 use time::StoreTime;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -105,6 +110,9 @@ pub struct Dispatcher {
     settler: Settler,
     presence: Presence,
     metrics: Metrics,
+    behind: Behind,
+    tasks: Tasks,
+    stall: Stall,
     /// Something may be due that no hint told of.
     sweep: Notify,
     /// Until when attempts may end, once it stops.
@@ -129,6 +137,9 @@ impl Dispatcher {
             settler: Settler::new(),
             presence: Presence::default(),
             metrics: Metrics::new()?,
+            behind: Behind::default(),
+            tasks: Tasks::default(),
+            stall: Stall::default(),
             sweep: Notify::new(),
             stop: watch::Sender::new(None),
             ended: watch::Sender::new(false),
@@ -157,20 +168,22 @@ impl Dispatcher {
 
     /// Works until it is [closed](Self::close). What is in hand then may end first.
     pub async fn run(self: Arc<Self>) {
-        let Some(mut settling) = self.settler.start(&self) else {
+        if !self.settler.starts() {
             return tracing::error!("this dispatcher runs already");
-        };
+        }
+        let mut settling = JoinSet::new();
+        settling.spawn(tasks::keep(self.clone(), "settle", settle::run));
         let mut beside = JoinSet::new();
-        beside.spawn(presence::run(self.clone()));
-        beside.spawn(compile::run(self.clone()));
-        beside.spawn(fan_out::run(self.clone()));
-        beside.spawn(sweep::run(self.clone()));
-        beside.spawn(health::run(self.clone()));
-        beside.spawn(outbox::run(self.clone()));
-        beside.spawn(poll::run(self.clone()));
-        beside.spawn(metrics::run(self.clone()));
-        beside.spawn(replay::run(self.clone()));
-        claim::run(self.clone()).await;
+        beside.spawn(tasks::keep(self.clone(), "presence", presence::run));
+        beside.spawn(tasks::keep(self.clone(), "compile", compile::run));
+        beside.spawn(tasks::keep(self.clone(), "fan_out", fan_out::run));
+        beside.spawn(tasks::keep(self.clone(), "sweep", sweep::run));
+        beside.spawn(tasks::keep(self.clone(), "health", health::run));
+        beside.spawn(tasks::keep(self.clone(), "outbox", outbox::run));
+        beside.spawn(tasks::keep(self.clone(), "poll", poll::run));
+        beside.spawn(tasks::keep(self.clone(), "metrics", metrics::run));
+        beside.spawn(tasks::keep(self.clone(), "replay", replay::run));
+        tasks::keep(self.clone(), "claim", claim::run).await;
         self.settler.finish();
         if tokio::time::timeout(SETTLE_PATIENCE, settling.join_next()).await.is_err() {
             tracing::warn!("not all attempts were settled: others take them for lost");
@@ -192,8 +205,23 @@ impl Dispatcher {
 
     /// Whether events are delivered, or why not.
     pub fn is_ready(&self) -> Result<(), String> {
-        if self.books.current().is_none() {
+        let Some(book) = self.books.current() else {
             return Err("no document is in force, so that nobody knows where events go".to_owned());
+        };
+        if let Some(revision) = self.behind.lasts(book.revision, Instant::now()) {
+            return Err(format!(
+                "revision {revision} is still in force here, though a newer one is everybody's: no event is fanned out from here"
+            ));
+        }
+        let failing = self.tasks.failing();
+        if !failing.is_empty() {
+            return Err(format!(
+                "tasks of webhooks failed, the log says why: {}",
+                failing.join(", ")
+            ));
+        }
+        if let Some(lasts) = self.stall.lasts(Instant::now()) {
+            return Err(format!("fan-out stands still, for {} s now", lasts.as_secs()));
         }
         match self.presence.is_heard() {
             true => Ok(()),
@@ -218,10 +246,12 @@ impl Dispatcher {
         self.books.fresh().await
     }
 
-    /// Says where an event goes, by the document in force; none where there is no document.
-    pub(crate) fn plan(&self) -> Option<store::webhooks::Plan> {
+    /// Says where an event goes, by the document in force; none where there is no document. With the revision that it is of,
+    /// where documents are kept in the store.
+    pub(crate) fn plan(&self) -> Option<(store::webhooks::Plan, Option<u64>)> {
         let book = self.book()?;
-        Some(Arc::new(move |event| book.plan(event)))
+        let revision = (!self.revisions.is_read_only()).then_some(book.revision);
+        Some((Arc::new(move |event| book.plan(event)), revision))
     }
 
     /// Waits until it is to stop.

@@ -11,6 +11,7 @@ use prometheus::{
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Between two looks at the backlog.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -129,7 +130,7 @@ impl Metrics {
             )?)?,
             queue_age: made.registered(Gauge::new(
                 "tollgate_webhook_queue_age_seconds",
-                "How long ago the oldest of what is due became due.",
+                "How long ago the oldest of what waits became due: a delivery that nobody holds, or an event before fan-out.",
             )?)?,
             waiting: made.gauge(
                 "tollgate_webhook_waiting",
@@ -214,12 +215,17 @@ pub(crate) async fn run(dispatcher: Arc<Dispatcher>) {
                 metrics.waiting.set(number(backlog.waiting));
                 metrics.dead_letters.set(number(backlog.dead));
                 let now = dispatcher.time.micros();
-                let age =
-                    backlog.oldest_due.map_or(0, |due| now.saturating_sub(due.as_microsecond()));
+                let next = backlog.next_event;
+                dispatcher.stall.saw(next.map(|(number, _)| number), Instant::now());
+                let oldest = backlog.oldest_due.into_iter().chain(next.map(|(_, at)| at)).min();
+                let age = oldest.map_or(0, |oldest| now.saturating_sub(oldest.as_microsecond()));
                 let age = Duration::from_micros(u64::try_from(age).unwrap_or(0));
                 metrics.queue_age.set(age.as_secs_f64());
             }
-            Err(error) => dispatcher.away(&error),
+            Err(error) => {
+                dispatcher.stall.saw(None, Instant::now());
+                dispatcher.away(&error);
+            }
         }
         dispatcher.pause(PAUSE).await;
     }

@@ -123,6 +123,12 @@ async fn turn_if_due(
             pages.pause(poll.interval.0, clock.micros() - began)
         }
         Err(Trouble::Lost(lost)) => return Err(Trouble::Lost(lost)),
+        // What is kept by now takes nothing of the rate next time: it gets on.
+        Err(trouble) if !trouble.is_fault() => {
+            state.failures = 0;
+            tracing::debug!(source = %source.id, error = %trouble, "a source is read on later");
+            poll.interval.0.max(trouble.asked_to_wait().unwrap_or_default()).min(longest)
+        }
         Err(trouble) => {
             state.failures = state.failures.saturating_add(1);
             if state.failures.is_power_of_two() {

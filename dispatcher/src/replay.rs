@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use store::webhooks::Plan;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// How many replays a dispatcher works at.
 const AT_ONCE: usize = 4;
@@ -56,10 +57,15 @@ async fn work(dispatcher: Arc<Dispatcher>, replay: Replay, fence: u64) {
     let Replay { id, request, .. } = &replay;
     let patterns: Arc<[Pattern]> = request.types.iter().map(|text| Pattern::new(text)).collect();
     let most = (request.rate / PAGES_A_SECOND).clamp(1, PAGE_MAX);
-    while let Some(plan) = dispatcher.plan() {
+    while let Some((plan, revision)) = dispatcher.plan() {
         let plan = of_request(plan, request, patterns.clone());
-        match dispatcher.store.replay_step(id, fence, plan, most, SPAN).await {
-            Ok(step) if step.stale => return,
+        match dispatcher.store.replay_step(id, fence, plan, revision, most, SPAN).await {
+            // One that waits is held again by and by, by whoever comes first.
+            Ok(step) if step.stale || step.waits => return,
+            Ok(step) if step.outdated => {
+                dispatcher.behind.waits(revision, Instant::now());
+                dispatcher.pause(LOOK_PAUSE).await;
+            }
             Ok(step) if step.state != ReplayState::Running => {
                 return tracing::info!(replay = id, "a replay is done: all of it is queued");
             }

@@ -8,10 +8,10 @@ use crate::lanes::{IN_HAND_MAX, Place};
 use model::id::{EndpointId, TenantId};
 use model::webhook::{Next, Settlement};
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// How many are written together.
@@ -35,14 +35,17 @@ pub(crate) struct Settling {
 /// Where deliveries are handed in.
 pub(crate) struct Settler {
     queue: Mutex<Option<mpsc::Sender<Settling>>>,
-    waiting: Mutex<Option<mpsc::Receiver<Settling>>>,
+    /// Held by the task that settles.
+    waiting: tokio::sync::Mutex<mpsc::Receiver<Settling>>,
+    has_started: AtomicBool,
 }
 
 impl Settler {
     pub(crate) fn new() -> Self {
         // One for each place: there is always room.
         let (queue, waiting) = mpsc::channel(IN_HAND_MAX as usize);
-        Self { queue: Mutex::new(Some(queue)), waiting: Mutex::new(Some(waiting)) }
+        let (queue, waiting) = (Mutex::new(Some(queue)), tokio::sync::Mutex::new(waiting));
+        Self { queue, waiting, has_started: AtomicBool::new(false) }
     }
 
     /// Has it settled.
@@ -54,12 +57,9 @@ impl Settler {
         }
     }
 
-    /// The task that settles; none where it was started before. It ends when it is [finished](Self::finish).
-    pub(crate) fn start(&self, dispatcher: &Arc<Dispatcher>) -> Option<JoinSet<()>> {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        let mut task = JoinSet::new();
-        task.spawn(run(dispatcher.clone(), waiting));
-        Some(task)
+    /// Whether this is the first start.
+    pub(crate) fn starts(&self) -> bool {
+        !self.has_started.swap(true, Ordering::Relaxed)
     }
 
     /// Nothing more comes.
@@ -68,7 +68,9 @@ impl Settler {
     }
 }
 
-async fn run(dispatcher: Arc<Dispatcher>, mut waiting: mpsc::Receiver<Settling>) {
+/// Settles until the settler is [finished](Settler::finish).
+pub(crate) async fn run(dispatcher: Arc<Dispatcher>) {
+    let mut waiting = dispatcher.settler.waiting.lock().await;
     while let Some(first) = waiting.recv().await {
         let batch = gather(first, &mut waiting).await;
         settle(&dispatcher, batch).await;

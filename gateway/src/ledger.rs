@@ -48,9 +48,9 @@ impl AnyLedger {
     }
 
     /// A store on this Redis, whose clock decides, with connections of its own that are kept on this runtime.
-    pub fn on_redis(url: RedisUrl, runtime: &Handle) -> Self {
+    pub fn on_redis(url: RedisUrl, room: TenantRoom, runtime: &Handle) -> Self {
         let link = Link::new(url, COMMAND_DEADLINE, runtime);
-        Self::Redis(RedisLedger::new(link, ClockOf::Redis, TenantRoom::SHARED, runtime))
+        Self::Redis(RedisLedger::new(link, ClockOf::Redis, room, runtime))
     }
 
     /// Where records are kept, and how that is.

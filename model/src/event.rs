@@ -8,9 +8,11 @@ mod digest;
 mod json;
 #[cfg(test)]
 mod tests;
+mod version;
 
 pub use cloud::{CloudEvent, Data, Malformed, New};
 pub use json::EVENTS_MAX;
+pub use version::{VersionChange, version_changes};
 
 use crate::id::TenantId;
 use jiff::Timestamp;
@@ -47,6 +49,8 @@ pub const PACK_HALTED: &str = "tollgate.pack.halted";
 pub const PACK_PROMOTED: &str = "tollgate.pack.promoted";
 /// A tenant, consumer or credential has used so much of a quota.
 pub const QUOTA_REACHED: &str = "tollgate.quota.reached";
+/// What partners may rely on of a version of an API is another now: its state, its dates, what follows it.
+pub const VERSION_CHANGED: &str = "tollgate.version.changed";
 /// An endpoint of webhooks was disabled: it said 410, or failed for too long.
 pub const ENDPOINT_DISABLED: &str = "tollgate.endpoint.disabled";
 /// A source no longer knew how far it was read: it is read from the start.

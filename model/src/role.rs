@@ -208,7 +208,7 @@ mod tests {
             (Role::Operator, "RO.TA..EE"),
             (Role::Publisher, "R...AP..."),
             (Role::Producer, "........E"),
-            (Role::Admin, "RO.TA..EE"),
+            (Role::Admin, "ROXTAPKEE"),
         ] {
             for (permission, cell) in permissions.into_iter().zip(row.chars()) {
                 assert_eq!(role.may(permission), cell != '.', "{role:?} {permission:?}");

@@ -38,6 +38,8 @@ CREATE INDEX webhook_deliveries_held ON webhook_deliveries (holder) WHERE state 
 CREATE INDEX webhook_deliveries_order ON webhook_deliveries (endpoint, order_key, number) WHERE blocks = 1;
 CREATE INDEX webhook_deliveries_parked ON webhook_deliveries (endpoint, number) WHERE state = 'parked';
 CREATE INDEX webhook_deliveries_dead ON webhook_deliveries (number) WHERE state = 'dead';
+CREATE INDEX webhook_deliveries_dead_letters ON webhook_deliveries (number)
+    WHERE state = 'dead' AND reason <> 'discarded';
 CREATE INDEX webhook_deliveries_event ON webhook_deliveries (event);
 CREATE INDEX webhook_deliveries_endpoint ON webhook_deliveries (endpoint, number);
 CREATE INDEX webhook_deliveries_tenant ON webhook_deliveries (tenant, number);

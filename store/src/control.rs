@@ -15,6 +15,8 @@ mod revocations;
 mod tokens;
 mod write;
 
+pub(crate) use revisions::is_outdated;
+
 pub use crate::webhooks::Recover;
 pub use outbox::{Outgoing, ToldOnce};
 pub use pack_data::{
@@ -124,6 +126,8 @@ pub enum Effect {
     EnableEndpoint {
         /// The endpoint.
         endpoint: EndpointId,
+        /// Whose it is: what was parked when it was another tenant's stays so.
+        tenant: TenantId,
         /// What becomes of what was parked.
         recover: Recover,
     },

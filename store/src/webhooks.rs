@@ -3,9 +3,9 @@
 //! Invariants: an event is kept whole or not at all, and once; numbers of events and of deliveries grow in the order of
 //! commits, so that whoever reads on from the last one misses nothing; a delivery is settled by its fence alone, once.
 //!
-//! In PostgreSQL many work at once. Only fan-out and settling wait for several rows of deliveries, both in the order of
-//! endpoint, order key and number; everyone else leaves rows that others have. The numbers are raised and what waits is
-//! counted last. So nobody waits crosswise.
+//! In PostgreSQL many work at once. Whoever makes deliveries raises their number before anything else of them. Only those
+//! and settling wait for several rows of deliveries, both in the order of endpoint, order key and number; everyone else
+//! leaves rows that others have, or waits for one and has none. What waits is counted last. So nobody waits crosswise.
 
 mod accept;
 mod bell;
@@ -15,6 +15,7 @@ mod lost;
 mod order;
 mod readers;
 mod reading;
+mod replay_count;
 mod replays;
 mod retention;
 mod settle;
@@ -30,7 +31,8 @@ pub use hold::HELD_MAX;
 pub use lost::Beat;
 pub use readers::{READER_BYTES_MAX, Reader};
 pub use reading::{Backlog, DeliveryQuery, Polled};
-pub use replays::{COUNTED_MAX, ReplayCount, ReplayStep};
+pub use replay_count::{COUNTED_MAX, ReplayCount};
+pub use replays::ReplayStep;
 pub use settle::Settled;
 pub use verbs::Recover;
 
@@ -57,6 +59,8 @@ pub(crate) fn texts(is_postgres: bool) -> std::collections::BTreeMap<&'static st
         ("park", &standings::PARK),
         ("take", &taking_up::TAKE),
         ("let_go", &taking_up::LET_GO),
+        ("take_one", &taking_up::TAKE_ONE),
+        ("let_one_go", &taking_up::LET_ONE_GO),
         ("made", &replays::MADE),
         ("again", &replays::AGAIN),
         ("deliveries_to_purge", &retention::DELIVERIES),
@@ -69,7 +73,7 @@ pub(crate) fn texts(is_postgres: bool) -> std::collections::BTreeMap<&'static st
         ("attempts", reading::ATTEMPTS),
         ("dead", reading::DEAD),
         ("window", replays::WINDOW),
-        ("counted", replays::COUNTED),
+        ("counted", replay_count::COUNTED),
         ("ids_to_purge", retention::IDS),
     ];
     let of = |(name, sql): (&'static str, &'static sql::Sql)| (name, sql.of(is_postgres));

@@ -406,6 +406,13 @@ fn an_api_that_does_not_answer_is_said_and_ends_with_1() {
         &["pack", "promote", "page-limit@1.0.0"],
         &["pack", "attach", "page-limit@1.0.0", "--id", "pages"],
         &["pack", "inspect", "page-limit@1.0.0"],
+        &["webhooks", "endpoints"],
+        &["webhooks", "deliveries", "--state", "dead"],
+        &["webhooks", "show", "dlv_1"],
+        &["webhooks", "retry", "dlv_1"],
+        &["webhooks", "discard", "dlv_1"],
+        &["webhooks", "ping", "acme-hook"],
+        &["webhooks", "replay", "--tenant", "acme", "--since", "2026-11-21T09:00:00Z", "--yes"],
         &["check", document, "--admin-url", &nobody],
     ];
     for command in commands {
@@ -586,6 +593,7 @@ async fn what_the_demo_prints_works_as_printed() {
     for name in [
         "GATEWAY_URL",
         "ADMIN_URL",
+        "DISPATCHER_URL",
         "CRM_URL",
         "STATUS_URL",
         "ACME_KEY",
@@ -659,7 +667,7 @@ async fn ready_says_which_parts_are_ready_and_ends_accordingly() {
     let status = demo.value("STATUS_URL").to_owned();
     let output = run(&["ready", "--url", &status]);
     ends_with(&output, 0);
-    for part in ["gateway: ready", "admin: ready", "store: ready"] {
+    for part in ["gateway: ready", "admin: ready", "dispatcher: ready", "store: ready"] {
         assert!(stderr(&output).contains(part), "{}", stderr(&output));
     }
     let output = run(&["ready", "--json", "--url", &status]);

@@ -326,3 +326,26 @@ async fn a_stored_answer_is_sealed_on_the_disk_where_there_is_a_master_key() {
         upstream.only_arrival();
     }
 }
+
+#[tokio::test]
+async fn a_tenant_has_as_much_room_as_the_settings_say() {
+    let large = "x".repeat(1_000 << 10);
+    let upstream = Upstream::scripted(move |_| Reply::of(201).body(large.clone())).await;
+    let node = Setup::of(&document::standard(upstream.address))
+        .environment("TOLLGATE_IDEMPOTENCY_ROOM_ANSWERS", "1MiB")
+        .environment("TOLLGATE_IDEMPOTENCY_ROOM_ALL", "1MiB")
+        .start()
+        .await;
+    post(&node, "k-0").await.is(201);
+    // Its answer has no room, it itself has.
+    post(&node, "k-1").await.is(201);
+    post(&node, "k-1").await.refuses(409, "IDEMPOTENCY_RESPONSE_NOT_RETAINED");
+    let mut taken = 2;
+    while post(&node, &format!("k-{taken}")).await.status == 201 {
+        taken += 1;
+        assert!(taken <= 24, "{taken} keys of 1 KiB each were taken beside an answer of 1,000 KiB");
+    }
+    let refused = post(&node, "k-last").await;
+    refused.refuses(503, "DEPENDENCY_UNAVAILABLE");
+    assert!(post(&node, "k-0").await.is_replay());
+}

@@ -142,6 +142,23 @@ async fn an_outcome_is_stored_when_a_store_that_was_away_is_back() {
     }
 }
 
+/// Connections that wait for replicas wait for nothing else; there is one where a route wants it, before it is asked for.
+#[tokio::test]
+async fn the_connection_that_waits_for_replicas_is_made_with_the_document_that_wants_it() {
+    let upstream = Upstream::start().await;
+    let Kept::OnRedis(node, redis) = Kept::on_redis(&upstream).await else { unreachable!() };
+    // Who asks is one of them.
+    let connections = || redis.ask(&["CLIENT", "LIST"]).lines().count();
+    let before = connections();
+    let document = document::standard(upstream.address).changed(|document| {
+        document.entry("routes", "contacts.create")["idempotency"]["replicas"] = json!(1);
+    });
+    node.publish(&document).await;
+    eventually("there is one more", async || hoped(connections(), &(before + 1))).await;
+    // Without replicas nothing is sent, and nothing is unknown either.
+    node.keyed("few").body(ADA).send().await.refuses(503, "DEPENDENCY_UNAVAILABLE");
+}
+
 /// A server to which no connection comes about: its queue is full.
 async fn unreachable() -> (tokio::net::TcpListener, Vec<TcpStream>) {
     let socket = TcpSocket::new_v4().unwrap();

@@ -68,5 +68,7 @@ mod versions;
 mod webhook_commands;
 mod webhooks;
 mod webhooks_accepted;
+mod webhooks_guarded;
 mod webhooks_neighbour;
+mod webhooks_signed;
 mod webhooks_under_kills;

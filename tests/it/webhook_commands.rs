@@ -62,7 +62,7 @@ async fn what_is_pushed_can_be_pulled_and_forwarded_with_the_same_id_and_a_signa
     let (demo, sink) = demo().await;
     let sent = [
         event("1", "order.paid", "a"),
-        event("2", "contact.created", "b"),
+        event("2", "invoice.paid", "b"),
         event("3", "order.sent", "a"),
         event_of("globex", "4", "order.paid", "c"),
     ];
@@ -210,82 +210,83 @@ fn an_outage_ends_nothing_and_loses_nothing() {
     assert_eq!(asked.collect::<Vec<_>>(), expected);
 }
 
+/// The deliveries to acme's endpoint in a state, as the command tells them.
+fn deliveries(demo: &Demo, state: &str) -> Vec<Value> {
+    let arguments = ["deliveries", "--endpoint", "hook", "--state", state, "--json"];
+    let output = operates(demo, &arguments);
+    ends_with(&output, 0);
+    lines(&output)[0].as_array().unwrap().clone()
+}
+
+/// The id of the delivery whose first attempt failed; the next one is an hour away.
+async fn failed(demo: &Demo) -> String {
+    let failed = eventually("the attempt is in the ledger", async || {
+        let pending = deliveries(demo, "pending");
+        let failed = pending.iter().find(|delivery| delivery["attempts"] == 1).cloned();
+        failed.ok_or(pending)
+    });
+    failed.await["id"].as_str().unwrap().to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_operator_lists_shows_retries_and_replays_deliveries() {
+async fn an_operator_lists_shows_retries_and_discards_deliveries() {
     let (demo, sink) = demo().await;
     let listed = ends_with(&operates(&demo, &["endpoints"]), 0);
     assert!(listed.contains("hook") && listed.contains("enabled"), "{listed}");
     sink.at("pushed", |_| Told::answers(500));
     producer(&demo).sends(&[event("1", "order.paid", "a")]).await;
     sink.has("pushed", 1).await;
-    let deliveries = async |state: &str| {
-        let arguments = ["deliveries", "--endpoint", "hook", "--state", state, "--json"];
-        let output = operates(&demo, &arguments);
-        ends_with(&output, 0);
-        lines(&output)[0].as_array().unwrap().clone()
-    };
-    // The next attempt is an hour away.
-    let failed = eventually("the attempt is in the ledger", async || {
-        let pending = deliveries("pending").await;
-        let failed = pending.first().filter(|delivery| delivery["attempts"] == 1).cloned();
-        failed.ok_or(pending)
-    })
-    .await;
-    let id = failed["id"].as_str().unwrap();
-    let shown = ends_with(&operates(&demo, &["show", id, "--body"]), 0);
+    let id = failed(&demo).await;
+    let shown = ends_with(&operates(&demo, &["show", &id, "--body"]), 0);
     assert!(shown.contains("server_error") && shown.contains("\"of\": \"a\""), "{shown}");
     sink.at("pushed", |_| Told::takes());
-    ends_with(&operates(&demo, &["retry", id]), 0);
+    ends_with(&operates(&demo, &["retry", &id]), 0);
     sink.has("pushed", 2).await;
-    eventually("it is delivered", async || hoped(deliveries("delivered").await.len(), &1)).await;
-    assert!(ends_with(&operates(&demo, &["retry", id]), 1).contains("CONFLICT"));
+    eventually("it is delivered", async || hoped(deliveries(&demo, "delivered").len(), &1)).await;
+    assert!(ends_with(&operates(&demo, &["retry", &id]), 1).contains("CONFLICT"));
     ends_with(&operates(&demo, &["show", "4711"]), 2);
-    // A replay skips what was delivered, unless it is forced.
-    let since = (jiff::Timestamp::now() - Duration::from_secs(3600)).to_string();
-    let until = (jiff::Timestamp::now() + Duration::from_secs(3600)).to_string();
-    let replay = |further: &[&str]| {
-        let window = [
-            "replay",
-            "--tenant",
-            "acme",
-            "--endpoint",
-            "hook",
-            "--since",
-            &since,
-            "--until",
-            &until,
-        ];
-        operates(&demo, &[&window[..], further].concat())
+    // What nobody needs any more is discarded, and is no dead letter then.
+    sink.at("pushed", |_| Told::answers(500));
+    producer(&demo).sends(&[event("2", "order.lost", "b")]).await;
+    sink.has("pushed", 3).await;
+    ends_with(&operates(&demo, &["discard", &failed(&demo).await]), 0);
+    assert_eq!(deliveries(&demo, "dead").len(), 1);
+    let letters = ends_with(&operates(&demo, &["deliveries", "--dead-letters"]), 0);
+    assert!(letters.contains("there are no such deliveries"), "{letters}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_skips_what_was_delivered_unless_it_is_forced_and_plans_what_was_never_planned() {
+    let (demo, sink) = demo().await;
+    producer(&demo).sends(&[event("1", "order.paid", "a")]).await;
+    sink.has("pushed", 1).await;
+    eventually("it is delivered", async || hoped(deliveries(&demo, "delivered").len(), &1)).await;
+    let since = (model::Clock::system().now() - Duration::from_secs(3600)).to_string();
+    let until = model::Clock::system().now().to_string();
+    let replay = |endpoint: &str, further: &[&str]| {
+        let mut arguments = vec!["replay", "--tenant", "acme", "--endpoint", endpoint];
+        arguments.extend(["--since", &since, "--until", &until].iter().chain(further));
+        operates(&demo, &arguments)
     };
-    let counted = ends_with(&replay(&["--dry-run"]), 0);
+    let counted = ends_with(&replay("hook", &["--dry-run"]), 0);
     assert!(counted.contains("0 deliveries to queue, 1 to skip"), "{counted}");
-    ends_with(&replay(&[]), 2);
-    let done = ends_with(&replay(&["--yes", "--follow"]), 0);
+    ends_with(&replay("hook", &[]), 2);
+    let done = ends_with(&replay("hook", &["--yes", "--follow"]), 0);
     assert!(done.contains("is done: 0 of 0 queued, 1 skipped"), "{done}");
-    assert_eq!(sink.count("pushed"), 2);
-    let done = ends_with(&replay(&["--yes", "--follow", "--force"]), 0);
+    assert_eq!(sink.count("pushed"), 1);
+    let done = ends_with(&replay("hook", &["--yes", "--follow", "--force"]), 0);
     assert!(done.contains("is done: 1 of 1 queued, 0 skipped"), "{done}");
-    let arrived = sink.has("pushed", 3).await;
-    assert_eq!(arrived[2].webhook_id, arrived[0].webhook_id, "under the same id");
-    // An endpoint that came later gets what it never had.
-    let late = json!({ "tenant": "acme", "url": sink.url("late"), "events": ["*"], "secret": { "env": SECRET_NAME } });
+    let arrived = sink.has("pushed", 2).await;
+    assert_eq!(arrived[1].webhook_id, arrived[0].webhook_id, "under the same id");
+    let done = ends_with(&replay("hook", &["--yes", "--follow", "--force", "--type", "b.*"]), 0);
+    assert!(done.contains("is done: 0 of 0 queued, 0 skipped"), "{done}");
+    let late = json!({ "tenant": "acme", "url": sink.url("late"), "events": ["*"],
+        "secret": { "env": SECRET_NAME } });
     let put = demo.administers(Method::PUT, "/v1/endpoints/late").header("if-none-match", "*");
     put.json(&late).send().await.is(201);
-    let window = [
-        "replay",
-        "--tenant",
-        "acme",
-        "--endpoint",
-        "late",
-        "--since",
-        &since,
-        "--until",
-        &until,
-        "--yes",
-        "--follow",
-    ];
-    ends_with(&operates(&demo, &window), 0);
-    sink.has("late", 1).await;
+    ends_with(&replay("late", &["--yes", "--follow"]), 0);
+    assert_eq!(sink.has("late", 1).await[0].webhook_id, arrived[0].webhook_id);
+    ends_with(&replay("nobody", &["--yes"]), 1);
     sink.every_arrival_is_sound();
 }
 

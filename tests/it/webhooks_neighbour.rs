@@ -16,7 +16,7 @@ const SLOW: Duration = Duration::from_millis(100);
 /// Between two events of the small tenant.
 const PAUSE: Duration = Duration::from_millis(25);
 /// How many events a batch has.
-const BATCH: usize = 500;
+const BATCH: usize = 250;
 /// What the issue promises.
 const P99: Duration = Duration::from_secs(1);
 

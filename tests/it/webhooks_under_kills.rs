@@ -9,22 +9,28 @@ use crate::harness::sink::{Arrived, Sink, Told};
 use crate::harness::{Latch, Random, eventually, sized};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
 const DISPATCHERS: [&str; 3] = ["d1", "d2", "d3"];
 /// Endpoints that take what they are sent; deliveries to the last one are ordered by key.
 const HEALTHY: [&str; 3] = ["healthy-1", "healthy-2", "ordered"];
+/// Takes everything, too, one after the other.
+const ONE_BY_ONE: &str = "one-by-one";
 /// Endpoints that don't, or not always.
 const SICK: [&str; 3] = ["hanging", "flapping", "dripping"];
 /// How many keys ordered events have.
 const KEYS: usize = 500;
 /// How many events a batch has.
 const BATCH: usize = 50;
+/// How much a dispatcher holds when it is killed: more than retries are granted of what failed.
+const HELD: usize = 150;
 /// How long a kill may delay a delivery.
 const RECOVERY: Duration = Duration::from_secs(10);
 
-/// Healthy endpoints want `order.*`, sick ones `sick.*`, which fewer events are.
+/// Healthy endpoints want `order.*`; sick ones `sick.*`, which fewer events are, and so does the one that takes one at a time.
 fn document(sink: &Sink) -> Value {
     sink.at("hanging", |_| Told::hangs());
     sink.at("dripping", |_| Told::drips());
@@ -45,6 +51,10 @@ fn document(sink: &Sink) -> Value {
         }
         document = document.with("endpoints", endpoint);
     }
+    let mut one_by_one = document::endpoint(ONE_BY_ONE, &sink.url(ONE_BY_ONE), "sick.*");
+    one_by_one["ordering"] = json!("endpoint");
+    one_by_one["on_failure"] = json!("skip");
+    document = document.with("endpoints", one_by_one);
     for name in SICK {
         let mut endpoint = document::endpoint(name, &sink.url(name), "sick.*");
         endpoint["timeout"] = json!("200ms");
@@ -76,13 +86,21 @@ fn ids(events: &[Value], prefix: &str) -> BTreeSet<String> {
     ids.filter(|id| id.starts_with(prefix)).collect()
 }
 
-/// Kills dispatchers at random and starts them again, and restarts the store in between, until all is done.
-async fn kills(sending: &mut Sending, server: &mut Server, kills: usize, restarts: usize) {
+/// Kills dispatchers at random and starts them again, and restarts the store in between. Before each kill its share of
+/// `batches` may be sent, so that there is something on its way at every one of them.
+async fn kills(
+    sending: &mut Sending,
+    server: &mut Server,
+    (kills, restarts): (usize, usize),
+    (batches, turns): (usize, &Semaphore),
+) {
     let mut random = Random::of_this_run();
+    let apart = sized("milliseconds between kills, at most", 1_000, 4_000);
     let every = kills / (restarts + 1);
     for kill in 1..=kills {
+        turns.add_permits(batches.div_ceil(kills));
         // The moment is what is random here.
-        sleep(Duration::from_millis(u64::try_from(random.below(1_000)).unwrap())).await;
+        sleep(Duration::from_millis(u64::try_from(random.below(apart)).unwrap())).await;
         let name = DISPATCHERS[random.below(DISPATCHERS.len())];
         let dispatcher = sending.cluster.member_mut(name);
         dispatcher.kill();
@@ -140,13 +158,15 @@ async fn nothing_is_lost_and_of_every_delivery_it_is_known_what_became_of_it() {
     let producer = sending.producer(OPS);
     let began = Instant::now();
     // One after the other, so that those of one key are accepted in order.
-    let batches = events.clone();
+    let (all, turns) = (events.clone(), Arc::new(Semaphore::new(0)));
+    let (batches, sent_by) = (events.len().div_ceil(BATCH), turns.clone());
     let sender = tokio::spawn(async move {
-        for batch in batches.chunks(BATCH) {
+        for batch in all.chunks(BATCH) {
+            sent_by.acquire().await.unwrap().forget();
             assert_eq!(producer.sends(batch).await.len(), batch.len());
         }
     });
-    kills(&mut sending, &mut server, killed, restarts).await;
+    kills(&mut sending, &mut server, (killed, restarts), (batches, &turns)).await;
     sender.await.unwrap();
     println!("accepted after {:?}", began.elapsed());
 
@@ -172,6 +192,7 @@ async fn nothing_is_lost_and_of_every_delivery_it_is_known_what_became_of_it() {
 
     sending.sink.every_arrival_is_sound();
     is_in_order(&sending.sink.arrived("ordered"));
+    is_in_order(&sending.sink.arrived(ONE_BY_ONE));
     let counted = |outcomes: &BTreeMap<String, usize>| outcomes.values().sum::<usize>();
     for name in HEALTHY {
         let outcomes = outcomes(&sending, name).await;
@@ -179,6 +200,8 @@ async fn nothing_is_lost_and_of_every_delivery_it_is_known_what_became_of_it() {
         assert_eq!(outcomes, BTreeMap::from([("delivered".to_owned(), orders)]), "{name}");
     }
     let sick = ids(&events, "sick-").len();
+    let outcomes_one_by_one = outcomes(&sending, ONE_BY_ONE).await;
+    assert_eq!(outcomes_one_by_one, BTreeMap::from([("delivered".to_owned(), sick)]));
     for name in SICK {
         let outcomes = outcomes(&sending, name).await;
         println!("{name}: {outcomes:?}");
@@ -193,7 +216,8 @@ async fn nothing_is_lost_and_of_every_delivery_it_is_known_what_became_of_it() {
 async fn what_a_killed_dispatcher_held_is_delivered_by_another_within_ten_seconds() {
     let database = Database::fresh();
     let mut sending = Sending::start(&database.url(), &["d1"], |sink| {
-        let hook = document::endpoint("hook", &sink.url("hook"), "*");
+        let mut hook = document::endpoint("hook", &sink.url("hook"), "*");
+        hook["concurrency"] = json!(200);
         document::producing().with("endpoints", hook)
     })
     .await;
@@ -202,8 +226,9 @@ async fn what_a_killed_dispatcher_held_is_delivered_by_another_within_ten_second
         let held = door.clone();
         sending.sink.at("hook", move |_| Told::takes().held_by(&held));
         let producer = sending.producer(OPS);
-        let batch: Vec<Value> =
-            (0..8).map(|at| event(&format!("held-{round}-{at}"), "contact.created", "x")).collect();
+        let batch: Vec<Value> = (0..HELD)
+            .map(|at| event(&format!("held-{round}-{at}"), "contact.created", "x"))
+            .collect();
         let before = sending.sink.count("hook");
         producer.sends(&batch).await;
         sending.sink.has("hook", before + batch.len()).await;

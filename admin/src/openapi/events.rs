@@ -17,7 +17,7 @@ pub(super) fn operations() -> [Operation; 1] {
          another one under its `source` and `id` is 409. All events of a request are accepted, or none. Types that begin \
          with `tollgate.` and the sources `/tollgate…`, `/v1/inbound/…` and `/v1/sources/…` are the gateway's own.";
     let answer = json!({
-        "accepted": [{ "source": "/crm", "id": "c-17/3", "webhook_id": example::WEBHOOK_ID }],
+        "accepted": [{ "source": "/billing", "id": "inv-7-paid", "webhook_id": example::WEBHOOK_ID }],
     });
     let answer = Body::json("Accepted", answer);
     [Operation::new(HttpMethod::Post, PATH, "sendEvents", "events")
@@ -40,37 +40,41 @@ pub(super) fn operations() -> [Operation; 1] {
 fn event() -> Value {
     json!({
         "specversion": "1.0",
-        "id": "c-17/3",
-        "source": "/crm",
-        "type": "contact.updated",
-        "subject": "c-17",
+        "id": "inv-7-paid",
+        "source": "/billing",
+        "type": "invoice.paid",
+        "subject": "inv-7",
         "time": example::AT,
         "tenant": "acme",
-        "data": { "id": "c-17", "version": 3 },
+        "data": { "number": 7 },
     })
 }
 
 /// An event, as JSON has it (CloudEvents 1.0, JSON format §3).
 pub(super) fn schema() -> Value {
     let text = |about: &str| json!({ "type": "string", "minLength": 1, "maxLength": 1_024, "description": about });
+    // JSON format §2.2: null means that it is not set.
+    let maybe = |about: &str| json!({ "type": ["string", "null"], "minLength": 1, "maxLength": 1_024, "description": about });
+    let formed = |format: &str, about: &str| json!({ "type": ["string", "null"], "format": format, "description": about });
     json!({
         "type": "object",
-        "description": "An event: these attributes, others with names of `a` to `z` and `0` to `9`, and `data` or \
-            `data_base64`.",
+        "description": "An event: these attributes, others of their own names, and `data` or `data_base64`.",
         "required": ["specversion", "id", "source", "type"],
+        "propertyNames": { "pattern": "^([a-z0-9]{1,20}|data_base64)$" },
         "properties": {
             "specversion": { "const": "1.0" },
             "id": text("Unique within tenant and source."),
             "source": text("Where it is from: a URI-reference."),
             "type": text("What happened."),
-            "subject": text("What it is about."),
-            "time": { "type": "string", "format": "date-time", "description": "When it happened." },
-            "datacontenttype": text("The data's media type; JSON when absent."),
-            "dataschema": { "type": "string", "format": "uri", "description": "What the data is like." },
-            "tenant": text("The tenant whose it is. The token's own when absent."),
+            "subject": maybe("What it is about."),
+            "time": formed("date-time", "When it happened."),
+            "datacontenttype": maybe("The data's media type; JSON when absent."),
+            "dataschema": formed("uri", "What the data is like."),
+            "tenant": maybe("The tenant whose it is. The token's own when absent."),
             "data": { "description": "What is to be known. It fits the schema of its type, where the document has one." },
             "data_base64": { "type": "string", "description": "The same, of what is neither JSON nor text." },
         },
+        "additionalProperties": { "type": ["string", "boolean", "integer", "null"] },
     })
 }
 

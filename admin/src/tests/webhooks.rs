@@ -2,7 +2,8 @@
 
 use super::api::{Api, Setup, standard};
 use jiff::{SignedDuration, Timestamp};
-use model::event::{CloudEvent, ENDPOINT_DISABLED, Event, New};
+use model::Clock;
+use model::event::{CloudEvent, ENDPOINT_DISABLED, Event, New, VERSION_CHANGED};
 use model::role::Role;
 use model::webhook::{
     Attempt, DeliveryState, Disabled, Next, Outcome, PING, Planned, Reason, Settlement, Standing,
@@ -29,7 +30,7 @@ async fn webhooks() -> Api {
     let setup = Setup { document: Some(document), keys: vec!['1'], ..Setup::default() };
     let api = Api::with(setup).await;
     // The store takes the process' time.
-    let behind = Timestamp::now().duration_since(api.clock.now());
+    let behind = Clock::system().now().duration_since(api.clock.now());
     api.clock.advance(Duration::try_from(behind).unwrap_or_default());
     for (id, tenant) in [("1", "acme"), ("2", "acme"), ("3", "acme"), ("4", "globex")] {
         accept(&api, id, tenant).await;
@@ -62,7 +63,7 @@ async fn fan_out(api: &Api) {
         let endpoint = format!("{}-hook", event.tenant);
         vec![Planned { endpoint: endpoint.as_str().into(), order_key: None, parked: None }]
     };
-    api.store.fan_out(Arc::new(plan), 100).await.unwrap();
+    api.store.fan_out(Arc::new(plan), None, 100).await.unwrap();
 }
 
 /// The number of the delivery of this event of acme.
@@ -81,7 +82,7 @@ async fn settle(api: &Api, id: &str, outcome: Outcome, next: Next) {
     let settlements = held.iter().map(|held| {
         let attempt = Attempt {
             attempt: 1,
-            at: Timestamp::now(),
+            at: Clock::system().now(),
             took: 1_234,
             outcome,
             status: Some(if outcome == Outcome::Delivered { 200 } else { 500 }),
@@ -93,7 +94,7 @@ async fn settle(api: &Api, id: &str, outcome: Outcome, next: Next) {
             number: held.number,
             fence: held.fence,
             attempt: is_it.then_some(attempt),
-            next: if is_it { next } else { Next::Due(Timestamp::now()) },
+            next: if is_it { next } else { Next::Due(Clock::system().now()) },
         }
     });
     let settled = api.store.settle(settlements.collect()).await.unwrap();
@@ -101,7 +102,7 @@ async fn settle(api: &Api, id: &str, outcome: Outcome, next: Next) {
 }
 
 async fn disable(api: &Api) {
-    let now = Timestamp::now();
+    let now = Clock::system().now();
     let standing = Standing {
         endpoint: "acme-hook".into(),
         tenant: "acme".into(),
@@ -575,5 +576,26 @@ async fn each_role_may_what_its_row_says() {
             let refused = told.status == 403;
             assert_eq!(!refused, cell == 'y', "{role:?} {method} {target}: {}", told.text);
         }
+    }
+}
+
+#[tokio::test]
+async fn tenants_with_endpoints_are_told_when_the_document_says_something_else_of_a_version() {
+    let api = webhooks().await;
+    let change =
+        |target: &str, body: Value| api.ask("PATCH", target).header("if-match", "*").json(&body);
+    let version = "/v1/services/contacts/versions/v1";
+    // No version is in it.
+    change("/v1/tenants/acme", json!({ "billing_day": 2 })).send().await.is(200);
+    let when = json!({ "state": "deprecated", "deprecated_at": "2026-12-01T00:00:00Z" });
+    change(version, when.clone()).send().await.is(200);
+    let told = api.store.outbox(0, 100).await.unwrap();
+    let told: Vec<Event> = told.into_iter().map(|told| told.event).collect();
+    let whom: Vec<_> = told.iter().map(|event| event.tenant.clone().unwrap()).collect();
+    assert_eq!(whom, ["acme".into(), "globex".into()]);
+    for event in told {
+        assert_eq!((event.r#type.as_str(), event.subject.as_str()), (VERSION_CHANGED, version));
+        assert_eq!(event.data["after"]["deprecated_at"], when["deprecated_at"]);
+        assert_eq!(event.data["before"]["deprecated_at"], "2026-06-01T00:00:00Z");
     }
 }

@@ -12,6 +12,7 @@ use gateway::server::{self, Listen};
 use gateway::watch::DocumentFile;
 use gateway::{Gateway, Settings, record};
 use ingest::Ingest;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use model::Clock;
 use model::idempotency::Salt;
@@ -24,9 +25,13 @@ use std::time::Duration;
 use store::Store;
 use store::seal::MasterKeys;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// How long the parts may take to answer.
 const START_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long what is being delivered may take at the end.
+const END_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What one scenario runs against.
 pub(super) struct Local {
@@ -34,7 +39,9 @@ pub(super) struct Local {
     gateway_address: SocketAddr,
     crm_address: SocketAddr,
     _gateway: Arc<Gateway>,
-    _dispatcher: Arc<Dispatcher>,
+    dispatcher: Arc<Dispatcher>,
+    /// Of dispatcher and CRM.
+    _tasks: JoinSet<()>,
     _folder: tempfile::TempDir,
     _stop: watch::Sender<bool>,
 }
@@ -61,10 +68,15 @@ impl Local {
         let inbound = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let addresses = [crm_address, inbound.local_addr()?];
         let backend = demo::Backend::open(folder.path(), &secrets, addresses, &clock).await?;
-        tokio::spawn(backend.serve(crm, std::future::pending()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            if let Err(error) = backend.serve(crm, std::future::pending()).await {
+                tracing::error!(%error, "the demo CRM ended");
+            }
+        });
         let database = DatabaseUrl::embedded(folder.path());
         let store = Store::open(database.revealed()).await?;
-        let loopback: ipnet::IpNet = demo::LOOPBACK.parse()?;
+        let loopback: IpNet = demo::LOOPBACK.parse()?;
         let gateway = Gateway::new(Settings {
             clock: clock.clone(),
             packs,
@@ -87,43 +99,26 @@ impl Local {
         }
         let address = free_address()?;
         let (stop, stopped) = watch::channel(false);
-        let ingest = Ingest::start(ingest::Settings {
-            store: store.clone(),
-            revisions: file.clone(),
-            clock: clock.clone(),
-        });
-        let dispatcher = Dispatcher::new(dispatcher::Settings {
-            store,
-            revisions: file,
-            ingest,
-            keys: MasterKeys::default(),
-            clock: clock.clone(),
-            node: "scenario".into(),
-            allow_private: vec![loopback],
-            version: env!("CARGO_PKG_VERSION"),
-        })?;
-        tokio::spawn(dispatcher.clone().run());
-        tokio::spawn(listener::serve(inbound, dispatcher.router(), stopped.clone()));
+        let dispatcher = dispatcher(store, file, &clock, loopback)?;
+        tasks.spawn(dispatcher.clone().run());
+        tasks.spawn(listener::serve(inbound, dispatcher.router(), stopped.clone()));
         server::start(gateway.clone(), &Listen { address, threads: 2 }, stopped)?;
-        let ready = async {
-            while tokio::net::TcpStream::connect(address).await.is_err()
-                || gateway.is_ready().is_err()
-            {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(START_DEADLINE, ready)
-            .await
-            .context("the gateway did not get ready")?;
+        answers(&gateway, address).await?;
         Ok(Self {
             clock,
             gateway_address: address,
             crm_address,
             _gateway: gateway,
-            _dispatcher: dispatcher,
+            dispatcher,
+            _tasks: tasks,
             _folder: folder,
             _stop: stop,
         })
+    }
+
+    /// Ends all of it. What is being delivered may come to its end.
+    pub(super) async fn end(self) {
+        self.dispatcher.close(END_DEADLINE).await;
     }
 
     /// Where this party is.
@@ -137,6 +132,40 @@ impl Local {
     pub(super) fn clock(&self) -> &Clock {
         &self.clock
     }
+}
+
+fn dispatcher(
+    store: Store,
+    revisions: Arc<DocumentFile>,
+    clock: &Clock,
+    loopback: IpNet,
+) -> anyhow::Result<Arc<Dispatcher>> {
+    let ingest = Ingest::start(ingest::Settings {
+        store: store.clone(),
+        revisions: revisions.clone(),
+        clock: clock.clone(),
+    });
+    Ok(Dispatcher::new(dispatcher::Settings {
+        store,
+        revisions,
+        ingest,
+        keys: MasterKeys::default(),
+        clock: clock.clone(),
+        node: "scenario".into(),
+        allow_private: vec![loopback],
+        version: env!("CARGO_PKG_VERSION"),
+    })?)
+}
+
+/// Waits until the gateway does.
+async fn answers(gateway: &Gateway, address: SocketAddr) -> anyhow::Result<()> {
+    let ready = async {
+        while tokio::net::TcpStream::connect(address).await.is_err() || gateway.is_ready().is_err()
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(START_DEADLINE, ready).await.context("the gateway did not get ready")
 }
 
 fn free_address() -> anyhow::Result<SocketAddr> {

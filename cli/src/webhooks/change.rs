@@ -1,4 +1,4 @@
-//! `tollgate webhooks retry` and `ping`.
+//! `tollgate webhooks retry`, `discard` and `ping`.
 
 use super::deliveries::{cell, state};
 use super::show::{is_delivery, lines};
@@ -19,6 +19,22 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Example: tollgate webhooks retry dlv_4711 dlv_4712
 #[derive(Args)]
 pub(super) struct Retry {
+    #[command(flatten)]
+    deliveries: Deliveries,
+}
+
+/// Gives deliveries up that nobody needs any more: they are no dead letters then, and those that wait behind them go on.
+///
+/// Example: tollgate webhooks discard dlv_4711
+#[derive(Args)]
+pub(super) struct Discard {
+    #[command(flatten)]
+    deliveries: Deliveries,
+}
+
+/// Which deliveries.
+#[derive(Args)]
+struct Deliveries {
     /// The deliveries' ids.
     #[arg(value_name = "DELIVERY", required = true)]
     ids: Vec<String>,
@@ -31,20 +47,32 @@ pub(super) struct Retry {
 
 impl Retry {
     pub(super) fn run(self) -> anyhow::Result<Ending> {
+        self.deliveries.change("retry", "is due")
+    }
+}
+
+impl Discard {
+    pub(super) fn run(self) -> anyhow::Result<Ending> {
+        self.deliveries.change("discard", "is discarded")
+    }
+}
+
+impl Deliveries {
+    fn change(&self, verb: &str, done: &str) -> anyhow::Result<Ending> {
         self.ids.iter().try_for_each(|id| is_delivery(id))?;
         let api = self.remote.connect()?;
-        remote::run(self.retry(&api))
+        remote::run(self.each(&api, verb, done))
     }
 
     /// Each of them, also when one before it was refused.
-    async fn retry(&self, api: &Api) -> anyhow::Result<Ending> {
+    async fn each(&self, api: &Api, verb: &str, done: &str) -> anyhow::Result<Ending> {
         let form = Form::json_if(self.json);
         let mut ending = Ending::Done;
         for id in &self.ids {
-            let request = api.request(Method::POST, &format!("/v1/deliveries/{id}:retry"))?;
+            let request = api.request(Method::POST, &format!("/v1/deliveries/{id}:{verb}"))?;
             match api.send(request.json(&json!({}))).await?.success() {
                 Ok(answer) if form == Form::Json => print(&answer.body.to_string()),
-                Ok(_) => print(&format!("{id} is due")),
+                Ok(_) => print(&format!("{id} {done}")),
                 Err(refusal) => {
                     say(&format!("{id}:"));
                     ending = refusal.show(form);

@@ -44,7 +44,7 @@ impl Endpoints {
 
 /// Lists deliveries, newest first: each event's way to one endpoint.
 ///
-/// Example: tollgate webhooks deliveries --endpoint acme-hook --state dead
+/// Example: tollgate webhooks deliveries --endpoint acme-hook --dead-letters
 #[derive(Args)]
 pub(super) struct Deliveries {
     /// Of this tenant.
@@ -53,9 +53,12 @@ pub(super) struct Deliveries {
     /// To this endpoint.
     #[arg(long, value_name = "ID")]
     endpoint: Option<String>,
-    /// In this state; `dead` are dead letters, also discarded ones.
+    /// In this state; `dead` are dead letters and what was discarded.
     #[arg(long)]
     state: Option<State>,
+    /// Dead letters alone: what came to nothing, and nobody discarded.
+    #[arg(long, conflicts_with = "state")]
+    dead_letters: bool,
     /// Of this event.
     #[arg(long, value_name = "ID")]
     webhook_id: Option<String>,
@@ -102,9 +105,7 @@ impl State {
 
 impl Deliveries {
     pub(super) fn run(self) -> anyhow::Result<Ending> {
-        for id in self.tenant.iter().chain(&self.endpoint).filter(|id| !is_id(id)) {
-            return Err(misused(format!("`{id}` is no id")));
-        }
+        are_ids(self.tenant.iter().chain(&self.endpoint))?;
         let api = self.remote.connect()?;
         let form = Form::json_if(self.json);
         let most = usize::try_from(self.most)?;
@@ -119,7 +120,8 @@ impl Deliveries {
             ("since", self.since.map(|time| time.to_string())),
             ("until", self.until.map(|time| time.to_string())),
         ];
-        let path = path("/v1/deliveries", fields)?;
+        let list = if self.dead_letters { "/v1/dead_letters" } else { "/v1/deliveries" };
+        let path = path(list, fields)?;
         let deliveries = match remote::run(api.items(&path, most))? {
             Ok(deliveries) => deliveries,
             Err(refusal) => return Ok(refusal.show(form)),
@@ -129,6 +131,14 @@ impl Deliveries {
             table(headings, &deliveries.iter().map(delivery).collect::<Vec<_>>())
         });
         Ok(Ending::Done)
+    }
+}
+
+/// Refuses what can be no id.
+pub(super) fn are_ids<'a>(mut given: impl Iterator<Item = &'a String>) -> anyhow::Result<()> {
+    match given.find(|id| !is_id(id)) {
+        Some(id) => Err(misused(format!("`{id}` is no id"))),
+        None => Ok(()),
     }
 }
 

@@ -1,12 +1,11 @@
 //! `tollgate webhooks replay`: the events of a window, sent again by a job.
 
-use super::deliveries::cell;
+use super::deliveries::{are_ids, cell};
 use crate::remote::{self, Api, Form, Refusal, Remote};
 use crate::{Ending, misused, print, say};
 use clap::Args;
 use http::Method;
 use jiff::Timestamp;
-use model::id::is_id;
 use serde_json::{Value, json};
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -59,9 +58,7 @@ pub(super) struct Replay {
 
 impl Replay {
     pub(super) fn run(self) -> anyhow::Result<Ending> {
-        for id in std::iter::once(&self.tenant).chain(&self.endpoint).filter(|id| !is_id(id)) {
-            return Err(misused(format!("`{id}` is no id")));
-        }
+        are_ids(std::iter::once(&self.tenant).chain(&self.endpoint))?;
         if !self.yes && !self.dry_run && !std::io::stdin().is_terminal() {
             return Err(misused(
                 "nobody can be asked here: --yes starts it without asking, --dry-run only counts",

@@ -1,11 +1,13 @@
 //! Whether events may be kept: whose they are, how large, how many, and whether they fit their type's schema.
 //!
-//! Invariant: cheap before dear, and identity before spending: what is malformed or another tenant's takes nothing of a rate.
+//! Invariant: cheap before dear, and nothing is spent here: what is refused here takes nothing of a rate.
 
-use crate::rules::{OfTenant, Rules};
-use crate::{BACKLOG_RETRY_S, Origin, Shared};
+use crate::rates::Counts;
+use crate::rules::Rules;
+use crate::{BACKLOG_RETRY_S, Origin};
 use bytes::Bytes;
 use http::{HeaderMap, header};
+use jsonschema::ValidationError;
 use model::event::{CloudEvent, Malformed};
 use model::id::TenantId;
 use model::webhook::{Acceptance, NewEvent};
@@ -18,6 +20,9 @@ use store::webhooks::Arriving;
 /// How many things that are wrong are told at once.
 const ERRORS_MAX: usize = 32;
 
+/// How much is told of one: a schema may list more than anybody reads.
+const MESSAGE_BYTES_MAX: usize = 512;
+
 /// What types of the gateway's own events begin with, and of nobody else's.
 const OWN_TYPES: &str = "tollgate.";
 
@@ -25,10 +30,7 @@ const OWN_TYPES: &str = "tollgate.";
 const OWN_SOURCES: [&str; 3] = ["/tollgate", "/v1/inbound/", "/v1/sources/"];
 
 /// Judges by one revision.
-pub(crate) struct Judge {
-    pub(crate) rules: Arc<Rules>,
-    pub(crate) shared: Arc<Shared>,
-}
+pub(crate) struct Judge(pub(crate) Arc<Rules>);
 
 /// Events as they were sent.
 pub(crate) struct Sent {
@@ -69,6 +71,8 @@ impl From<CloudEvent> for Sent {
 pub(crate) struct Fit {
     pub(crate) arriving: Arriving,
     pub(crate) form: Form,
+    /// What they take of their tenants' rates.
+    pub(crate) counts: Counts,
 }
 
 /// Reads what a request holds, in whichever mode `Content-Type` says (HTTP binding §3).
@@ -119,16 +123,17 @@ impl Judge {
             return Err(malformed(&errors));
         }
         let new: Vec<NewEvent> = events.iter().filter_map(CloudEvent::to_keep).collect();
-        let backlog = match origin {
-            Origin::Gateway => BTreeMap::new(),
-            Origin::Producer | Origin::Source => {
-                let counts = self.counted(&new, form)?;
-                self.shared.rates.charge(&counts, self.shared.clock.micros())?;
-                self.fit_schemas(&events, form)?;
-                counts.into_iter().map(|(id, (_, tenant))| (id, tenant.caps.backlog)).collect()
-            }
-        };
-        Ok(Fit { arriving: Arriving { events: new, backlog }, form })
+        if origin == Origin::Gateway {
+            let arriving = Arriving { events: new, backlog: BTreeMap::new() };
+            return Ok(Fit { arriving, form, counts: Counts::new() });
+        }
+        let counts = self.counted(&new, form)?;
+        self.fit_schemas(&events, form)?;
+        let backlog = counts
+            .keys()
+            .filter_map(|id| Some((id.clone(), self.0.tenant(id.as_str())?.caps.backlog)));
+        let backlog = backlog.collect();
+        Ok(Fit { arriving: Arriving { events: new, backlog }, form, counts })
     }
 
     /// What is wrong with the names that an event has.
@@ -139,7 +144,7 @@ impl Judge {
                 format!("{at}/tenant"),
                 "It is required: the id of the tenant whose event it is.",
             )),
-            Some(tenant) if origin != Origin::Gateway && self.rules.tenant(tenant).is_none() => {
+            Some(tenant) if origin != Origin::Gateway && self.0.tenant(tenant).is_none() => {
                 errors.push(Malformed::new(format!("{at}/tenant"), "There is no such tenant."));
             }
             Some(_) => {}
@@ -157,15 +162,11 @@ impl Judge {
     }
 
     /// How many events of which tenant these are, if each may send and none is too large.
-    fn counted(
-        &self,
-        events: &[NewEvent],
-        form: Form,
-    ) -> Result<BTreeMap<TenantId, (u32, &OfTenant)>, Reject> {
-        let mut counts = BTreeMap::new();
+    fn counted(&self, events: &[NewEvent], form: Form) -> Result<Counts, Reject> {
+        let mut counts = Counts::new();
         for (place, event) in events.iter().enumerate() {
             // Asked for before.
-            let Some(tenant) = self.rules.tenant(event.tenant.as_str()) else { continue };
+            let Some(tenant) = self.0.tenant(event.tenant.as_str()) else { continue };
             if tenant.is_suspended {
                 return Err(Reject::new(ErrorCode::TenantSuspended));
             }
@@ -176,7 +177,7 @@ impl Judge {
                     .detail("pointer", form.at(place))
                     .detail("limit", limit));
             }
-            counts.entry(event.tenant.clone()).or_insert((0, tenant)).0 += 1;
+            counts.entry(event.tenant.clone()).or_insert((0, tenant.caps.rate)).0 += 1;
         }
         Ok(counts)
     }
@@ -184,7 +185,7 @@ impl Judge {
     fn fit_schemas(&self, events: &[CloudEvent], form: Form) -> Result<(), Reject> {
         let mut errors = Vec::new();
         for (place, event) in events.iter().enumerate() {
-            let Some(schema) = self.rules.schema(event.r#type()) else { continue };
+            let Some(schema) = self.0.schema(event.r#type()) else { continue };
             let at = form.at(place);
             if event.is_opaque() {
                 let message = "It must be JSON: its type has a schema.";
@@ -195,7 +196,7 @@ impl Judge {
             let data = event.json().unwrap_or(&Value::Null);
             errors.extend(schema.iter_errors(data).take(room).map(|error| {
                 let pointer = format!("{at}/data{}", error.instance_path());
-                Malformed::new(pointer, error.masked_with("What stands here").to_string())
+                Malformed::new(pointer, told(&error))
             }));
         }
         if errors.is_empty() {
@@ -203,6 +204,13 @@ impl Judge {
         }
         Err(malformed(&errors).message("The event does not fit the schema of its type."))
     }
+}
+
+/// What is wrong, without what was sent.
+fn told(error: &ValidationError<'_>) -> String {
+    let mut message = error.masked_with("What stands here").to_string();
+    message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+    message
 }
 
 /// Gives an event to the one tenant that it may be of; refuses what is another one's.

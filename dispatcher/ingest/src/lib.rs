@@ -21,12 +21,13 @@ use model::id::TenantId;
 use model::revision::Revisions;
 use model::webhook::{Acceptance, WebhookId};
 use model::{Clock, ErrorCode, Reject};
-use rates::Rates;
+use rates::{Counts, Rates};
 use rules::{InForce, Rules};
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::sync::Arc;
 use store::Store;
+use store::webhooks::Arriving;
 
 /// The largest body that is taken, in bytes: a batch.
 pub const BODY_BYTES_MAX: usize = 4 << 20;
@@ -131,36 +132,93 @@ impl Ingest {
         self.keep_whole(fit).await
     }
 
-    /// Accepts events that were read here, each for itself, in their order.
+    /// Accepts events that were read here, each for itself and in their order. The list of outcomes ends with the first
+    /// that can't be accepted for now: nothing overtakes it. A repeat takes nothing of its tenant's rate, so that who reads
+    /// a list again and again gets on; of what is new, a list takes as much as it has, where there is room for one.
     pub async fn keep_each(
         &self,
         origin: Origin,
         events: Vec<CloudEvent>,
     ) -> Result<Vec<Result<Acceptance, Reject>>, Reject> {
-        let judge = self.judge().await?;
-        let mut underway = Vec::with_capacity(events.len());
-        for event in events {
-            let queued = match judge.fit(origin, None, event.into()) {
-                Ok(fit) => self.0.commits.queue(fit.arriving).await,
+        let judged = self.judge_each(origin, events).await?;
+        let mut told = self.keep_in_order(&judged).await?.into_iter();
+        let mut outcomes = Vec::with_capacity(judged.len());
+        let mut counts = Counts::new();
+        for one in judged {
+            let outcome = match one {
                 Err(reject) => Err(reject),
+                Ok(fit) => {
+                    let Some(told) = told.next() else { break };
+                    if told == Acceptance::Accepted {
+                        add(&mut counts, fit.counts);
+                    }
+                    Ok(told)
+                }
             };
-            underway.push(queued);
+            let is_last = matches!(outcome, Ok(Acceptance::Full));
+            outcomes.push(outcome);
+            if is_last {
+                break;
+            }
         }
-        let mut outcomes = Vec::with_capacity(underway.len());
-        for queued in underway {
-            outcomes.push(match queued {
-                Ok(queued) => queued
-                    .outcome()
-                    .await
-                    .map(|outcome| outcome.first().copied().unwrap_or(Acceptance::Accepted)),
-                Err(reject) => Err(reject),
-            });
-        }
+        self.0.rates.note(&counts, self.0.clock.micros());
         Ok(outcomes)
     }
 
+    /// What of a list may be kept, up to the first that can't be for now.
+    async fn judge_each(
+        &self,
+        origin: Origin,
+        events: Vec<CloudEvent>,
+    ) -> Result<Vec<Result<Fit, Reject>>, Reject> {
+        let (judge, now) = (self.judge().await?, self.0.clock.micros());
+        let mut judged = Vec::with_capacity(events.len());
+        for event in events {
+            let fit = judge.fit(origin, None, event.into());
+            let fit = fit.and_then(|fit| self.0.rates.have_room(&fit.counts, now).map(|()| fit));
+            let is_last = fit.as_ref().is_err_and(|reject| waits(reject.code));
+            judged.push(fit);
+            if is_last {
+                break;
+            }
+        }
+        Ok(judged)
+    }
+
+    /// What became of those that may be kept: in one commit, and one by one where one of them is a conflict or there is no
+    /// room for all, up to the first that is not kept for lack of room.
+    async fn keep_in_order(
+        &self,
+        judged: &[Result<Fit, Reject>],
+    ) -> Result<Vec<Acceptance>, Reject> {
+        let fit = || judged.iter().flatten().map(|fit| &fit.arriving);
+        let mut all = Arriving::default();
+        for one in fit() {
+            all.events.extend(one.events.iter().cloned());
+            all.backlog.extend(one.backlog.clone());
+        }
+        if all.events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let told = self.0.commits.queue(all).await?.outcome().await?;
+        let is_kept = |told: &Acceptance| matches!(told, Acceptance::Accepted | Acceptance::Repeat);
+        if told.iter().all(is_kept) {
+            return Ok(told);
+        }
+        let mut told = Vec::new();
+        for one in fit() {
+            let outcome = self.0.commits.queue(one.clone()).await?.outcome().await?;
+            let is_last = outcome.contains(&Acceptance::Full);
+            told.extend(outcome);
+            if is_last {
+                break;
+            }
+        }
+        Ok(told)
+    }
+
     async fn judge(&self) -> Result<Judge, Reject> {
-        Ok(Judge { rules: self.rules().await?, shared: self.0.clone() })
+        Ok(Judge(self.rules().await?))
     }
 
     /// What the document in force says.
@@ -182,7 +240,7 @@ impl Ingest {
     }
 
     async fn keep_whole(&self, fit: Fit) -> Result<Accepted, Reject> {
-        let Fit { arriving, form } = fit;
+        let Fit { arriving, form, counts } = fit;
         let shown = arriving.events.iter().map(|event| AcceptedEvent {
             source: event.source.clone(),
             id: event.id.clone(),
@@ -192,7 +250,19 @@ impl Ingest {
         if arriving.events.is_empty() {
             return Ok(accepted);
         }
+        self.0.rates.charge(&counts, self.0.clock.micros())?;
         let outcomes = self.0.commits.queue(arriving).await?.outcome().await?;
         judge::refusal(&outcomes, form).map_or(Ok(accepted), Err)
+    }
+}
+
+/// Whether the same event may be accepted later: its tenant is served again, or there is room again.
+pub fn waits(code: ErrorCode) -> bool {
+    code.retryable() || code == ErrorCode::TenantSuspended
+}
+
+fn add(counts: &mut Counts, more: Counts) {
+    for (tenant, (count, rate)) in more {
+        counts.entry(tenant).or_insert((0, rate)).0 += count;
     }
 }

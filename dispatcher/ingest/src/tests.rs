@@ -159,7 +159,7 @@ async fn an_event_is_accepted_in_every_form_and_kept_in_one() {
     let accepted = door.one(&sent).await.unwrap();
     let webhook_id = WebhookId::of(&"acme".into(), "/crm", "1");
     let expected = AcceptedEvent { source: "/crm".to_owned(), id: "1".to_owned(), webhook_id };
-    assert_eq!(accepted.accepted, [expected.clone()]);
+    assert_eq!(accepted.accepted, vec![expected.clone()]);
     let binary = [
         ("ce-specversion", "1.0"),
         ("ce-id", "1"),
@@ -169,7 +169,7 @@ async fn an_event_is_accepted_in_every_form_and_kept_in_one() {
         ("content-type", "application/json"),
     ];
     let again = door.send(None, &binary, r#"{ "a": 1 }"#).await.unwrap();
-    assert_eq!(again.accepted, [expected.clone()]);
+    assert_eq!(again.accepted, vec![expected.clone()]);
     let batch = door.batch(&[sent.clone(), event("globex", "1")]).await.unwrap();
     assert_eq!(batch.accepted[0], expected);
     assert_eq!(batch.accepted.len(), 2);
@@ -351,6 +351,41 @@ async fn a_rate_is_each_tenants_own_and_a_refused_request_takes_nothing_of_it() 
 }
 
 #[tokio::test]
+async fn who_reads_a_list_again_and_again_gets_on_however_slow_its_rate() {
+    let door = Door::new().await;
+    let list = |places: std::ops::Range<usize>| -> Vec<CloudEvent> {
+        let events = places.map(|place| event("slow", &format!("e-{place}")));
+        events.map(|event| CloudEvent::structured(event.to_string().as_bytes()).unwrap()).collect()
+    };
+    let keep = async |places| door.ingest.keep_each(Origin::Source, list(places)).await.unwrap();
+    let kept = |outcomes: &[Result<Acceptance, Reject>]| outcomes.iter().flatten().count();
+    assert_eq!(kept(&keep(0..256).await), 256);
+    let refused = keep(256..300).await;
+    assert_eq!((kept(&refused), refused.len()), (0, 1));
+    let refused = refused[0].as_ref().unwrap_err();
+    assert_eq!((refused.code, refused.retry_after), (ErrorCode::RateLimited, Some(1)));
+    // What it has read before takes nothing.
+    door.clock.advance(Duration::from_secs(1));
+    for _ in 0..3 {
+        assert!(keep(0..256).await.iter().all(|told| matches!(told, Ok(Acceptance::Repeat))));
+    }
+    assert_eq!(kept(&keep(256..300).await), 44);
+    assert_eq!(kept(&keep(300..301).await), 0);
+    assert_eq!(door.kept().await.len(), 300);
+}
+
+#[tokio::test]
+async fn what_is_refused_for_what_it_says_takes_nothing_of_a_rate() {
+    let door = Door::new().await;
+    let wrong: Vec<Value> = (0..EVENTS_MAX)
+        .map(|id| with(event("slow", &id.to_string()), "type", json!("contact.created")))
+        .collect();
+    assert!(told(door.batch(&wrong).await).starts_with("VALIDATION_FAILED"));
+    let sound: Vec<Value> = (0..EVENTS_MAX).map(|id| event("slow", &id.to_string())).collect();
+    assert_eq!(told(door.batch(&sound).await), "accepted 256");
+}
+
+#[tokio::test]
 async fn as_much_waits_as_may_and_no_more() {
     let door = Door::new().await;
     let small = |id: &str| event("small", id);
@@ -427,8 +462,29 @@ async fn each_event_of_a_list_is_accepted_for_itself_and_in_its_order() {
         .map(|outcome| outcome.map_or_else(|r| r.code.to_string(), |told| format!("{told:?}")))
         .collect();
     assert_eq!(shown, ["Accepted", "Conflict", "VALIDATION_FAILED", "Accepted", "Repeat"]);
-    let kept: Vec<String> = door.kept().await.into_iter().map(|(_, id)| id).collect();
-    assert_eq!(kept, ["2", "1", "4"]);
+    let ids = async || -> Vec<String> { door.kept().await.into_iter().map(|(_, id)| id).collect() };
+    assert_eq!(ids().await, ["2", "1", "4"]);
+    // What can't be accepted for now is overtaken by nothing.
+    for (tenants, expected) in [
+        (
+            ["small", "acme", "small", "small", "small", "acme"],
+            "Accepted Accepted Accepted Accepted Full",
+        ),
+        (["acme", "initech", "acme", "acme", "acme", "acme"], "Accepted TENANT_SUSPENDED"),
+    ] {
+        let before = ids().await.len();
+        let list = tenants.iter().enumerate().map(|(place, tenant)| {
+            let event = event(tenant, &format!("{expected} {place}"));
+            CloudEvent::structured(event.to_string().as_bytes()).unwrap()
+        });
+        let outcomes = door.ingest.keep_each(Origin::Source, list.collect()).await.unwrap();
+        let shown: Vec<String> = outcomes
+            .into_iter()
+            .map(|outcome| outcome.map_or_else(|r| r.code.to_string(), |told| format!("{told:?}")))
+            .collect();
+        assert_eq!(shown.join(" "), expected);
+        assert_eq!(ids().await.len() - before, shown.len() - 1);
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use super::*;
 use crate::client::sink::{Reply, Sink, Told, body, client, local_client, status, target};
 use crate::client::{Message, Sent, Target};
+use model::id::TenantId;
 use model::webhook::{Outcome, WebhookId};
 use serde_json::json;
 
@@ -193,7 +194,7 @@ async fn a_token_endpoint_is_behind_the_guard() {
 async fn tokens_are_of_their_credentials() {
     let issuer = issuer("").await;
     let tokens = Tokens::default();
-    let place = || Place::parse(&issuer.url()).unwrap();
+    let place = || Place::parse(&issuer.url(), &TenantId::from("acme")).unwrap();
     let source = |client_id, secret, scopes: &[&str]| {
         let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
         let credentials = Credentials { place: place(), client_id, secret, scopes: &scopes };

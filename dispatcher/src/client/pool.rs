@@ -7,7 +7,7 @@
 //! repeats only what was never written, which leaves the race above; and its connections never get too old, so that a busy
 //! one would not see that its name moved.
 
-use super::Failure;
+use super::{Failure, Place};
 use crate::guard::Guard;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -15,7 +15,6 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use model::webhook::Destination;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -72,14 +71,13 @@ impl Pool {
         Self { guard, kept }
     }
 
-    /// Sends a request, whose target is in origin form and which has a `Host`, and waits for the head of the answer. `host`
-    /// is the scheme, host and port of `to`.
+    /// Sends a request, whose target is in origin form and which has a `Host`, and waits for the head of the answer.
     pub(super) async fn send(
         &self,
-        to: &Destination,
-        host: &Arc<str>,
+        to: &Place,
         request: Request<Body>,
     ) -> Result<Answering, Failure> {
+        let host = to.origin();
         while let Some(mut connection) = self.take(host) {
             // Its task has seen the end of the answer before, or does so now; or else the other side closed it.
             if !matches!(timeout(READY_MAX, connection.sender.ready()).await, Ok(Ok(()))) {
@@ -100,8 +98,8 @@ impl Pool {
         Ok(Answering { response, connection, host: Arc::clone(host) })
     }
 
-    async fn connect(&self, to: &Destination) -> Result<Connection, Failure> {
-        let stream = self.guard.connect(to).await?;
+    async fn connect(&self, to: &Place) -> Result<Connection, Failure> {
+        let stream = self.guard.connect(to.destination(), to.tenant()).await?;
         let mut http = http1::Builder::new();
         let (sender, connection) = http
             .max_buf_size(HEAD_MAX)

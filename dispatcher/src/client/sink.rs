@@ -4,6 +4,7 @@ use super::{Client, Target};
 use crate::guard::{Asking, Names, Trust};
 use model::Clock;
 use model::document::{Endpoint, Secret};
+use model::id::TenantId;
 use model::webhook::Reach;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
@@ -231,7 +232,7 @@ impl Told {
 }
 
 impl Names for Told {
-    fn addresses<'a>(&'a self, _: &'a str) -> Asking<'a> {
+    fn addresses<'a>(&'a self, _: &'a str, _: &'a TenantId) -> Asking<'a> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let mut answers = self.answers.lock().unwrap();
         let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };

@@ -10,14 +10,11 @@ use model::document::{
     ClientCredentials, Endpoint, EndpointAuthorization, Format, Poll, Secret as Reference,
 };
 use model::event::CloudEvent;
+use model::id::TenantId;
 use model::webhook::{DestinationError, WebhookId};
 use std::fmt::Display;
 use std::time::Duration;
 use webhook_signature::{ID, KeyError, SIGNATURE, Secret, Signer, SigningKey, TIMESTAMP};
-
-/// What structured events are (CloudEvents 1.0, JSON format §3).
-const STRUCTURED: HeaderValue =
-    HeaderValue::from_static("application/cloudevents+json; charset=utf-8");
 
 /// An event on its way to an endpoint.
 #[derive(Clone, Copy, Debug)]
@@ -85,23 +82,28 @@ impl Client {
             signer = signer.and_key(key.map_err(|error| TargetError::Key("signing_key", error))?);
         }
         Ok(Target {
-            place: place("url", &endpoint.url)?,
+            place: place("url", &endpoint.url, &endpoint.tenant)?,
             signer,
-            authorization: self.authorization(endpoint.authorization.as_ref(), reveal)?,
+            authorization: self.authorization(
+                endpoint.authorization.as_ref(),
+                &endpoint.tenant,
+                reveal,
+            )?,
             format: endpoint.format,
             timeout: endpoint.timeout.0,
         })
     }
 
-    /// Prepares a source that is asked.
+    /// Prepares a source that is asked on behalf of this tenant.
     pub(crate) fn question<E: Display>(
         &self,
         poll: &Poll,
+        tenant: &TenantId,
         reveal: &dyn Fn(&Reference) -> Result<Vec<u8>, E>,
     ) -> Result<Question, TargetError> {
         Ok(Question {
-            place: place("poll/url", &poll.url)?,
-            authorization: self.authorization(poll.authorization.as_ref(), reveal)?,
+            place: place("poll/url", &poll.url, tenant)?,
+            authorization: self.authorization(poll.authorization.as_ref(), tenant, reveal)?,
             timeout: poll.timeout.0,
         })
     }
@@ -109,6 +111,7 @@ impl Client {
     fn authorization<E: Display>(
         &self,
         authorization: Option<&EndpointAuthorization>,
+        tenant: &TenantId,
         reveal: &dyn Fn(&Reference) -> Result<Vec<u8>, E>,
     ) -> Result<Authorization, TargetError> {
         let Some(authorization) = authorization else { return Ok(Authorization::None) };
@@ -123,7 +126,7 @@ impl Client {
         let Some(grant) = &authorization.oauth2 else { return Ok(Authorization::None) };
         let ClientCredentials { token_url, client_id, client_secret, scopes } = grant;
         let secret = text("authorization/oauth2/client_secret", client_secret, reveal)?;
-        let place = place("authorization/oauth2/token_url", token_url)?;
+        let place = place("authorization/oauth2/token_url", token_url, tenant)?;
         let credentials = Credentials { place, client_id, secret: &secret, scopes };
         Ok(Authorization::Token(self.tokens.source(&credentials)))
     }
@@ -152,7 +155,7 @@ impl Target {
         let (mut headers, body) = match self.format {
             Format::Structured => {
                 let mut headers = HeaderMap::with_capacity(10);
-                headers.insert(CONTENT_TYPE, STRUCTURED);
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static(CloudEvent::STRUCTURED));
                 (headers, message.content.clone())
             }
             Format::Binary => {
@@ -184,8 +187,8 @@ impl Question {
     }
 }
 
-fn place(field: &'static str, url: &str) -> Result<Place, TargetError> {
-    Place::parse(url).map_err(|error| TargetError::Address(field, error))
+fn place(field: &'static str, url: &str, tenant: &TenantId) -> Result<Place, TargetError> {
+    Place::parse(url, tenant).map_err(|error| TargetError::Address(field, error))
 }
 
 fn text<E: Display>(

@@ -6,6 +6,7 @@ use crate::client::sink::{Reply, Sink, Told, body, client, status, target};
 use crate::client::{Client, Message, Sent};
 use bytes::Bytes;
 use model::Clock;
+use model::id::TenantId;
 use model::webhook::{Outcome, WebhookId};
 use serde_json::json;
 use std::sync::atomic::Ordering;
@@ -204,9 +205,9 @@ fn addresses_of_both_families_are_tried_in_turns() {
 #[tokio::test]
 async fn the_system_knows_its_own_names_and_says_which_it_does_not() {
     let names = SystemNames::default();
-    let found = names.addresses("localhost").await.unwrap();
+    let found = names.addresses("localhost", &TenantId::from("acme")).await.unwrap();
     assert!(found.iter().all(IpAddr::is_loopback), "{found:?}");
     // RFC 6761 §6.4: resolvers answer that there is none, or can't be asked at all.
-    let error = names.addresses("no-such-name.invalid").await.unwrap_err();
+    let error = names.addresses("no-such-name.invalid", &TenantId::from("acme")).await.unwrap_err();
     assert!(matches!(&error, NameError::Unknown(name, _) if name == "no-such-name.invalid"));
 }

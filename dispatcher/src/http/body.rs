@@ -48,3 +48,70 @@ fn too_large(max: usize) -> Refused {
         .detail("limit", max)
         .into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+    use std::convert::Infallible;
+    use tokio::sync::mpsc;
+
+    /// A request that says that it has so many bytes, and whose body comes as it is sent.
+    fn request(said: Option<usize>) -> (Request, mpsc::Sender<Bytes>) {
+        struct Coming(mpsc::Receiver<Bytes>);
+        impl http_body::Body for Coming {
+            type Data = Bytes;
+            type Error = Infallible;
+
+            fn poll_frame(
+                mut self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+                self.0
+                    .poll_recv(cx)
+                    .map(|bytes| bytes.map(|bytes| Ok(http_body::Frame::data(bytes))))
+            }
+        }
+        let (send, receive) = mpsc::channel(1);
+        let mut request = Request::new(Body::new(Coming(receive)));
+        if let Some(said) = said {
+            request.headers_mut().insert(header::CONTENT_LENGTH, said.into());
+        }
+        (request, send)
+    }
+
+    #[tokio::test]
+    async fn bodies_take_the_room_that_they_say_they_need_until_they_are_read() {
+        let room = Room::new(100);
+        let (first, sending) = request(Some(60));
+        let mut reading = Box::pin(room.read(first, 80));
+        // It waits for its body, in its room.
+        assert!(yielded(&mut reading).await.is_none());
+        for (said, code) in [
+            (Some(81), Some(ErrorCode::BodyTooLarge)),
+            (Some(41), Some(ErrorCode::Overloaded)),
+            (None, Some(ErrorCode::Overloaded)),
+            (Some(40), None),
+        ] {
+            let (other, sending) = request(said);
+            drop(sending);
+            let read = room.read(other, 80).await;
+            assert_eq!(read.err().map(|refused| refused.0.code), code, "{said:?}");
+        }
+        sending.send(Bytes::from_static(b"body")).await.unwrap();
+        drop(sending);
+        assert_eq!(reading.await.ok().unwrap(), "body");
+        let (other, sending) = request(None);
+        drop(sending);
+        assert!(room.read(other, 80).await.is_ok());
+    }
+
+    /// What it yields, if it does at once.
+    async fn yielded<T>(work: &mut (impl Future<Output = T> + Unpin)) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = std::future::ready(()) => None,
+        }
+    }
+}

@@ -97,6 +97,16 @@ impl Verifier {
         }
     }
 
+    /// Refuses what can't be verified, whatever its body is, before anybody waits for that.
+    pub(super) fn look(&self, headers: &HeaderMap, now: i64) -> Result<(), Refused> {
+        match self {
+            Self::Acme { tolerance, .. } => head(*tolerance, headers, now).map(drop),
+            Self::Standard(_) => [standard::ID, standard::TIMESTAMP, standard::SIGNATURE]
+                .into_iter()
+                .try_for_each(|name| only(headers, name).map(drop)),
+        }
+    }
+
     /// Verifies a webhook, now (in seconds since the Unix epoch). Yields its id where the scheme has one.
     pub(super) fn verify<'a>(
         &self,
@@ -113,13 +123,12 @@ impl Verifier {
     }
 }
 
-fn acme(
-    keys: &[Hmac<Sha256>],
+/// Timestamp and signature, if it was signed at a time that is near.
+fn head(
     tolerance: i64,
     headers: &HeaderMap,
-    body: &[u8],
     now: i64,
-) -> Result<(), Refused> {
+) -> Result<(&str, [u8; SIGNATURE_BYTES]), Refused> {
     let timestamp = only(headers, X_ACME_TIMESTAMP)?;
     let signature = only(headers, X_ACME_SIGNATURE)?;
     let at = seconds(timestamp).ok_or(Refused::Malformed(X_ACME_TIMESTAMP))?;
@@ -127,6 +136,17 @@ fn acme(
     if now.abs_diff(at) > tolerance.unsigned_abs() {
         return Err(Refused::Time);
     }
+    Ok((timestamp, signature))
+}
+
+fn acme(
+    keys: &[Hmac<Sha256>],
+    tolerance: i64,
+    headers: &HeaderMap,
+    body: &[u8],
+    now: i64,
+) -> Result<(), Refused> {
+    let (timestamp, signature) = head(tolerance, headers, now)?;
     let signs = |key: &Hmac<Sha256>| {
         let mut mac = key.clone();
         mac.update(timestamp.as_bytes());
@@ -187,7 +207,11 @@ mod tests {
         for (name, value) in lines {
             headers.append(name, HeaderValue::from_str(value).unwrap());
         }
-        verifier.verify(&headers, body, NOW).map(|id| id.map(str::to_owned))
+        let verdict = verifier.verify(&headers, body, NOW).map(|id| id.map(str::to_owned));
+        // All but the signature itself is known without the body.
+        let looked = verifier.look(&headers, NOW);
+        assert_eq!(looked.err(), verdict.clone().err().filter(|why| *why != Refused::Signature));
+        verdict
     }
 
     #[test]

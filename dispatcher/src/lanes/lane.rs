@@ -11,7 +11,7 @@ use model::webhook::breaker::{Begun, Breaker, Room, Sign, Turn};
 use model::webhook::budget::RetryBudget;
 use model::webhook::policy::Class;
 use model::webhook::schedule::RETRY_AFTER_MAX;
-use model::webhook::{Disabled, Next, Reason, Standing};
+use model::webhook::{Disabled, HeldDelivery, Next, Reason, Standing};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,6 +74,13 @@ pub(super) enum Want {
     Nothing,
 }
 
+/// Whether an endpoint's id is another tenant's by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ChangedHands {
+    Yes,
+    No,
+}
+
 /// An attempt that is about to begin.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Started {
@@ -120,11 +127,33 @@ impl Lane {
         }
     }
 
+    /// From now on this is the endpoint. Of one that another tenant has by now, nothing is known of how it stands.
+    pub(super) fn serve(&mut self, endpoint: Option<Arc<Endpoint>>) -> ChangedHands {
+        let mut changed_hands = ChangedHands::No;
+        if let Some(endpoint) = &endpoint
+            && endpoint.tenant != self.tenant
+        {
+            self.tenant = endpoint.tenant.clone();
+            self.breaker.adopt(None, 0);
+            self.budget = None;
+            self.left_alone_until = i64::MIN;
+            self.health = Health::default();
+            changed_hands = ChangedHands::Yes;
+        }
+        self.endpoint = endpoint;
+        changed_hands
+    }
+
     /// Something is due at this time.
     pub(super) fn due(&mut self, at: i64, now: i64) {
-        // The store's clock may be read in milliseconds, and is known to a millisecond or so.
-        let after = |at: i64| at.saturating_add(DUE_SLACK);
-        self.dues.insert(if at > now { after(at) } else { at });
+        if at <= now {
+            // Of what is due by now, the latest says all there is to know.
+            self.dues = self.dues.split_off(&at);
+            self.dues.insert(at);
+        } else {
+            // The store's clock may be read in milliseconds, and is known to a millisecond or so.
+            self.dues.insert(at.saturating_add(DUE_SLACK));
+        }
         if self.dues.len() > DUES_MAX {
             self.dues.pop_last();
         }
@@ -236,18 +265,20 @@ impl Lane {
         self.granted = self.granted.saturating_sub(asked);
     }
 
-    /// An attempt is to begin: it does, or is postponed for so many microseconds since the retry budgets are spent.
+    /// An attempt is to begin: it does, or is postponed for so many microseconds since the retry budgets are spent. After one
+    /// that was lost, for no fault of the endpoint, it takes nothing from them.
     pub(super) fn start(
         &mut self,
-        attempt: u32,
+        held: &HeldDelivery,
         in_all: &mut InAll<'_>,
         now: i64,
     ) -> Result<Started, i64> {
         let Some(endpoint) = self.endpoint.clone() else { return Err(0) };
-        let is_retry = attempt > 1;
+        let is_retry = held.attempt > 1 && !held.is_lost;
         let budget = self.budget.get_or_insert_with(|| RetryBudget::full(&endpoint.budget, now));
         let is_probe = self.breaker.room(now) == Room::One;
         match (is_retry, is_probe) {
+            (false, _) if held.is_lost => {}
             (false, _) => {
                 budget.first(&endpoint.budget);
                 in_all.budget.first(in_all.rules);

@@ -8,7 +8,6 @@ use model::Clock;
 use model::config;
 use model::webhook::policy::Class;
 use model::webhook::{Disabled, WebhookId};
-use std::time::Duration;
 use store::seal::MasterKeys;
 
 const SECOND: i64 = 1_000_000;
@@ -56,6 +55,7 @@ fn held(endpoint: &str, number: u64, attempt: u32) -> HeldDelivery {
         tenant: owner(endpoint),
         endpoint: EndpointId::from(endpoint),
         attempt,
+        is_lost: false,
         due_at: timestamp(START),
         accepted_at: timestamp(START),
         content: Bytes::from_static(b"{}"),
@@ -81,7 +81,7 @@ fn take(lanes: &Arc<Lanes>, attempt: u32, now: i64) -> (Vec<Due>, Vec<Due>) {
 fn end(lanes: &Lanes, due: Due, class: Class, next: Next, now: i64) {
     let Due::Send { endpoint, started, place, .. } = due else { panic!("it was not sent") };
     let ending = Ending { class, next, asked: None, tells: Tells::Something, at: now };
-    lanes.ended(&endpoint.id, started, &ending);
+    lanes.ended(&endpoint, started, &ending);
     drop(place);
 }
 
@@ -183,7 +183,7 @@ async fn what_an_endpoint_asks_for_leaves_its_lane_alone() {
     let lanes = lanes(&[("a", "concurrency: 1")]).await;
     due(&lanes, "a", START, START);
     let (mut sent, _) = take(&lanes, 1, START);
-    let Due::Send { started, place, .. } = sent.pop().unwrap() else { panic!() };
+    let Due::Send { started, place, endpoint, .. } = sent.pop().unwrap() else { panic!() };
     let asked = Some(Duration::from_secs(7_200));
     let ending = Ending {
         class: Class::Throttled,
@@ -192,7 +192,7 @@ async fn what_an_endpoint_asks_for_leaves_its_lane_alone() {
         tells: Tells::Something,
         at: START,
     };
-    lanes.ended(&EndpointId::from("a"), started, &ending);
+    lanes.ended(&endpoint, started, &ending);
     drop(place);
     assert!(lanes.claim(START + 3_599 * SECOND).is_none());
     assert!(lanes.claim(START + 3_600 * SECOND).is_some(), "at most an hour");
@@ -202,15 +202,26 @@ async fn what_an_endpoint_asks_for_leaves_its_lane_alone() {
 async fn retries_beyond_the_budget_are_given_back_untried() {
     let lanes = lanes(&[("a", "concurrency: 50, retry_budget: 0")]).await;
     due(&lanes, "a", START, START);
+    // As many as it has slots: where it is well, none waits.
     let (sent, given_back) = take(&lanes, 2, START);
-    assert_eq!((sent.len(), given_back.len()), (20, 30));
+    assert_eq!((sent.len(), given_back.len()), (50, 0));
+    for attempt in sent {
+        end(&lanes, attempt, Class::Transient, later(START), START);
+    }
+    let (sent, given_back) = take(&lanes, 2, START);
+    assert_eq!((sent.len(), given_back.len()), (0, 50));
     for due in given_back {
         let Due::GiveBack { settlement, why, .. } = due else { panic!() };
         assert_eq!((settlement.attempt, why), (None, Postponed::ByBudget));
         assert!(matches!(settlement.next, Next::Due(at) if at > timestamp(START)));
     }
     // Slots were not taken by what is given back.
-    assert_eq!(granted(lanes.claim(START).as_ref()), [("a".to_owned(), 30)]);
+    let claim = lanes.claim(START).unwrap();
+    assert_eq!(granted(Some(&claim)), [("a".to_owned(), 50)]);
+    // What was lost is no fault of the endpoint, and waits for nothing.
+    let lost = (0..50).map(|n| HeldDelivery { is_lost: true, ..held("a", n, 2) }).collect();
+    let due = lanes.taken(claim, lost, START);
+    assert!(due.iter().all(|due| matches!(due, Due::Send { .. })));
 }
 
 #[tokio::test]
@@ -234,7 +245,7 @@ async fn a_tenant_with_a_thousand_hanging_slots_leaves_room_for_all_others() {
             due(&lanes, id, START, START);
         }
     }
-    assert!(under_way.len() as u32 <= IN_HAND_MAX / 2 + 1, "{}", under_way.len());
+    assert!(under_way.len() <= IN_HAND_MAX as usize / 2 + 1, "{}", under_way.len());
     due(&lanes, "g", START, START);
     assert_eq!(take(&lanes, 1, START).0.len(), 8);
 }
@@ -373,4 +384,143 @@ async fn what_became_due_after_it_was_known_to_be_parked_is_not() {
     );
     drop(due);
     assert!(lanes.claim(now + SECOND).is_none(), "until somebody makes sure again");
+}
+
+#[tokio::test]
+async fn a_lane_that_is_gone_leaves_nothing_behind() {
+    let lanes = lanes(&[("a", "concurrency: 1, breaker: { min_attempts: 1 }"), ("b", "")]).await;
+    due(&lanes, "a", START, START);
+    for attempt in take(&lanes, 1, START).0 {
+        end(&lanes, attempt, Class::Transient, later(START), START);
+    }
+    assert!(lanes.next_alarm().is_some(), "its breaker is open");
+    let claim = lanes.claim(START + 3_600 * SECOND).unwrap();
+    drop(lanes.taken(claim, Vec::new(), START + 3_600 * SECOND));
+    lanes.changed_standings();
+    let mut other = Arc::into_inner(book(&[("b", "")]).await).unwrap();
+    other.revision = 2;
+    lanes.follow(&Arc::new(other), START);
+    assert_eq!(lanes.next_alarm(), None);
+    assert_eq!(lanes.counts().open, 0);
+}
+
+#[tokio::test]
+async fn retries_that_waited_are_made_soon_where_the_endpoint_is_well_again() {
+    let lanes = lanes(&[("a", "concurrency: 32, retry_budget: 0.1")]).await;
+    // When each of them is due. The first ones fail, until the budget is spent.
+    let mut dues: Vec<i64> = vec![START; 2_000];
+    let (mut now, mut failures) = (START, 32);
+    due(&lanes, "a", START, START);
+    while !dues.is_empty() {
+        assert!(now < START + 30 * SECOND, "{} wait still", dues.len());
+        if let Some(claim) = lanes.claim(now) {
+            dues.sort_unstable();
+            let most = claim.takes[0].most as usize;
+            let ready = dues.partition_point(|at| *at <= now).min(most);
+            let taken = dues.drain(..ready).map(|at| (at, held("a", 1, 2)));
+            let taken = taken.map(|(at, held)| HeldDelivery { due_at: timestamp(at), ..held });
+            let taken = taken.collect();
+            for attempt in lanes.taken(claim, taken, now) {
+                let again = match attempt {
+                    Due::GiveBack { settlement, .. } => match settlement.next {
+                        Next::Due(at) => at.as_microsecond(),
+                        other => panic!("{other:?}"),
+                    },
+                    sent @ Due::Send { .. } if failures > 0 => {
+                        failures -= 1;
+                        end(&lanes, sent, Class::Transient, later(now), now);
+                        now + SECOND
+                    }
+                    sent @ Due::Send { .. } => {
+                        end(&lanes, sent, Class::Delivered, Next::Delivered, now);
+                        continue;
+                    }
+                };
+                dues.push(again);
+                due(&lanes, "a", again, now);
+            }
+        }
+        now += 10_000;
+        if let Some(first) = dues.iter().min() {
+            // As a sweep does.
+            due(&lanes, "a", *first, now);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tenants_large_events_leave_room_for_all_others() {
+    let lanes =
+        lanes(&[("a", "concurrency: 1000"), ("b", "concurrency: 1000"), ("g", "concurrency: 8")])
+            .await;
+    let content = Bytes::from(vec![b' '; 1 << 20]);
+    let mut under_way = Vec::new();
+    for _ in 0..50 {
+        due(&lanes, "a", START, START);
+        due(&lanes, "b", START, START);
+        let Some(claim) = lanes.claim(START) else { break };
+        let of = |take: &Take| vec![held(take.endpoint.as_str(), 1, 1); take.most as usize];
+        let mut got: Vec<_> = claim.takes.iter().flat_map(of).collect();
+        got.iter_mut().for_each(|held| held.content = content.clone());
+        under_way.extend(lanes.taken(claim, got, START));
+    }
+    assert!((64..=130).contains(&under_way.len()), "{} are in hand", under_way.len());
+    due(&lanes, "g", START, START);
+    let (sent, _) = take(&lanes, 1, START);
+    assert_eq!(sent.iter().filter(|due| matches!(due, Due::Send { endpoint, .. } if endpoint.tenant.as_str() == "globex")).count(), 8);
+    drop((sent, under_way));
+    assert_eq!(lanes.inner().in_hand.bytes, 0);
+    assert!(lanes.inner().in_hand.by_tenant.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_another_tenants_is_neither_sent_nor_counted() {
+    let lanes = lanes(&[("a", "concurrency: 4")]).await;
+    // How the endpoint of this id stood when it was another tenant's.
+    let standing = Standing {
+        endpoint: EndpointId::from("a"),
+        tenant: TenantId::from("globex"),
+        failing_since: None,
+        open_until: Some(timestamp(START + 60 * SECOND)),
+        opened: 1,
+        disabled: Some(Disabled { reason: Reason::Gone, since: timestamp(START) }),
+        at: timestamp(START),
+    };
+    lanes.adopt(&[standing], START);
+    // A hint of what it still has comes first.
+    lanes.due([(TenantId::from("globex"), EndpointId::from("a"), START)], START);
+    let claim = lanes.claim(START).unwrap();
+    assert_eq!(claim.takes[0].most, 4);
+    let stranger = HeldDelivery { tenant: TenantId::from("globex"), ..held("a", 1, 1) };
+    let told = lanes.taken(claim, vec![stranger, held("a", 2, 1)], START);
+    let [Due::GiveBack { why: Postponed::Stranger(1), settlement, .. }, Due::Send { held, .. }] =
+        &told[..]
+    else {
+        panic!("it is sent")
+    };
+    assert_eq!((settlement.attempt.as_ref(), held.tenant.as_str()), (None, "acme"));
+    assert_eq!(settlement.next, Next::Due(timestamp(START + STRANGER_PAUSE)));
+    assert_eq!(lanes.changed_standings(), []);
+    drop(told);
+    assert!(lanes.inner().in_hand.by_tenant.is_empty());
+}
+
+#[tokio::test]
+async fn nothing_is_parked_by_a_410_that_the_store_was_not_told() {
+    let lanes = lanes(&[("a", "concurrency: 1")]).await;
+    due(&lanes, "a", START, START);
+    let attempt = take(&lanes, 1, START).0.pop().unwrap();
+    end(&lanes, attempt, Class::Gone, later(START), START);
+    let swept = || {
+        let (tenant, endpoint) = (owner("a"), EndpointId::from("a"));
+        lanes.swept(vec![DueLane { tenant, endpoint, due_at: timestamp(START) }], START)
+    };
+    assert_eq!(swept(), Unsure::None);
+    lanes.is_sure(1, START);
+    assert!(lanes.claim(START).is_none(), "neither sent nor parked");
+    lanes.is_disabled(&EndpointId::from("a"));
+    assert_eq!(swept(), Unsure::Some);
+    lanes.is_sure(1, START + SECOND);
+    let (sent, parked) = take(&lanes, 2, START + SECOND);
+    assert!(sent.is_empty() && matches!(next(&parked[0]), Next::Parked(Reason::Gone)));
 }

@@ -222,6 +222,15 @@ async fn a_source_that_no_longer_knows_its_cursor_is_read_from_the_start() {
         ("tollgate.source.restarted".to_owned(), data)
     };
     assert_eq!(told, [restarted(410), restarted(400)]);
+    // One that knows none of its own cursors is asked no more than any that fails.
+    entrance.clock.advance(Duration::from_secs(30));
+    legacy.asked();
+    legacy.answers(410, &[], &Value::Null);
+    legacy.answers(200, &[], &page(&["1"], json!({ "next": "b" })));
+    legacy.answers(410, &[], &Value::Null);
+    turn(&entrance.dispatcher).await.unwrap();
+    assert_eq!(legacy.asked(), ["after=400", "", "after=b"]);
+    assert_eq!(state(&entrance).await.failures, 1);
     // Without a cursor, 400 is a failure like another.
     entrance.publish(source(&legacy, json!({})));
     legacy.answers(400, &[], &Value::Null);
@@ -295,6 +304,25 @@ async fn what_is_not_accepted_for_now_is_asked_for_again() {
     legacy.answers(200, &[], &page(&[], json!({})));
     turn(&entrance.dispatcher).await.unwrap();
     assert_eq!(entrance.ids().await, ["1"]);
+    assert!(entrance.notices().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_list_that_is_longer_than_its_tenants_rate_is_read_to_its_end() {
+    const ENTRIES: usize = 600;
+    let legacy = Legacy::start().await;
+    let mut described = source(&legacy, json!({ "interval": "1s" }));
+    described[0]["tenant"] = json!("slow");
+    let entrance = Entrance::with(described).await;
+    let ids: Vec<String> = (0..ENTRIES).map(|id| id.to_string()).collect();
+    let list = page(&ids.iter().map(String::as_str).collect::<Vec<_>>(), json!({}));
+    for (kept, looked_at) in [(256, 1), (512, 1), (600, 1), (600, 1)] {
+        legacy.answers(200, &[], &list);
+        assert_eq!(turn(&entrance.dispatcher).await.unwrap(), looked_at);
+        assert_eq!((entrance.ids().await.len(), state(&entrance).await.failures), (kept, 0));
+        entrance.clock.advance(Duration::from_secs(1));
+    }
+    assert_eq!(entrance.ids().await, ids);
     assert!(entrance.notices().await.is_empty());
 }
 

@@ -25,6 +25,9 @@ const ANSWER_BYTES_MAX: usize = 8 << 20;
 /// How many answers a turn has; then others have theirs.
 const PAGES_MAX: u32 = 100;
 
+/// How often a turn starts over: a source that knows none of its own cursors fails, and is left alone for a while.
+const RESTARTS_MAX: u32 = 1;
+
 /// How many entries are accepted together.
 const ENTRIES_AT_ONCE: usize = 256;
 
@@ -83,6 +86,11 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
+    /// Whether it is the source's fault, or that of the way to it. That its tenant's caps are reached is none.
+    pub(super) fn is_fault(&self) -> bool {
+        !matches!(self, Self::Refused(ErrorCode::RateLimited, _))
+    }
+
     /// How long it is to be left alone, if somebody said so.
     pub(super) fn asked_to_wait(&self) -> Option<Duration> {
         match self {
@@ -100,13 +108,16 @@ impl Turn<'_> {
         state: &mut State,
     ) -> Result<Pages, Trouble> {
         let question = self.question().await?;
-        let mut step = Step::First;
+        let (mut step, mut restarts) = (Step::First, 0);
         for _ in 0..PAGES_MAX {
             let fetched = self.ask(&question, bookmark, state, step).await?;
             match fetched.status {
                 StatusCode::OK => {}
                 StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => return Ok(Pages::All),
-                StatusCode::BAD_REQUEST | StatusCode::GONE if state.cursor.is_some() => {
+                StatusCode::BAD_REQUEST | StatusCode::GONE
+                    if state.cursor.is_some() && restarts < RESTARTS_MAX =>
+                {
+                    restarts += 1;
                     self.start_over(state, fetched.status).await?;
                     bookmark.keep(state).await?;
                     step = Step::First;
@@ -148,8 +159,10 @@ impl Turn<'_> {
     /// What is asked, with the secrets that it needs.
     async fn question(&self) -> Result<Question, Trouble> {
         let (dispatcher, poll) = (self.dispatcher.clone(), self.poll.clone());
+        let tenant = self.source.tenant.clone();
         let prepared = tokio::task::spawn_blocking(move || {
-            dispatcher.client.question(&poll, &|secret| dispatcher.secrets.reveal(secret))
+            let reveal = |secret: &_| dispatcher.secrets.reveal(secret);
+            dispatcher.client.question(&poll, &tenant, &reveal)
         });
         let prepared = prepared.await.map_err(|error| Trouble::Question(error.to_string()))?;
         prepared.map_err(|error| Trouble::Question(error.to_string()))
@@ -223,7 +236,7 @@ impl Turn<'_> {
                     Ok(Acceptance::Full) => {
                         return Err(Trouble::Refused(ErrorCode::RateLimited, None));
                     }
-                    Err(reject) if is_lasting(reject.code) => {
+                    Err(reject) if !ingest::waits(reject.code) => {
                         skipped.push(Skipped { id: Some(id), ..Skipped::of(&reject) });
                     }
                     Err(reject) => return Err(later(reject)),
@@ -304,11 +317,6 @@ impl Skipped {
             "errors": self.errors,
         })
     }
-}
-
-/// Whether the same event would be refused again.
-fn is_lasting(code: ErrorCode) -> bool {
-    matches!(code, ErrorCode::ValidationFailed | ErrorCode::BodyTooLarge | ErrorCode::Conflict)
 }
 
 fn later(reject: Reject) -> Trouble {

@@ -60,6 +60,7 @@ async fn one_that_fails_for_too_long_is_disabled_when_a_delivery_comes_to_nothin
     let running = world.dispatcher().await;
     world.accept(0, &[("a", "x"); 3]).await;
     world.until(DeliveryState::Parked, 2).await;
+    world.until(DeliveryState::Dead, 1).await;
     let mut told: Vec<_> = world.of("e0").await.iter().map(|it| (it.state, it.reason)).collect();
     told.sort_by_key(|(state, _)| state.as_str());
     let parked = (DeliveryState::Parked, Some(Reason::Disabled));
@@ -82,22 +83,21 @@ async fn enabling_takes_up_what_was_parked() {
 }
 
 #[tokio::test]
-async fn what_comes_for_one_that_the_document_disables_or_no_longer_has_is_parked() {
-    let world =
-        World::with(&[("/status/500", "schedule: [1s, 1h]"), ("/ok", "state: disabled")]).await;
+async fn what_is_due_at_one_that_the_document_disables_or_no_longer_has_is_parked() {
+    let world = World::with(&[("/ok", ""), ("/status/500", "schedule: [3s, 3s]")]).await;
     let running = world.dispatcher().await;
     world.accept(0, &[("a", "x"); 3]).await;
-    world.until(DeliveryState::Parked, 3).await;
-    assert!(world.of("e1").await.iter().all(|delivery| delivery.reason == Some(Reason::Disabled)));
-    world.serve(&[]);
-    eventually(|| async {
-        let removed = world.of("e0").await;
-        let parked =
-            removed.iter().filter(|delivery| delivery.reason == Some(Reason::Removed)).count();
-        if parked == 3 { Ok(()) } else { Err(format!("{removed:?}")) }
-    })
-    .await;
-    assert!(world.sink.at("/ok").is_empty());
+    world.until(DeliveryState::Delivered, 3).await;
+    world.serve(&[("/ok", "state: disabled")]);
+    world.accept(3, &[("a", "x"); 3]).await;
+    world.until(DeliveryState::Parked, 6).await;
+    for (endpoint, reason) in [("e0", Reason::Disabled), ("e1", Reason::Removed)] {
+        let mut deliveries = world.of(endpoint).await;
+        deliveries.retain(|delivery| delivery.state == DeliveryState::Parked);
+        assert_eq!(deliveries.len(), 3, "{endpoint}");
+        assert!(deliveries.iter().all(|delivery| delivery.reason == Some(reason)), "{endpoint}");
+    }
+    assert_eq!((world.sink.at("/ok").len(), world.sink.at("/status/500").len()), (3, 3));
     running.close().await;
 }
 
@@ -115,5 +115,44 @@ async fn an_endpoint_that_comes_with_a_revision_gets_the_next_event() {
     }
     assert_eq!((world.sink.at("/ok/a").len(), world.sink.at("/ok/b").len()), (10, 5));
     tokio::time::sleep(Duration::from_millis(50)).await;
+    running.close().await;
+}
+
+#[tokio::test]
+async fn an_id_that_another_tenant_has_by_now_gives_it_nothing_of_the_first() {
+    let world =
+        World::with(&[("/status/500", "schedule: [2s, 2s], ordering: endpoint, on_failure: stop")])
+            .await;
+    let running = world.dispatcher().await;
+    world.accept(0, &[("a", "x"); 3]).await;
+    eventually(|| async {
+        match world.sink.arrivals().len() {
+            0 => Err("nothing was tried".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    // Disabled in the store as well: that was another endpoint.
+    let at = Clock::system().now();
+    let standing = Standing {
+        endpoint: EndpointId::from("e0"),
+        tenant: TenantId::from("acme"),
+        failing_since: None,
+        open_until: Some(at + jiff::SignedDuration::from_hours(1)),
+        opened: 1,
+        disabled: None,
+        at,
+    };
+    world.store.keep_standings(vec![standing]).await.unwrap();
+    world.serve(&[("/ok", "tenant: globex, ordering: endpoint, on_failure: stop")]);
+    let ids = world.accept_of("globex", 10, &[("a", "x"); 3]).await;
+    world.until(DeliveryState::Delivered, 3).await;
+    world.until(DeliveryState::Parked, 1).await;
+    let came: Vec<_> = world.sink.at("/ok").into_iter().map(|arrival| arrival.id).collect();
+    assert_eq!(came, ids.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let mut first = world.deliveries().await;
+    first.retain(|delivery| delivery.tenant.as_str() == "acme");
+    let parked: Vec<_> = first.iter().filter_map(|delivery| delivery.reason).collect();
+    assert_eq!((first.len(), parked), (3, vec![Reason::Removed]));
     running.close().await;
 }

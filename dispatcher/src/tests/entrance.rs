@@ -64,7 +64,7 @@ impl Answered {
 }
 
 impl Entrance {
-    /// Tenants `acme` and `globex`, and these sources; `SECRET` in them is a file's name.
+    /// Tenants `acme` and `globex`, `slow` which may send 10 events a second, and these sources; `SECRET` in them is a file's name.
     pub(crate) async fn with(sources: Value) -> Self {
         Self::at("2026-11-21T12:00:00Z", sources).await
     }
@@ -93,10 +93,14 @@ impl Entrance {
     /// The same, with tenants in this state.
     pub(crate) fn publish_with(&self, state: &str, sources: Value) {
         let tenant = |id: &str| json!({ "id": id, "plan": "free", "state": state });
+        let slow = json!({ "id": "slow", "plan": "slow", "state": state });
         let document = json!({
             "format": 1,
-            "plans": [{ "id": "free", "limits": [] }],
-            "tenants": [tenant("acme"), tenant("globex")],
+            "plans": [
+                { "id": "free", "limits": [] },
+                { "id": "slow", "limits": [], "events": { "rate": "10/s" } },
+            ],
+            "tenants": [tenant("acme"), tenant("globex"), slow],
             "sources": sources,
             "event_types": [{ "name": "strict", "schema": { "required": ["a"] } }],
         });

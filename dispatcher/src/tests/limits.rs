@@ -89,7 +89,7 @@ async fn an_open_breaker_parks_what_is_due_and_burns_no_attempt() {
 async fn retries_that_fail_stay_within_their_budget_and_burn_no_attempt_while_they_wait() {
     let world = World::with(&[(
         "/status/503",
-        "retry_budget: 0, schedule: [100ms, 100ms, 100ms], concurrency: 50",
+        "retry_budget: 0, schedule: [100ms, 100ms, 100ms], concurrency: 20",
     )])
     .await;
     let running = world.dispatcher().await;

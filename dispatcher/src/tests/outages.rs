@@ -1,27 +1,34 @@
-//! Dispatchers that end, fall silent, or come back.
+//! Dispatchers that end, fall silent, come back, or stand still in part.
 
 use super::world::{World, eventually};
+use crate::presence::SILENT;
 use jiff::Timestamp;
 use model::id::EndpointId;
-use model::webhook::{DeliveryState, Outcome, Take};
+use model::webhook::{DeliveryState, Outcome, Planned, StoredEvent, Take, WebhookId};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// Three events that a dispatcher fans out and holds, which is never heard of again.
+async fn held_by(world: &World, holder: &str) -> Vec<WebhookId> {
+    let plan = |event: &StoredEvent| {
+        let endpoint = EndpointId::from("e0");
+        assert_eq!(event.tenant.as_str(), "acme");
+        vec![Planned { endpoint, order_key: None, parked: None }]
+    };
+    let ids = world.accept(0, &[("a", "x"); 3]).await;
+    world.store.beat(holder).await.unwrap();
+    world.store.fan_out(Arc::new(plan), None, 10).await.unwrap();
+    let take = Take { endpoint: EndpointId::from("e0"), most: 10, low_water: Timestamp::MIN };
+    let held = world.store.hold(vec![take], holder, Duration::from_secs(90)).await.unwrap();
+    assert_eq!(held.len(), 3);
+    ids
+}
 
 #[tokio::test]
 async fn what_a_silent_dispatcher_held_is_given_back_within_ten_seconds() {
     let world = World::with(&[("/ok", "")]).await;
-    // One that fans out, holds what is due, and is never heard of again.
-    let plan = |event: &model::webhook::StoredEvent| {
-        let endpoint = EndpointId::from("e0");
-        assert_eq!(event.tenant.as_str(), "acme");
-        vec![model::webhook::Planned { endpoint, order_key: None, parked: None }]
-    };
-    let ids = world.accept(0, &[("a", "x"); 3]).await;
-    world.store.beat("gone/1").await.unwrap();
-    world.store.fan_out(std::sync::Arc::new(plan), 10).await.unwrap();
-    let take = Take { endpoint: EndpointId::from("e0"), most: 10, low_water: Timestamp::MIN };
-    let held = world.store.hold(vec![take], "gone/1", Duration::from_secs(90)).await.unwrap();
-    assert_eq!(held.len(), 3);
+    let ids = held_by(&world, "gone/1").await;
     let began = Instant::now();
     let running = world.dispatcher().await;
     world.until(DeliveryState::Delivered, 3).await;
@@ -37,6 +44,66 @@ async fn what_a_silent_dispatcher_held_is_given_back_within_ten_seconds() {
     let mut ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
     ids.sort();
     assert_eq!(came, ids);
+    running.close().await;
+}
+
+#[tokio::test]
+async fn after_an_outage_of_the_store_everybody_beats_before_anybody_is_taken_for_silent() {
+    let world = World::with(&[("/ok", "")]).await;
+    held_by(&world, "other/1").await;
+    // Nobody is heard for longer than the silence. Then the other one is heard later than this one.
+    tokio::time::sleep(SILENT + Duration::from_millis(500)).await;
+    let running = world.dispatcher().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for _ in 0..6 {
+        world.store.beat("other/1").await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(running.metric("tollgate_webhook_given_back_total"), 0.0);
+    assert!(world.deliveries().await.iter().all(|known| known.state == DeliveryState::Held));
+    running.close().await;
+}
+
+#[tokio::test]
+async fn a_task_that_panics_is_told_and_started_again() {
+    let world = World::with(&[("/ok", "")]).await;
+    let running = world.dispatcher().await;
+    let ready = |expected: fn(Result<(), String>) -> bool| {
+        let dispatcher = running.dispatcher.clone();
+        eventually(move || {
+            let ready = dispatcher.is_ready();
+            async move { if expected(ready.clone()) { Ok(()) } else { Err(format!("{ready:?}")) } }
+        })
+    };
+    ready(|ready| ready.is_ok()).await;
+    world.panics(true);
+    ready(|ready| ready.is_err_and(|why| why.contains("compile, fan_out"))).await;
+    world.panics(false);
+    world.accept(0, &[("a", "x"); 3]).await;
+    world.until(DeliveryState::Delivered, 3).await;
+    ready(|ready| ready.is_ok()).await;
+    running.close().await;
+}
+
+#[tokio::test]
+async fn what_waits_for_fan_out_counts_in_the_age_of_the_queue() {
+    // Without a document nothing is fanned out.
+    let world = World::new().await;
+    let running = world.dispatcher().await;
+    world.accept(0, &[("a", "x"); 3]).await;
+    let age = "tollgate_webhook_queue_age_seconds";
+    eventually(|| async {
+        let age = running.metric(age);
+        if age >= 1.0 { Ok(()) } else { Err(format!("{age} s")) }
+    })
+    .await;
+    world.serve(&[("/ok", "")]);
+    world.until(DeliveryState::Delivered, 3).await;
+    eventually(|| async {
+        let age = running.metric(age);
+        if age == 0.0 { Ok(()) } else { Err(format!("{age} s")) }
+    })
+    .await;
     running.close().await;
 }
 
@@ -95,4 +162,50 @@ async fn a_breaker_outlives_its_dispatcher() {
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert_eq!(world.sink.arrivals().len(), 2);
     next.close().await;
+}
+
+#[tokio::test]
+async fn two_hundred_that_a_killed_dispatcher_had_in_hand_are_sent_within_ten_seconds() {
+    let world = World::with(&[("/ok", "concurrency: 200, retry_budget: 0")]).await;
+    let plan = |_: &StoredEvent| {
+        let endpoint = EndpointId::from("e0");
+        vec![Planned { endpoint, order_key: None, parked: None }]
+    };
+    world.accept(0, &[("a", "x"); 200]).await;
+    world.store.fan_out(Arc::new(plan), None, 256).await.unwrap();
+    let take = || Take { endpoint: EndpointId::from("e0"), most: 200, low_water: Timestamp::MIN };
+    // Killed again and again: what is lost is never held up.
+    for killed in ["gone/1", "gone/2"] {
+        world.store.beat(killed).await.unwrap();
+        let held = world.store.hold(vec![take()], killed, Duration::from_secs(90)).await.unwrap();
+        assert_eq!(held.len(), 200);
+        assert_eq!(
+            held.iter().filter(|held| held.is_lost).count(),
+            if killed == "gone/1" { 0 } else { 200 }
+        );
+        if killed == "gone/1" {
+            world.store.give_back_lost(Duration::ZERO).await.unwrap();
+        }
+    }
+    let began = Instant::now();
+    let running = world.dispatcher().await;
+    world.until(DeliveryState::Delivered, 200).await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(running.metric("tollgate_webhook_retries_postponed_total"), 0.0);
+    running.close().await;
+}
+
+#[tokio::test]
+async fn a_dispatcher_with_an_older_document_leaves_events_to_those_with_the_newest() {
+    let world = World::with(&[("/ok/old", "")]).await;
+    world.published(2).await;
+    let running = world.dispatcher().await;
+    world.accept(0, &[("a", "x"); 3]).await;
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    assert!(world.deliveries().await.is_empty(), "they would miss what is new");
+    assert_eq!(running.dispatcher.is_ready(), Ok(()), "a newer one may be on its way");
+    world.serve(&[("/ok/old", ""), ("/ok/new", "")]);
+    world.until(DeliveryState::Delivered, 6).await;
+    assert_eq!(world.sink.at("/ok/new").len(), 3);
+    running.close().await;
 }

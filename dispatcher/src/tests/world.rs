@@ -21,6 +21,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use store::Store;
@@ -45,7 +46,11 @@ pub(super) struct World {
 
 /// A document that a test writes.
 #[derive(Default)]
-struct Document(Mutex<Option<Published>>);
+struct Document {
+    published: Mutex<Option<Published>>,
+    /// Whoever asks for it panics.
+    panics: AtomicBool,
+}
 
 impl World {
     pub(super) async fn new() -> Self {
@@ -94,10 +99,32 @@ impl World {
         if let Err(errors) = config::read(&text) {
             panic!("{errors:?}\n{text}");
         }
-        let mut published = self.document.0.lock().unwrap();
+        let mut published = self.document.published.lock().unwrap();
         let number = published.as_ref().map_or(1, |known| known.number + 1);
         *published =
             Some(Published { number, text: text.into(), etag: number.to_string(), nodes: None });
+    }
+
+    /// Revisions in the store, up to this one, whatever is in force here.
+    pub(super) async fn published(&self, newest: u64) {
+        for base in 0..newest {
+            let text = format!("# {base}").into();
+            let effect = Effect::Publish {
+                text,
+                base,
+                nodes: None,
+                replaces_staged: false,
+                events: Vec::new(),
+            };
+            let write =
+                Write { effect, audit: audit("revisions.publish", "/v1/revisions"), answer: None };
+            self.store.write(write).await.unwrap();
+        }
+    }
+
+    /// Whether whoever asks for the document panics.
+    pub(super) fn panics(&self, panics: bool) {
+        self.document.panics.store(panics, Ordering::Relaxed);
     }
 
     /// Starts a dispatcher.
@@ -180,20 +207,9 @@ impl World {
 
     /// Enables an endpoint again, as an operator does.
     pub(super) async fn enable(&self, endpoint: &str) {
-        let audit = Entry {
-            id: Uuid::now_v7().to_string(),
-            at: Clock::system().now(),
-            actor: Actor::system(&NodeName::from("test")),
-            action: "endpoints.enable".to_owned(),
-            resource: format!("/v1/endpoints/{endpoint}"),
-            tenant: None,
-            request_id: Uuid::now_v7().to_string(),
-            revision: None,
-            difference: json!([]),
-            refused: None,
-        };
-        let endpoint = EndpointId::from(endpoint);
-        let effect = Effect::EnableEndpoint { endpoint, recover: Recover::Parked };
+        let audit = audit("endpoints.enable", &format!("/v1/endpoints/{endpoint}"));
+        let (endpoint, tenant) = (EndpointId::from(endpoint), "acme".into());
+        let effect = Effect::EnableEndpoint { endpoint, tenant, recover: Recover::Parked };
         self.store.write(Write { effect, audit, answer: None }).await.unwrap();
     }
 
@@ -238,6 +254,21 @@ impl World {
             }
         })
         .await;
+    }
+}
+
+fn audit(action: &str, resource: &str) -> Entry {
+    Entry {
+        id: Uuid::now_v7().to_string(),
+        at: Clock::system().now(),
+        actor: Actor::system(&NodeName::from("test")),
+        action: action.to_owned(),
+        resource: resource.to_owned(),
+        tenant: None,
+        request_id: Uuid::now_v7().to_string(),
+        revision: None,
+        difference: json!([]),
+        refused: None,
     }
 }
 
@@ -300,7 +331,8 @@ impl Revisions for Document {
     }
 
     fn in_force(&self) -> Option<Published> {
-        self.0.lock().unwrap().clone()
+        assert!(!self.panics.load(Ordering::Relaxed), "a test asks for this panic");
+        self.published.lock().unwrap().clone()
     }
 
     async fn check(&self, text: String) -> Result<Arc<Config>, Vec<ConfigError>> {

@@ -25,6 +25,8 @@ use tokio::task::JoinSet;
 const GATHER: Duration = Duration::from_millis(20);
 /// How long a producer that ends waits for what is on its way.
 const FLUSH: Duration = Duration::from_secs(5);
+/// The largest record, unless `message.max.bytes` says otherwise: librdkafka's own default.
+const RECORD_BYTES: usize = 1_000_000;
 /// What attributes in headers begin with (CloudEvents, Kafka binding §3.2).
 const PREFIX: &str = "ce_";
 /// Why a message lies where refused ones do.
@@ -97,6 +99,12 @@ impl Settings {
         }
         config.set("bootstrap.servers", self.brokers.join(","));
         Ok(config)
+    }
+
+    /// The largest record, in bytes.
+    fn largest(&self) -> usize {
+        let said = self.properties.get("message.max.bytes");
+        said.and_then(|bytes| bytes.parse().ok()).unwrap_or(RECORD_BYTES)
     }
 
     /// A producer whose records are on all replicas' disks before it says so, once and in order.
@@ -257,13 +265,16 @@ async fn give(
     to: &Sink,
     parts: &Parts,
 ) -> Result<(), StreamError> {
-    let publisher = Publisher { producer: settings.producer()?, topic: to.topic.clone() };
+    let most = settings.largest().saturating_sub(sink::BESIDE);
+    let publisher = Publisher { producer: settings.producer()?, topic: to.topic.clone(), most };
     sink::run(name, parts, publisher).await
 }
 
 struct Publisher {
     producer: FutureProducer,
     topic: String,
+    /// The largest event that the producer takes, in bytes.
+    most: usize,
 }
 
 impl Publish for Publisher {
@@ -271,11 +282,12 @@ impl Publish for Publisher {
         let mut underway = Vec::with_capacity(events.len());
         for event in events {
             let key = key(event)?;
+            let content = sink::content(event, self.most)?;
             let headers = OwnedHeaders::new()
                 .insert(Header { key: "content-type", value: Some(CloudEvent::STRUCTURED) })
                 .insert(Header { key: "webhook-id", value: Some(event.webhook_id.as_str()) });
             let record =
-                FutureRecord::to(&self.topic).key(&key).payload(&*event.content).headers(headers);
+                FutureRecord::to(&self.topic).key(&key).payload(&*content).headers(headers);
             underway.push(self.producer.send_result(record).map_err(|(error, _)| broker(error))?);
         }
         for acknowledged in underway {

@@ -218,30 +218,30 @@ async fn give(
     to: &Sink,
     parts: &Parts,
 ) -> Result<(), StreamError> {
-    let publisher = Publisher { context: connect(settings).await?, prefix: to.subject.clone() };
+    let context = connect(settings).await?;
+    let most = context.client().server_info().max_payload.saturating_sub(sink::BESIDE);
+    let publisher = Publisher { context, prefix: to.subject.clone(), most };
     sink::run(name, parts, publisher).await
 }
 
 struct Publisher {
     context: Context,
     prefix: String,
+    /// The largest event that the server takes, in bytes.
+    most: usize,
 }
 
 impl Publish for Publisher {
     async fn publish(&mut self, events: &[StoredEvent]) -> Result<(), StreamError> {
         let mut underway = Vec::with_capacity(events.len());
         for event in events {
-            let subject = format!(
-                "{}.{}.{}",
-                self.prefix,
-                token(event.tenant.as_str()),
-                token(&event.r#type)
-            );
+            let subject =
+                format!("{}.{}.{}", self.prefix, tenant(&event.tenant), token(&event.r#type));
             let mut headers = NatsHeaders::new();
             // The server knows a repeat by it, within its window.
             headers.insert("Nats-Msg-Id", event.webhook_id.as_str());
             headers.insert("content-type", CloudEvent::STRUCTURED);
-            let content: Bytes = event.content.clone();
+            let content = sink::content(event, self.most)?;
             underway.push(
                 self.context
                     .publish_with_headers(subject, headers, content)
@@ -254,6 +254,11 @@ impl Publish for Publisher {
         }
         Ok(())
     }
+}
+
+/// A tenant as one token: two tenants never share one, nor does one lie within another's.
+fn tenant(tenant: &TenantId) -> String {
+    tenant.as_str().replace('.', "%2E")
 }
 
 /// What may stand in a subject; the rest is `_`. Dots within a type make tokens of their own.
@@ -283,5 +288,11 @@ mod tests {
         ] {
             assert_eq!(token(written), subject);
         }
+    }
+
+    #[test]
+    fn a_tenant_is_one_token_and_nobody_elses() {
+        assert_eq!(tenant(&"acme.prod".into()), "acme%2Eprod");
+        assert_eq!(tenant(&"acme".into()), "acme");
     }
 }

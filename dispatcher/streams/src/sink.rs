@@ -1,8 +1,10 @@
 //! What is accepted, handed on: a cursor over the log of events, moved once the broker has them.
 
 use crate::{BATCH, Parts, StreamError};
+use bytes::Bytes;
 use model::webhook::StoredEvent;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::future::Future;
 use std::time::Duration;
 
@@ -12,6 +14,11 @@ const SPAN: Duration = Duration::from_secs(60);
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(30);
 /// How long it waits for new events at most.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// The extension attribute of an event without its data: how many bytes it has.
+const OMITTED: &str = "omittedbytes";
+/// What a broker's message takes beside the event, in bytes, at most.
+pub(crate) const BESIDE: usize = 4 << 10;
 
 /// A broker's side of a sink.
 pub(crate) trait Publish: Send {
@@ -46,8 +53,36 @@ pub(crate) async fn run(
         tokio::time::timeout(PUBLISH_DEADLINE, broker.publish(&events)).await.map_err(|_| {
             StreamError::Broker(format!("it did not take events within {PUBLISH_DEADLINE:?}"))
         })??;
+        skipped(name, position, &events);
         position.after = last.number;
         keep(name, parts, fence, position).await?;
+    }
+}
+
+/// The event as the broker takes it. One that is larger than a message may be goes without its data, and says so: it must
+/// not stop those behind it, and whoever reads learns that it is there.
+pub(crate) fn content(event: &StoredEvent, most: usize) -> Result<Bytes, StreamError> {
+    if event.content.len() <= most {
+        return Ok(event.content.clone());
+    }
+    let read: Result<Map<String, Value>, _> = serde_json::from_slice(&event.content);
+    let mut read = read.map_err(|error| StreamError::Torn(error.to_string()))?;
+    read.retain(|name, _| !matches!(name.as_str(), "data" | "data_base64" | "datacontenttype"));
+    read.insert(OMITTED.to_owned(), event.content.len().into());
+    tracing::warn!(event = %event.webhook_id, bytes = event.content.len(), "the broker takes it without its data only");
+    Ok(Value::Object(read).to_string().into())
+}
+
+/// Says so where events were deleted before the sink came to them: numbers have no gaps.
+fn skipped(name: &str, position: Position, events: &[StoredEvent]) {
+    let Some(first) = events.first() else { return };
+    let missing = first.number.saturating_sub(position.after.saturating_add(1));
+    if missing > 0 && position.after > 0 {
+        tracing::error!(
+            stream = name,
+            missing,
+            "events were no longer kept when the sink came to them"
+        );
     }
 }
 
@@ -77,5 +112,31 @@ async fn keep(
     match parts.store.keep_reader(name, fence, SPAN, Some(state)).await? {
         true => Ok(()),
         false => Err(StreamError::Broker("another process has taken it over".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_that_is_too_large_goes_without_its_data_and_says_so() {
+        let content = r#"{"specversion":"1.0","id":"1","source":"/s","type":"t","tenant":"acme","data":{"a":"xxxxxxxxxx"}}"#;
+        let event = StoredEvent {
+            number: 1,
+            webhook_id: model::webhook::WebhookId::known("evt_1"),
+            tenant: "acme".into(),
+            source: "/s".to_owned(),
+            id: "1".to_owned(),
+            r#type: "t".to_owned(),
+            accepted_at: jiff::Timestamp::UNIX_EPOCH,
+            content: content.into(),
+        };
+        assert_eq!(super::content(&event, content.len()).ok(), Some(event.content.clone()));
+        let told = super::content(&event, content.len() - 1).unwrap();
+        let told: Map<String, Value> = serde_json::from_slice(&told).unwrap();
+        assert_eq!(told["omittedbytes"], content.len());
+        assert_eq!(told["id"], "1");
+        assert!(!told.contains_key("data"));
     }
 }

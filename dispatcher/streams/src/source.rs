@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use http::HeaderMap;
 use ingest::{Ingest, Origin};
-use model::ErrorCode;
 use model::event::CloudEvent;
 use model::id::TenantId;
 use model::webhook::Acceptance;
@@ -28,7 +27,7 @@ pub(crate) async fn judge(
     let read: Vec<_> =
         messages.iter().map(|(headers, body)| event(tenant, headers, body)).collect();
     let sound = read.iter().filter_map(|event| event.as_ref().ok().cloned()).collect();
-    let kept = ingest.keep_each(Origin::Source, sound).await;
+    let kept = ingest.keep_each(Origin::Producer, sound).await;
     let mut kept = match kept {
         Ok(kept) => kept.into_iter().map(Some).collect::<Vec<_>>().into_iter(),
         // Nothing was even looked at: there is no document, or no store.
@@ -42,25 +41,13 @@ pub(crate) async fn judge(
                 "Another event was accepted under this tenant, source and id.".to_owned(),
             ),
             Some(Ok(Acceptance::Full)) | None => Verdict::Later,
-            Some(Err(reject)) => match is_lasting(reject.code) {
-                true => Verdict::Refused(told(&reject)),
-                false => Verdict::Later,
+            Some(Err(reject)) => match ingest::waits(reject.code) {
+                true => Verdict::Later,
+                false => Verdict::Refused(told(&reject)),
             },
         },
     };
     read.into_iter().map(verdict).collect()
-}
-
-/// Whether the same event will be refused again.
-fn is_lasting(code: ErrorCode) -> bool {
-    !matches!(
-        code,
-        ErrorCode::RateLimited
-            | ErrorCode::QuotaExceeded
-            | ErrorCode::DependencyUnavailable
-            | ErrorCode::Overloaded
-            | ErrorCode::Internal
-    )
 }
 
 fn told(reject: &model::Reject) -> String {

@@ -94,7 +94,7 @@ impl Question {
             match &*name {
                 "cursor" if value == LATEST => asked.cursor = Cursor::Latest,
                 "cursor" => {
-                    asked.cursor = Cursor::After(within(&value, 0..=u64::MAX / 2, "cursor")?)
+                    asked.cursor = Cursor::After(within(&value, 0..=u64::MAX / 2, "cursor")?);
                 }
                 "limit" => asked.limit = within(&value, 1..=LIMIT_MAX, "limit")?,
                 "wait" => {

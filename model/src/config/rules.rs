@@ -136,6 +136,7 @@ pub(super) fn check(sections: &Sections, errors: &mut Vec<ConfigError>) {
     for (at, source) in &sections.sources {
         webhooks::check_source(at, source, &mut errors);
     }
+    webhooks::check_endpoints(&sections.endpoints, &mut errors);
     for (at, endpoint) in &sections.endpoints {
         webhooks::check_endpoint(at, endpoint, &mut errors);
     }

@@ -1,7 +1,10 @@
 use super::*;
 use crate::webhook::WebhookId;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn event(more: Value) -> Value {
@@ -338,4 +341,57 @@ fn an_event_that_is_made_here_is_checked_like_one_that_is_sent() {
         CloudEvent::new(&New { id: "", time: Some("now"), ..new }).expect_err("two errors");
     let places: Vec<&str> = errors.iter().map(|error| error.pointer.as_str()).collect();
     assert_eq!(places, ["/id", "/time"]);
+}
+
+/// JSON of whatever kind, a few levels deep.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(any::<String>(), inner, 0..4)
+                .prop_map(|members| members.into_iter().collect()),
+        ]
+    })
+}
+
+/// Any text that an attribute may be.
+fn any_text() -> impl Strategy<Value = String> {
+    "[^\\p{C}]{1,40}"
+}
+
+proptest! {
+    #[test]
+    fn whatever_an_event_says_every_form_says_the_same(
+        data in any_json(), subject in any_text(), zone in any_text(), bytes in any::<Vec<u8>>()
+    ) {
+        for more in [
+            json!({ "subject": subject, "zone": zone, "data": data }),
+            json!({ "subject": subject, "datacontenttype": "application/octet-stream",
+                "data_base64": STANDARD.encode(&bytes) }),
+            json!({ "subject": subject, "datacontenttype": "text/plain", "data": zone }),
+        ] {
+            let event = structured(&event(more)).expect("an event");
+            let kept = CloudEvent::kept(&event.structured_form()).expect("what was written");
+            prop_assert_eq!(event.digest(), kept.digest());
+            prop_assert_eq!(event.structured_form(), kept.structured_form());
+            let (headers, body) = event.binary();
+            let sent = CloudEvent::of_request(&headers, &body).expect("what was written");
+            prop_assert_eq!(event.digest(), sent.digest());
+            prop_assert_eq!(event.structured_form(), sent.structured_form());
+        }
+    }
+
+    #[test]
+    fn whatever_is_sent_is_read_or_refused(body in any::<Vec<u8>>(), header in "[ -~]{0,40}") {
+        let _ = CloudEvent::structured(&body);
+        let _ = CloudEvent::batch(&body);
+        let _ = binary(&[("ce-subject", &*header), ("content-type", &*header)], &body);
+    }
 }

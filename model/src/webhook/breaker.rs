@@ -127,7 +127,7 @@ impl Breaker {
     pub fn begin(&mut self, now: i64) -> Begun {
         match &mut self.state {
             State::Open { until } if now >= *until => {
-                self.turn_to(State::HalfOpen { probing: true })
+                self.turn_to(State::HalfOpen { probing: true });
             }
             State::HalfOpen { probing } => *probing = true,
             State::Closed(_) | State::Open { .. } => {}

@@ -8,8 +8,8 @@
 
 const SECOND: f64 = 1_000_000.0;
 
-/// The longest time that a retry is postponed at once, in microseconds.
-pub const POSTPONE_MAX: i64 = 60_000_000;
+/// The longest time that a retry is postponed at once, in microseconds: so soon one is made once successes bring tokens back.
+pub const POSTPONE_MAX: i64 = 10_000_000;
 
 /// How much there is to spend.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,8 +49,8 @@ impl RetryBudget {
             self.tokens -= 1.0;
             return Ok(());
         }
-        // The cast is within a minute.
-        #[expect(clippy::cast_possible_truncation, reason = "it saturates, and is cut to a minute")]
+        // The cast is within what may be postponed.
+        #[expect(clippy::cast_possible_truncation, reason = "it saturates, and is cut below")]
         let pace = (SECOND / rules.per_second) as i64;
         let last = now.saturating_add(POSTPONE_MAX);
         self.turn = self.turn.max(now).saturating_add(pace).min(last);
@@ -118,9 +118,9 @@ mod tests {
     }
 
     #[test]
-    fn those_that_are_postponed_come_one_after_the_other_and_all_within_a_minute() {
+    fn those_that_are_postponed_come_one_after_the_other_and_all_within_ten_seconds() {
         let mut budget = spent();
-        for second in (1..=60).chain([60, 60]) {
+        for second in (1..=10).chain([10, 10]) {
             assert_eq!(budget.retry(&RULES, START), Err(second * 1_000_000));
         }
         assert!(budget.retry(&RULES, START + 1_000_000).is_ok(), "time brings one a second");

@@ -191,6 +191,8 @@ pub struct HeldDelivery {
     pub endpoint: EndpointId,
     /// Which attempt this is, from 1; an operator's retry begins at 1 again.
     pub attempt: u32,
+    /// Whether the attempt before this one was lost, for no fault of the endpoint.
+    pub is_lost: bool,
     /// When it became due.
     pub due_at: Timestamp,
     /// When its event was accepted.

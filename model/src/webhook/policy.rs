@@ -6,7 +6,7 @@
 //! | transient | unreachable, TLS, timed out, 5xx, 3xx, forbidden, unready, lost, most 4xx | its schedule | a failure |
 //! | throttled | 408, 425, 429, 503 with `Retry-After` | its schedule, not before what was asked for; the endpoint is left alone so long | a failure |
 //! | permanent | 400, 413, 415, 422 | its schedule, and dead after [`REFUSALS_MAX`] attempts | a success: the endpoint is well |
-//! | gone | 410 | parked; the endpoint is disabled | nothing |
+//! | gone | 410 | the endpoint is disabled, which parks it; it is asked again where that came to nothing | nothing |
 //!
 //! Most 4xx look permanent and come of a deployment that went wrong (401, 403, 404): they are given the whole schedule.
 
@@ -17,6 +17,10 @@ use std::time::Duration;
 
 /// How often an event is sent that the endpoint refuses as such.
 pub const REFUSALS_MAX: u32 = 3;
+/// When a delivery is due again whose endpoint said that it is retired: long enough for everybody to know that the endpoint is
+/// disabled. It is not parked with its attempt, since a process that ends between the two would leave it parked, and those
+/// behind it waiting, at an endpoint that is enabled.
+pub const GONE_PAUSE: Duration = Duration::from_secs(5);
 /// The statuses that refuse an event as such.
 const REFUSED: [u16; 4] = [400, 413, 415, 422];
 
@@ -78,7 +82,7 @@ impl Ended {
         let blocks = on_dead == Some(OnDead::Stop);
         let delay = match self.class {
             Class::Delivered => return Next::Delivered,
-            Class::Gone => return Next::Parked(Reason::Gone),
+            Class::Gone => Some(GONE_PAUSE),
             Class::Permanent if self.attempt >= REFUSALS_MAX => {
                 return Next::Dead { reason: Reason::Refused, blocks };
             }
@@ -111,6 +115,7 @@ mod tests {
     fn every_outcome_has_its_row_in_the_table() {
         use Outcome as O;
         let due = Next::Due("1970-01-01T00:00:03Z".parse().unwrap());
+        let gone = Next::Due("1970-01-01T00:00:05Z".parse().unwrap());
         let dead = |reason| Next::Dead { reason, blocks: false };
         let (exhausted, refused) = (dead(Reason::Exhausted), dead(Reason::Refused));
         for (outcome, status, first, third, last) in [
@@ -131,13 +136,7 @@ mod tests {
             (O::ClientError, 413, due, refused, refused),
             (O::ClientError, 415, due, refused, refused),
             (O::ClientError, 422, due, refused, refused),
-            (
-                O::Gone,
-                410,
-                Next::Parked(Reason::Gone),
-                Next::Parked(Reason::Gone),
-                Next::Parked(Reason::Gone),
-            ),
+            (O::Gone, 410, gone, gone, gone),
         ] {
             for (attempt, next) in [(1, first), (3, third), (5, last)] {
                 let told = ended(outcome, status, attempt).next(&three_seconds(), None, 0.5);

@@ -3,7 +3,7 @@
 use super::write::Undone;
 use super::{Revision, WriteError};
 use crate::Store;
-use crate::rows::{Columns as _, text, unreadable};
+use crate::rows::{Columns as _, stored, text, unreadable};
 use crate::search::Search;
 use model::audit::Entry;
 use model::id::NodeName;
@@ -40,6 +40,9 @@ const INSERT: &str = "INSERT INTO revisions (number, at, digest, size, author, a
 
 const RELEASE: &str = "UPDATE revisions SET nodes = NULL WHERE number = $1 AND nodes IS NOT NULL \
     AND number = (SELECT max(number) FROM revisions)";
+
+const EVERYBODYS: &str =
+    "SELECT number FROM revisions WHERE nodes IS NULL ORDER BY number DESC LIMIT 1";
 
 impl Store {
     /// The newest revision.
@@ -83,6 +86,15 @@ impl Store {
         let row = self.db.read(|connection| Box::pin(query.fetch_optional(connection))).await?;
         row.as_ref().map(read).transpose()
     }
+}
+
+/// Whether a later revision than this one is everybody's.
+pub(crate) async fn is_outdated(
+    connection: &mut AnyConnection,
+    revision: u64,
+) -> Result<bool, sqlx::Error> {
+    let newest = sqlx::query_scalar(EVERYBODYS).fetch_optional(connection).await?;
+    Ok(newest.is_some_and(|newest: i64| newest > stored(revision)))
 }
 
 /// Whether a revision made from `base` may follow. To be asked while the feed's row is held.

@@ -114,8 +114,8 @@ async fn attempt(connection: &mut AnyConnection, write: Write) -> Result<Written
         }
         Effect::RetryDelivery { number } => webhooks::retry(connection, number).await?,
         Effect::DiscardDelivery { number } => webhooks::discard(connection, number).await?,
-        Effect::EnableEndpoint { endpoint, recover } => {
-            written.rows = webhooks::enable(connection, &endpoint, recover).await?;
+        Effect::EnableEndpoint { endpoint, tenant, recover } => {
+            written.rows = webhooks::enable(connection, &endpoint, &tenant, recover).await?;
         }
         Effect::Ping { event, endpoint } => {
             written.delivery = Some(webhooks::ping(connection, *event, endpoint).await?);

@@ -128,7 +128,7 @@ async fn what_is_closed_refuses(store: Store) {
 }
 
 /// Polls once, so that the work is handed in.
-async fn start<F: Future + Unpin>(future: &mut F) {
+pub(super) async fn start<F: Future + Unpin>(future: &mut F) {
     poll_fn(|context| {
         assert!(std::pin::Pin::new(&mut *future).poll(context).is_pending(), "it had to wait");
         Poll::Ready(())

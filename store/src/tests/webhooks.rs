@@ -1,12 +1,18 @@
 //! Webhooks: what the plans of statements say, and what only one kind of database can get wrong.
 
-use super::behaviour::{accept, arriving, event, execute, hold, later, number, settle, to};
-use super::databases::{postgres, run, sqlite};
+use super::behaviour::{
+    SPAN, accept, arriving, by_key, event, execute, fan_out, hold, ids, later, now, number, settle,
+    sound, take, to,
+};
+use super::both::start;
+use super::databases::{Database, postgres, run, sqlite};
+use super::samples::{done, id, write};
 use crate::Store;
+use crate::control::{Effect, Recover};
 use crate::webhooks::{self, Plan};
 use jiff::Timestamp;
 use model::Clock;
-use model::webhook::Next;
+use model::webhook::{Dedupe, Next, Reason, Replay, ReplayRequest, ReplayState};
 use sqlx::Row as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +28,7 @@ async fn fill(store: &Store, endpoint: &'static str, prefix: &str, count: usize)
         let events = ids.map(|id| event("acme", &id)).collect();
         store.accept_events(vec![arriving(events)]).await.unwrap();
     }
-    while store.fan_out(Arc::clone(&plan), 2_000).await.unwrap().events > 0 {}
+    while store.fan_out(Arc::clone(&plan), None, 2_000).await.unwrap().events > 0 {}
 }
 
 /// What SQLite is about to do for a statement.
@@ -37,17 +43,18 @@ async fn sqlite_plan(store: &Store, sql: &'static str) -> Vec<String> {
 #[tokio::test]
 async fn sqlite_reads_no_table_from_end_to_end_and_sorts_nothing_large() {
     let (store, _keep) = sqlite().await;
-    // Indexes of what is held and of what is dead hold nothing else: they are read whole.
-    let whole = ["INDEX webhook_deliveries_held", "INDEX webhook_deliveries_dead"];
+    // What is held and what is dead is read whole, by indexes that hold nothing else; of what is due, the first.
+    let fit = ["_held", "_dead", "_due"].map(|index| format!("INDEX webhook_deliveries{index}"));
+    let large =
+        ["webhook_deliveries", "webhook_events", "webhook_attempts", "webhook_ids", "d", "e"];
     let mut slow = Vec::new();
     for (name, sql) in webhooks::texts(false) {
         for step in sqlite_plan(&store, sql).await {
-            let is_scan = step.starts_with("SCAN webhook_")
-                || step.starts_with("SCAN d")
-                || step.starts_with("SCAN e");
-            let is_whole = whole.iter().any(|index| step.contains(index));
+            let table = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
+            let is_scan = table.is_some_and(|table| large.contains(&table));
+            let is_fit = fit.iter().any(|index| step.contains(index));
             let sorts = step.contains("TEMP B-TREE FOR ORDER BY") || step.contains("AUTOMATIC");
-            if (is_scan && !is_whole && step != "SCAN dead") || sorts {
+            if (is_scan && !is_fit) || sorts {
                 slow.push(format!("{name}: {step}"));
             }
         }
@@ -109,6 +116,44 @@ async fn postgres_claims_quickly_from_a_long_lane_though_nothing_is_cleaned_up()
     reader.abort();
 }
 
+/// A dispatcher that is told too late what it holds would keep it from everyone until the hold is over.
+async fn what_nobody_waits_for_is_due_again(store: Store) {
+    fill(&store, "e1", "some", 3).await;
+    store.beat("d1").await.unwrap();
+    // Left before its turn, and after the commit with the answer on its way.
+    for is_late in [false, true] {
+        let mut left = Box::pin(store.hold(vec![take("e1", 9)], "d1", SPAN));
+        start(&mut left).await;
+        let (committed, begun) = (store.commits(), Instant::now());
+        while is_late && store.commits() == committed {
+            assert!(begun.elapsed() < Duration::from_secs(10));
+            tokio::task::yield_now().await;
+        }
+        drop(left);
+    }
+    let (mut held, begun) = (Vec::new(), Instant::now());
+    while held.len() < 3 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it is held by nobody");
+        held.extend(hold(&store, "e1", 9).await);
+        // It is being given back.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(held.iter().all(|held| held.attempt == 1), "it counts as none");
+    sound(&store).await;
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_is_due_again_in_sqlite() {
+    let (store, _keep) = sqlite().await;
+    what_nobody_waits_for_is_due_again(store).await;
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_is_due_again_in_postgres() {
+    let (store, _database) = postgres().await;
+    what_nobody_waits_for_is_due_again(store).await;
+}
+
 /// The names of a table's partitions.
 async fn days(store: &Store, table: &'static str) -> Vec<String> {
     let sql = "SELECT CAST(inhrelid::regclass AS TEXT) AS name FROM pg_inherits WHERE inhparent = to_regclass($1) ORDER BY 1";
@@ -126,7 +171,7 @@ async fn days_are_made_ahead_and_dropped_as_a_whole() {
     let today = now.as_microsecond() / DAY;
     // Before the first days are made, what comes lies with the rest; and that day stays there.
     accept(&store, "acme", &["early"]).await;
-    store.purge_webhooks(now).await.unwrap();
+    store.purge_webhooks(Duration::ZERO).await.unwrap();
     for table in ["webhook_events", "webhook_attempts"] {
         let made = days(&store, table).await;
         let day = |number| format!("{table}_day_{number}");
@@ -143,12 +188,12 @@ async fn days_are_made_ahead_and_dropped_as_a_whole() {
     let day = format!("webhook_events_day_{}", today + 1);
     assert_eq!(number(&store, &format!("SELECT count(*) FROM {day}")).await, 2);
     assert_eq!(store.events_after(0, 9).await.unwrap().len(), 3);
-    let next_but_one = Timestamp::from_microsecond((today + 2) * DAY).unwrap();
-    assert_eq!(store.purge_webhooks(next_but_one).await.unwrap(), 0, "they are not fanned out yet");
-    while store.fan_out(to(&["e1"]), 2).await.unwrap().events > 0 {}
+    let next_but_one = (today + 2) * DAY;
+    assert_eq!(store.purge_until(next_but_one).await.unwrap(), 0, "they are not fanned out yet");
+    while store.fan_out(to(&["e1"]), None, 2).await.unwrap().events > 0 {}
     let held = hold(&store, "e1", 9).await;
     settle(&store, &held, Next::Delivered).await;
-    assert_eq!(store.purge_webhooks(next_but_one).await.unwrap(), 3);
+    assert_eq!(store.purge_until(next_but_one).await.unwrap(), 3);
     for table in ["webhook_events", "webhook_attempts"] {
         let left = days(&store, table).await;
         assert!(!left.contains(&format!("{table}_day_{}", today + 1)), "{left:?}");
@@ -157,6 +202,22 @@ async fn days_are_made_ahead_and_dropped_as_a_whole() {
     for table in ["webhook_events", "webhook_ids", "webhook_deliveries"] {
         assert_eq!(number(&store, &format!("SELECT count(*) FROM {table}")).await, 0, "{table}");
     }
+}
+
+/// Whatever a process takes the time to be.
+#[tokio::test]
+async fn what_is_old_is_said_by_the_databases_clock() {
+    const RETENTION: Duration = Duration::from_secs(30 * 24 * 3_600);
+    let (store, database) = postgres().await;
+    accept(&store, "acme", &["a"]).await;
+    fan_out(&store, &to(&["e1"])).await;
+    assert_eq!(store.purge_webhooks(RETENTION).await.unwrap(), 0, "it is young");
+    let ahead = "CREATE FUNCTION public.statement_timestamp() RETURNS timestamptz LANGUAGE sql \
+            AS $$ SELECT clock_timestamp() + interval '40 days' $$; \
+        DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', current_database()); END $$";
+    run(&database.url, ahead.to_owned()).await;
+    let later = Store::open(&database.url).await.unwrap();
+    assert_eq!(later.purge_webhooks(RETENTION).await.unwrap(), 1);
 }
 
 #[tokio::test]
@@ -196,14 +257,91 @@ async fn another_process_is_told_of_events_now_and_then() {
     assert!((1..=most).contains(&told), "{told} times, at most {most}");
 }
 
-/// What is due later lies in the index behind what is due now, and is not read.
+/// Whatever the planner takes to be there.
 #[tokio::test]
-async fn postgres_reads_nothing_that_is_due_later() {
+async fn postgres_claims_quickly_from_a_long_lane_of_what_is_due() {
     let (store, _database) = postgres().await;
-    fill(&store, "e1", "later", 5_000).await;
+    fill(&store, "e1", "due", LANE).await;
+    let fresh = blocks_of_hold(&store, Timestamp::MIN).await;
+    execute(&store, "ANALYZE webhook_deliveries").await;
+    let known = blocks_of_hold(&store, Timestamp::MIN).await;
+    // What is due later lies behind it in the index, and is not read.
     let soon = later(Duration::from_secs(3_600)).as_microsecond();
     execute(&store, &format!("UPDATE webhook_deliveries SET due_at = {soon} WHERE number > 50"))
         .await;
-    let blocks = blocks_of_hold(&store, Timestamp::MIN).await;
-    assert!(blocks < 5_000, "{blocks} blocks for 50 deliveries");
+    let delayed = blocks_of_hold(&store, Timestamp::MIN).await;
+    for blocks in [fresh, known, delayed] {
+        assert!(blocks < 5_000, "{fresh}, {known}, {delayed} blocks for 50 deliveries");
+    }
+    assert_eq!(store.due_lanes(10).await.unwrap().len(), 1);
+}
+
+/// Somebody has what this query takes, for a second.
+async fn had(store: &Store, database: &Database, sql: &str) -> tokio::task::JoinHandle<()> {
+    let (url, sql) = (database.url.clone(), format!("BEGIN; {sql}; SELECT pg_sleep(1); COMMIT"));
+    let has = tokio::spawn(async move { run(&url, sql).await });
+    let sleeps = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    while number(store, sleeps).await != 1 {
+        tokio::task::yield_now().await;
+    }
+    has
+}
+
+#[tokio::test]
+async fn what_fan_out_has_while_an_endpoint_is_enabled_is_taken_up() {
+    for (recover, next) in [(Recover::Parked, "a-1"), (Recover::Nothing, "a-2")] {
+        let (store, database) = postgres().await;
+        accept(&store, "acme", &["a-1", "a-2"]).await;
+        fan_out(&store, &by_key("e1")).await;
+        settle(&store, &hold(&store, "e1", 1).await, Next::Parked(Reason::Gone)).await;
+        let head = "SELECT 1 FROM webhook_deliveries WHERE number = 1 FOR SHARE";
+        let has = had(&store, &database, head).await;
+        let (endpoint, tenant) = ("e1".into(), "acme".into());
+        done(store.write(write(Effect::EnableEndpoint { endpoint, tenant, recover })).await);
+        assert_eq!(ids(&hold(&store, "e1", 9).await), [next]);
+        has.await.unwrap();
+        sound(&store).await;
+    }
+}
+
+/// Whoever makes deliveries sees those of the one before.
+#[tokio::test]
+async fn a_replay_and_fan_out_keep_the_order_of_a_key() {
+    let (store, database) = postgres().await;
+    accept(&store, "acme", &["a-1"]).await;
+    fan_out(&store, &to(&[])).await;
+    let request = ReplayRequest {
+        tenant: "acme".into(),
+        endpoint: None,
+        since: Timestamp::UNIX_EPOCH,
+        until: now(),
+        types: vec![],
+        dedupe: Dedupe::SkipDelivered,
+        rate: 100,
+    };
+    let replay = Replay {
+        id: id(1),
+        request,
+        state: ReplayState::Running,
+        created_at: now(),
+        by: "ann".to_owned(),
+        counted: 1,
+        queued: 0,
+        skipped: 0,
+        cursor: 0,
+        ended_at: None,
+    };
+    done(store.write(write(Effect::CreateReplay(Box::new(replay)))).await);
+    let (held, fence) = store.hold_replay("d1", SPAN).await.unwrap().unwrap();
+    accept(&store, "acme", &["a-2"]).await;
+    let numbers = "SELECT 1 FROM webhook_numbers WHERE name = 'deliveries' FOR UPDATE";
+    let has = had(&store, &database, numbers).await;
+    let (queued, fanned_out) = tokio::join!(
+        store.replay_step(&held.id, fence, by_key("e1"), None, 9, SPAN),
+        store.fan_out(by_key("e1"), None, 9),
+    );
+    assert_eq!((queued.unwrap().queued, fanned_out.unwrap().events), (1, 1));
+    has.await.unwrap();
+    assert_eq!(hold(&store, "e1", 9).await.len(), 1);
+    sound(&store).await;
 }

@@ -19,14 +19,14 @@ use sqlx::{AnyConnection, Row as _};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Those who accept do so one by one.
-const ACCEPTING: i64 = 0x746f_6c6c_6576_656e;
+pub(super) const ACCEPTING: i64 = 0x746f_6c6c_6576_656e;
 
 pub(super) static KEPT: Sql = Sql::of_rows(
     "id TEXT",
     "SELECT webhook_id, digest FROM webhook_ids WHERE webhook_id IN (SELECT id FROM {rows} AS asked)",
 );
 
-const NEWEST: &str = "SELECT number, at FROM webhook_numbers WHERE name = 'events'";
+pub(super) const NEWEST: &str = "SELECT number, at FROM webhook_numbers WHERE name = 'events'";
 
 const RAISE: &str = "UPDATE webhook_numbers SET number = $1, at = $2 WHERE name = 'events'";
 
@@ -90,15 +90,21 @@ impl Store {
         requests: Vec<Arriving>,
     ) -> Result<Vec<Vec<Acceptance>>, StoreError> {
         let events = requests.iter().flat_map(|request| &request.events);
-        if let Some(bad) = events.clone().find(|event| std::str::from_utf8(&event.content).is_err())
-        {
+        let is_text = |event: &&NewEvent| {
+            std::str::from_utf8(&event.content).is_ok_and(|content| !content.contains('\0'))
+        };
+        if let Some(bad) = events.clone().find(|event| !is_text(event)) {
             return Err(StoreError::Unreadable(format!("the event {} is no text", bad.webhook_id)));
         }
         let size = events.map(|event| event.content.len()).sum();
-        let done = self
-            .db
-            .write(size, |connection| Box::pin(async move { accept(connection, &requests).await }));
-        let (told, _) = done.await?;
+        let done = self.db.write(size, |connection| {
+            Box::pin(async move {
+                let done = accept(connection, &requests).await?;
+                done.added.count(connection).await?;
+                Ok(done.told)
+            })
+        });
+        let told = done.await?;
         if told.iter().flatten().any(|told| *told == Acceptance::Accepted) {
             self.tell_webhooks();
         }
@@ -106,11 +112,21 @@ impl Store {
     }
 }
 
-/// Accepts requests; says the number of the newest event, too.
+/// What was accepted.
+pub(super) struct Done {
+    pub(super) told: Vec<Vec<Acceptance>>,
+    /// The newest event: its number, and when it was accepted.
+    pub(super) number: i64,
+    pub(super) at: i64,
+    /// What waits now, to be counted at the transaction's end.
+    pub(super) added: Waiting,
+}
+
+/// Accepts requests.
 pub(super) async fn accept(
     connection: &mut AnyConnection,
     requests: &[Arriving],
-) -> Result<(Vec<Vec<Acceptance>>, i64), sqlx::Error> {
+) -> Result<Done, sqlx::Error> {
     let now = serialize(connection, ACCEPTING).await?;
     let now = now.unwrap_or_else(|| Clock::system().micros());
     let newest = sqlx::query(NEWEST).fetch_one(&mut *connection).await?;
@@ -121,11 +137,11 @@ pub(super) async fn accept(
         requests.iter().flat_map(|request| request.backlog.keys()).map(TenantId::as_str).collect();
     let waiting = waiting_of(connection, tenants.into_iter()).await?;
     let (told, new) = judge(requests, kept, waiting);
+    let mut added = Waiting::default();
     if new.is_empty() {
-        return Ok((told, number));
+        return Ok(Done { told, number, at, added });
     }
     let (mut ids, mut rows) = (Vec::with_capacity(new.len()), Vec::with_capacity(new.len()));
-    let mut added = Waiting::default();
     for event in new {
         number += 1;
         added.add(event.tenant.as_str(), 1);
@@ -145,8 +161,7 @@ pub(super) async fn accept(
     let keep = if crate::db::is_postgres(connection) { postgres } else { sqlite };
     keep.with(connection, &rows)?.bind(at).execute(&mut *connection).await?;
     sqlx::query(RAISE).bind(number).bind(at).execute(&mut *connection).await?;
-    added.count(connection).await?;
-    Ok((told, number))
+    Ok(Done { told, number, at, added })
 }
 
 /// The digests of those that are kept already.

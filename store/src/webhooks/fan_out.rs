@@ -1,14 +1,17 @@
 //! Fan-out: the first reader of the events. Of each it makes one delivery for every endpoint that is planned.
 //!
 //! Invariant: of an event it plans once, however many processes fan out: the cursor is moved from where the events were read,
-//! or nothing is done.
+//! or nothing is done. Nor is anything done by a plan of a revision that is not the newest of everybody's: of those that were
+//! accepted after a revision was published, no event misses an endpoint of it.
 
 use super::order::{self, OrderKey};
 use super::reading;
 use super::sql::Sql;
 use super::waiting::Waiting;
 use crate::Store;
-use crate::rows::{Columns as _, stored, text};
+use crate::control::is_outdated;
+use crate::rows::{Columns as _, searched, stored};
+use crate::search::ROWS_MAX;
 use model::id::{EndpointId, TenantId};
 use model::port::StoreError;
 use model::webhook::{Planned, StoredEvent};
@@ -20,6 +23,9 @@ use std::sync::Arc;
 
 /// Says where an event goes: the same whenever it is asked, in no time.
 pub type Plan = Arc<dyn Fn(&StoredEvent) -> Vec<Planned> + Send + Sync>;
+
+/// How many deliveries one transaction makes, or as many as one event has.
+const MADE_MAX: usize = 2_000;
 
 const CURSOR: &str = "SELECT cursor.number AS number, cursor.at AS at FROM webhook_numbers cursor, webhook_numbers newest \
      WHERE cursor.name = 'fan_out' AND newest.name = 'events' AND newest.number > cursor.number";
@@ -43,9 +49,13 @@ pub(super) static INSERT: Sql = Sql::of_rows(
 /// What fan-out did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FannedOut {
-    /// How many events it has done with: fewer than there may be when all are done, or another one is at it.
+    /// How many events it has done with: none when all are done, or another one is at it.
     pub events: u32,
-    /// Where something became due.
+    /// Whether there may be more.
+    pub more: bool,
+    /// Whether a later revision than the plan's is everybody's: nothing was done.
+    pub outdated: bool,
+    /// Where something may be due.
     pub lanes: Vec<(TenantId, EndpointId)>,
 }
 
@@ -67,6 +77,16 @@ impl New {
             planned,
             replay: replay.map(str::to_owned),
         }
+    }
+
+    /// What it waits by. Of its tenant: the endpoint's id may have been another one's, whose deliveries stop nobody else's.
+    /// Of a long key the part that is indexed counts: more is ordered than must be, never less.
+    fn order_key(&self) -> Option<OrderKey> {
+        let key = self.planned.order_key.as_deref()?;
+        Some(OrderKey {
+            endpoint: self.planned.endpoint.as_str().to_owned(),
+            order_key: searched(&format!("{} {key}", self.tenant)),
+        })
     }
 }
 
@@ -92,32 +112,46 @@ impl fmt::Debug for New {
 }
 
 impl Store {
-    /// Plans the deliveries of the next events, at most so many.
-    pub async fn fan_out(&self, plan: Plan, limit: u32) -> Result<FannedOut, StoreError> {
+    /// Plans the deliveries of the next events, at most so many: fewer where they have many. `revision`: the one that the
+    /// plan was made from; none where the document is not kept in the store.
+    pub async fn fan_out(
+        &self,
+        plan: Plan,
+        revision: Option<u64>,
+        limit: u32,
+    ) -> Result<FannedOut, StoreError> {
         let find = sqlx::query(CURSOR);
         let cursor = self.db.read(|connection| Box::pin(find.fetch_optional(connection))).await?;
         let Some(cursor) = cursor else { return Ok(FannedOut::default()) };
         let (after, since) = (cursor.number("number")?, cursor.of("at")?);
         let events = self.events_since(after, since, limit).await?;
-        let Some(last) = events.last() else { return Ok(FannedOut::default()) };
+        let read = events.len();
+        let planned = planned(events, &plan);
+        let Some((last, _)) = planned.last() else { return Ok(FannedOut::default()) };
         let (number, at) = (stored(last.number), last.accepted_at.as_microsecond());
-        let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
+        let count = u32::try_from(planned.len()).unwrap_or(u32::MAX);
+        let more = planned.len() < read || count >= limit.min(ROWS_MAX);
         let mut planned_for = Waiting::default();
         let mut new = Vec::new();
-        for event in &events {
+        for (event, planned) in planned {
             planned_for.add(event.tenant.as_str(), -1);
-            new.extend(plan(event).into_iter().map(|planned| New::of(event, planned, None)));
+            new.extend(planned.into_iter().map(|planned| New::of(&event, planned, None)));
         }
-        drop(events);
         let done = self.db.write(0, move |connection| {
             Box::pin(async move {
+                if let Some(revision) = revision
+                    && is_outdated(connection, revision).await?
+                {
+                    return Ok(FannedOut { outdated: true, ..FannedOut::default() });
+                }
                 let moved = sqlx::query(MOVE).bind(number).bind(at).bind(stored(after));
                 if moved.execute(&mut *connection).await?.rows_affected() == 0 {
                     return Ok(FannedOut::default());
                 }
                 let lanes = insert(connection, new, &mut planned_for).await?;
                 planned_for.count(connection).await?;
-                Ok(FannedOut { events: count, lanes: lanes.into_iter().collect() })
+                let lanes = lanes.into_iter().collect();
+                Ok(FannedOut { events: count, more, outdated: false, lanes })
             })
         });
         let done = done.await?;
@@ -149,7 +183,21 @@ impl Store {
     }
 }
 
-/// Makes deliveries; says where some are due. What waits is added up, to be counted at the transaction's end.
+/// Plans events until there are enough deliveries for a transaction: of the first one in any case.
+pub(super) fn planned(events: Vec<StoredEvent>, plan: &Plan) -> Vec<(StoredEvent, Vec<Planned>)> {
+    let (mut all, mut deliveries) = (Vec::with_capacity(events.len()), 0);
+    for event in events {
+        let planned = plan(&event);
+        deliveries += planned.len();
+        if deliveries > MADE_MAX && !all.is_empty() {
+            break;
+        }
+        all.push((event, planned));
+    }
+    all
+}
+
+/// Makes deliveries; says where some may be due. What waits is added up, to be counted at the transaction's end.
 pub(super) async fn insert(
     connection: &mut AnyConnection,
     new: Vec<New>,
@@ -159,26 +207,21 @@ pub(super) async fn insert(
     if new.is_empty() {
         return Ok(lanes);
     }
-    let keys = new.iter().filter_map(|new| {
-        let key = new.planned.order_key.as_deref()?;
-        Some(OrderKey { endpoint: new.planned.endpoint.as_str().to_owned(), order_key: text(key) })
-    });
-    // Those keys that something waits in already, and those that got something here.
-    let mut taken = order::taken(connection, keys.collect()).await?;
+    // From here on nobody else makes deliveries until the commit: of two of a key, the second sees the first.
     let count = i64::try_from(new.len()).unwrap_or(i64::MAX);
     let newest: i64 = sqlx::query_scalar(NUMBERS).bind(count).fetch_one(&mut *connection).await?;
+    // Those keys that something waits in already, and those that got something here.
+    let mut taken =
+        order::taken(connection, new.iter().filter_map(New::order_key).collect()).await?;
     let mut rows = Vec::with_capacity(new.len());
     for (number, new) in (newest - count + 1..).zip(&new) {
         let endpoint = &new.planned.endpoint;
-        let order_key = new.planned.order_key.as_deref().map(text);
-        let is_first = order_key.clone().is_none_or(|order_key| {
-            taken.insert(OrderKey { endpoint: endpoint.as_str().to_owned(), order_key })
-        });
+        let order_key = new.order_key();
+        let is_first = order_key.clone().is_none_or(|order_key| taken.insert(order_key));
         let is_due = is_first && new.planned.parked.is_none();
-        if is_due {
-            lanes.insert((new.tenant.clone(), endpoint.clone()));
-        }
         if new.planned.parked.is_none() {
+            // Also where it waits behind another one: who was about to hold that one left it, as its row was locked here.
+            lanes.insert((new.tenant.clone(), endpoint.clone()));
             waiting.add(new.tenant.as_str(), 1);
         }
         rows.push(Row {
@@ -188,7 +231,7 @@ pub(super) async fn insert(
             tenant: new.tenant.as_str(),
             endpoint: endpoint.as_str(),
             blocks: i64::from(order_key.is_some()),
-            order_key,
+            order_key: order_key.map(|known| known.order_key),
             state: if new.planned.parked.is_some() { "parked" } else { "pending" },
             reason: new.planned.parked.map(|reason| reason.as_str()),
             is_due: i64::from(is_due),

@@ -2,16 +2,18 @@
 //!
 //! Invariant: what is held has a fence that nobody had before, and nobody else holds it.
 
+use super::lost::LOST;
 use super::order::lane;
+use super::settle::settle;
 use super::sql::Sql;
 use crate::Store;
-use crate::db::is_postgres;
+use crate::db::{Db, is_postgres};
 use crate::rows::{Columns as _, text, unreadable};
 use bytes::Bytes;
 use jiff::Timestamp;
 use model::id::{EndpointId, TenantId};
 use model::port::StoreError;
-use model::webhook::{DueLane, HeldDelivery, Take, WebhookId};
+use model::webhook::{DueLane, HeldDelivery, Next, Settlement, Take, WebhookId};
 use serde::Serialize;
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
@@ -37,16 +39,16 @@ pub(super) static LANES: Sql = Sql::new(
      JOIN webhook_deliveries d ON d.number = firsts.number",
 );
 
-const HOLD_ONE: &str = "UPDATE webhook_deliveries SET state = 'held', fence = fence + 1, holder = $2, \
+pub(super) static HOLD_LANE: Sql = Sql::new(
+    "UPDATE webhook_deliveries SET state = 'held', fence = fence + 1, holder = $2, \
      held_at = {now}, hold_until = {now} + $3 \
      WHERE number IN (SELECT number FROM webhook_deliveries WHERE state = 'pending' AND endpoint = $1 \
          AND due_at >= $4 AND due_at <= {now} ORDER BY endpoint, due_at, number LIMIT $5) \
-     RETURNING number, fence, event, accepted_at, tenant, endpoint, attempts, due_at";
+     RETURNING number, fence, event, accepted_at, tenant, endpoint, attempts, reason, due_at",
+);
 
-/// Of one lane.
-pub(super) static HOLD_LANE: Sql = Sql::new(HOLD_ONE);
-
-/// Of all lanes at once, leaving what others are about to hold.
+// Of all lanes at once, leaving what others are about to hold. As an array: however many the planner takes to be chosen, it
+// looks them up by their numbers.
 pub(super) static HOLD_LANES: Sql = Sql::of_rows(
     "endpoint TEXT, low BIGINT, most BIGINT",
     "WITH chosen AS MATERIALIZED (SELECT d.number FROM {rows} AS asked CROSS JOIN LATERAL \
@@ -55,8 +57,8 @@ pub(super) static HOLD_LANES: Sql = Sql::of_rows(
               ORDER BY endpoint, due_at, number LIMIT asked.most {skip}) d) \
      UPDATE webhook_deliveries d SET state = 'held', fence = d.fence + 1, holder = $2, \
          held_at = {now}, hold_until = {now} + $3 \
-     FROM chosen WHERE d.number = chosen.number \
-     RETURNING d.number, d.fence, d.event, d.accepted_at, d.tenant, d.endpoint, d.attempts, d.due_at",
+     WHERE d.number = ANY (ARRAY(SELECT number FROM chosen)) \
+     RETURNING d.number, d.fence, d.event, d.accepted_at, d.tenant, d.endpoint, d.attempts, d.reason, d.due_at",
 );
 
 pub(super) static EVENTS: Sql = Sql::of_rows(
@@ -118,7 +120,7 @@ impl Store {
         if asked.is_empty() {
             return Ok(Vec::new());
         }
-        let (holder, span) = (text(holder), micros(span));
+        let (holder, span, db) = (text(holder), micros(span), self.db.clone());
         let done = self.db.write(0, move |connection| {
             Box::pin(async move {
                 let rows = if is_postgres(connection) {
@@ -128,16 +130,46 @@ impl Store {
                     hold_each(connection, asked, holder, span).await?
                 };
                 let events = events_of(connection, &rows).await?;
-                Ok((rows, events))
+                let held = rows.iter().filter_map(|row| read(row, &events).transpose());
+                let held = held.collect::<Result<Vec<_>, _>>();
+                Ok(held.map(|held| Handed { held, db }))
             })
         });
-        let (rows, events) = done.await?;
-        let held = |row| read(row, &events).transpose();
-        let mut held = rows.iter().filter_map(held).collect::<Result<Vec<_>, _>>()?;
+        let mut held = done.await??.take();
         held.sort_by(|a, b| {
             (&a.endpoint, a.due_at, a.number).cmp(&(&b.endpoint, b.due_at, b.number))
         });
         Ok(held)
+    }
+}
+
+/// What is held, on its way to who asked for it. Where nobody waits any more it is due again: nobody else would know of it
+/// until its hold is over.
+struct Handed {
+    held: Vec<HeldDelivery>,
+    db: Db,
+}
+
+impl Handed {
+    fn take(mut self) -> Vec<HeldDelivery> {
+        std::mem::take(&mut self.held)
+    }
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        let untried = |held: HeldDelivery| Settlement {
+            number: held.number,
+            fence: held.fence,
+            attempt: None,
+            next: Next::Due(held.due_at),
+        };
+        let settlements: Vec<_> = std::mem::take(&mut self.held).into_iter().map(untried).collect();
+        if !settlements.is_empty() {
+            self.db.write_later(move |connection| {
+                Box::pin(async move { settle(connection, &settlements).await.map(drop) })
+            });
+        }
     }
 }
 
@@ -193,6 +225,7 @@ fn read(
         tenant: TenantId::from(row.of::<&str>("tenant")?),
         endpoint: EndpointId::from(row.of::<&str>("endpoint")?),
         attempt: u32::try_from(row.number("attempts")?).unwrap_or(u32::MAX).saturating_add(1),
+        is_lost: row.of::<Option<&str>>("reason")? == Some(LOST),
         due_at: row.time("due_at")?,
         accepted_at: row.time("accepted_at")?,
         content: content.clone(),

@@ -22,6 +22,9 @@ const REMEMBERED: Duration = Duration::from_secs(3_600);
 /// How many deliveries one transaction gives back.
 const GIVEN_BACK: i64 = 1_000;
 
+/// The reason of a delivery that is due again since its last attempt was lost, until it is settled: it has no fault in it.
+pub(super) const LOST: &str = "lost";
+
 pub(super) static BEAT: Sql = Sql::new(
     "INSERT INTO webhook_dispatchers (name, beat_at) VALUES ($1, {now}) \
      ON CONFLICT (name) DO UPDATE SET beat_at = excluded.beat_at RETURNING beat_at",
@@ -35,7 +38,7 @@ pub(super) static FORGET_SILENT: Sql = Sql::new(FORGET);
 const LIVE: &str = "SELECT name FROM webhook_dispatchers WHERE beat_at >= $1 ORDER BY name";
 
 pub(super) static GIVE_BACK: Sql = Sql::new(
-    "UPDATE webhook_deliveries SET state = 'pending', due_at = {now}, attempts = attempts + 1 \
+    "UPDATE webhook_deliveries SET state = 'pending', reason = 'lost', due_at = {now}, attempts = attempts + 1 \
      WHERE number IN (SELECT d.number FROM webhook_deliveries d WHERE d.state = 'held' \
          AND (d.hold_until < {now} OR d.holder NOT IN \
              (SELECT name FROM webhook_dispatchers WHERE beat_at >= {now} - $1)) LIMIT $2 {skip}) \

@@ -1,6 +1,7 @@
 //! Looking: events, deliveries with their attempts, what endpoints poll, and how much waits.
 
 use super::hold::at;
+use super::lost::LOST;
 use super::sql::Sql;
 use crate::Store;
 use crate::rows::{Columns as _, searched, stored, text, unreadable};
@@ -45,7 +46,13 @@ const NEWEST: &str = "SELECT number FROM webhook_numbers WHERE name = 'deliverie
 const WAITING: &str =
     "SELECT CAST(COALESCE(SUM(waiting), 0) AS BIGINT) AS waiting FROM webhook_waiting";
 
-pub(super) const DEAD: &str = "SELECT count(*) AS dead FROM (SELECT 1 AS one FROM webhook_deliveries WHERE state = 'dead' LIMIT $1) dead";
+pub(super) const DEAD: &str = "SELECT count(*) AS dead FROM (SELECT 1 AS one FROM webhook_deliveries WHERE state = 'dead' AND reason <> 'discarded' \
+     LIMIT $1) dead";
+
+/// The event that fan-out takes next.
+pub(super) const NEXT: &str = "SELECT number, accepted_at FROM webhook_events \
+     WHERE number > (SELECT number FROM webhook_numbers WHERE name = 'fan_out') \
+         AND accepted_at >= (SELECT at FROM webhook_numbers WHERE name = 'fan_out') ORDER BY number LIMIT 1";
 
 /// The first of each lane: as many steps as there are lanes.
 pub(super) static OLDEST: Sql = Sql::new(
@@ -104,10 +111,12 @@ pub struct Polled {
 pub struct Backlog {
     /// Events before fan-out, and deliveries that are pending or held.
     pub waiting: u64,
-    /// Dead letters, counted up to 100,000.
+    /// Dead letters that nobody gave up, counted up to 100,000.
     pub dead: u64,
     /// When the oldest pending delivery is due; may be in the future.
     pub oldest_due: Option<Timestamp>,
+    /// The number of the event that is fanned out next, and when it was accepted.
+    pub next_event: Option<(u64, Timestamp)>,
 }
 
 impl Store {
@@ -208,14 +217,17 @@ impl Store {
             Box::pin(async move {
                 let waiting = sqlx::query(WAITING).fetch_one(&mut *connection).await?;
                 let dead = sqlx::query(DEAD).bind(DEAD_COUNTED).fetch_one(&mut *connection).await?;
-                Ok((waiting, dead, OLDEST.query(connection).fetch_one(connection).await?))
+                let next = sqlx::query(NEXT).fetch_optional(&mut *connection).await?;
+                Ok((waiting, dead, next, OLDEST.query(connection).fetch_one(connection).await?))
             })
         });
-        let (waiting, dead, oldest) = read.await?;
+        let (waiting, dead, next, oldest) = read.await?;
+        let next = next.map(|row| Ok((row.number("number")?, row.time("accepted_at")?)));
         Ok(Backlog {
             waiting: waiting.of::<i64>("waiting")?.max(0).unsigned_abs(),
             dead: dead.number("dead")?,
             oldest_due: oldest.maybe_time("oldest")?,
+            next_event: next.transpose()?,
         })
     }
 }
@@ -254,7 +266,7 @@ pub(super) fn event(row: &AnyRow) -> Result<StoredEvent, StoreError> {
 }
 
 fn delivery(row: &AnyRow) -> Result<Delivery, StoreError> {
-    let reason = row.of::<Option<&str>>("reason")?;
+    let reason = row.of::<Option<&str>>("reason")?.filter(|reason| *reason != LOST);
     Ok(Delivery {
         id: delivery_id(row.number("number")?),
         state: DeliveryState::parse(row.of("state")?).ok_or_else(|| unreadable("state"))?,

@@ -1,9 +1,10 @@
 //! Replays: jobs that queue the events of a window again, a page at a time.
 //!
 //! Invariant: a page is queued once: the job's cursor moves in the same transaction, from where the page was read, and only
-//! for who holds the job.
+//! for who holds the job. Only what was fanned out is queued, so that fan-out does not send it as well.
 
-use super::fan_out::{New, Plan, insert};
+use super::accept::{ACCEPTING, NEWEST};
+use super::fan_out::{New, Plan, insert, planned};
 use super::hold::micros;
 use super::order::released;
 use super::reading;
@@ -11,22 +12,23 @@ use super::sql::Sql;
 use super::taking_up::order_key;
 use super::waiting::Waiting;
 use crate::Store;
-use crate::control::{Undone, WriteError};
+use crate::control::{Undone, WriteError, is_outdated};
+use crate::db::serialize;
 use crate::rows::{Columns as _, stored, text, unreadable};
 use crate::search::{ROWS_MAX, Search};
 use jiff::Timestamp;
+use model::Clock;
 use model::id::TenantId;
 use model::port::StoreError;
-use model::webhook::{Dedupe, Planned, Replay, ReplayRequest, ReplayState, StoredEvent};
+use model::webhook::{Dedupe, Planned, Replay, ReplayState, StoredEvent};
 use serde::Serialize;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
-use wildmatch::WildMatchPattern;
 
-/// How many events of a window are counted at most.
-pub const COUNTED_MAX: u32 = 100_000;
+/// How long nobody works at a replay that waits for events.
+const WAIT: Duration = Duration::from_secs(1);
 
 const INSERT: &str = "INSERT INTO webhook_replays (id, tenant, request, state, created_at, created_by, counted, queued, \
      skipped, cursor_at, cursor, fence, hold_until) VALUES ($1, $2, $3, 'running', $4, $5, $6, 0, 0, 0, 0, 0, 0)";
@@ -55,12 +57,15 @@ const COUNT: &str =
     "UPDATE webhook_replays SET queued = queued + $2, skipped = skipped + $3 WHERE id = $1";
 
 pub(super) const WINDOW: &str = "SELECT number, accepted_at, webhook_id, tenant, source, id, type, content FROM webhook_events \
-     WHERE tenant = $1 AND accepted_at >= $2 AND accepted_at < $3 AND number > $4 ORDER BY accepted_at, number LIMIT $5";
+     WHERE tenant = $1 AND accepted_at >= $2 AND accepted_at < $3 AND number > $4 AND number <= $5 \
+     ORDER BY accepted_at, number LIMIT $6";
+
+const FANNED_OUT: &str = "SELECT number, at FROM webhook_numbers WHERE name = 'fan_out'";
 
 pub(super) static MADE: Sql = Sql::of_rows(
     "event BIGINT",
     "SELECT number, event, endpoint, state FROM webhook_deliveries \
-     WHERE event IN (SELECT event FROM {rows} AS asked) ORDER BY number",
+     WHERE event IN (SELECT event FROM {rows} AS asked)",
 );
 
 pub(super) static AGAIN: Sql = Sql::of_rows(
@@ -71,26 +76,6 @@ pub(super) static AGAIN: Sql = Sql::of_rows(
          AND d.number IN (SELECT number FROM {rows} AS asked) {skip}) \
      RETURNING tenant, endpoint, order_key",
 );
-
-pub(super) const COUNTED: &str = "SELECT e.type, d.state, count(*) AS rows FROM \
-         (SELECT number, type FROM webhook_events WHERE tenant = $1 AND accepted_at >= $2 AND accepted_at < $3 \
-          ORDER BY accepted_at, number LIMIT $4) e \
-     LEFT JOIN webhook_deliveries d ON d.event = e.number AND ($5 = '' OR d.endpoint = $5) GROUP BY e.type, d.state";
-
-pub(super) const COUNTED_EVENTS: &str = "SELECT type, count(*) AS rows FROM \
-         (SELECT type FROM webhook_events WHERE tenant = $1 AND accepted_at >= $2 AND accepted_at < $3 \
-          ORDER BY accepted_at, number LIMIT $4) e GROUP BY type";
-
-/// What a replay would do, by the deliveries that there are. Of the first [`COUNTED_MAX`] events.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReplayCount {
-    /// Events of the window.
-    pub events: u64,
-    /// Deliveries that would be queued.
-    pub queue: u64,
-    /// Deliveries that would be skipped.
-    pub skip: u64,
-}
 
 /// What one page of a replay came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +88,29 @@ pub struct ReplayStep {
     pub state: ReplayState,
     /// Whether somebody else holds or ended it: nothing was done.
     pub stale: bool,
+    /// Whether a later revision than the plan's is everybody's: nothing was done.
+    pub outdated: bool,
+    /// Whether its window has no more events for now: it is held no longer, and to be taken up again after a second.
+    pub waits: bool,
+}
+
+impl ReplayStep {
+    /// Nothing was done.
+    pub(crate) const NONE: Self = Self {
+        queued: 0,
+        skipped: 0,
+        state: ReplayState::Running,
+        stale: false,
+        outdated: false,
+        waits: false,
+    };
+}
+
+/// How far fan-out has come.
+#[derive(Clone, Copy)]
+struct FannedOut {
+    number: i64,
+    at: i64,
 }
 
 /// What is known of a replay, with its cursor's time.
@@ -154,41 +162,6 @@ pub(crate) async fn cancel(
 }
 
 impl Store {
-    /// What a replay would do, of the first 100,000 events of its window; missing deliveries are not foreseen.
-    pub async fn replay_count(&self, request: &ReplayRequest) -> Result<ReplayCount, StoreError> {
-        let _place = self.search_place().await?;
-        let request = request.clone();
-        let patterns = patterns(&request.types);
-        let (tenant, dedupe) = (text(request.tenant.as_str()), request.dedupe);
-        let endpoint = request.endpoint.map(|id| text(id.as_str())).unwrap_or_default();
-        let (since, until) = (request.since.as_microsecond(), request.until.as_microsecond());
-        let read = self.db.read(move |connection| {
-            Box::pin(async move {
-                let of_window = |sql| {
-                    let query = sqlx::query(sql).bind(tenant.clone()).bind(since).bind(until);
-                    query.bind(i64::from(COUNTED_MAX))
-                };
-                let events = of_window(COUNTED_EVENTS).fetch_all(&mut *connection).await?;
-                Ok((events, of_window(COUNTED).bind(endpoint).fetch_all(connection).await?))
-            })
-        });
-        let (events, deliveries) = read.await?;
-        let mut count = ReplayCount::default();
-        for row in events.iter().filter(|row| is_of(&patterns, row)) {
-            count.events += row.number("rows")?;
-        }
-        for row in deliveries.iter().filter(|row| is_of(&patterns, row)) {
-            match (row.of::<Option<&str>>("state")?, dedupe) {
-                (None, _) => {}
-                (Some("dead" | "parked"), _) | (Some("delivered"), Dedupe::Force) => {
-                    count.queue += row.number("rows")?;
-                }
-                (Some(_), _) => count.skip += row.number("rows")?,
-            }
-        }
-        Ok(count)
-    }
-
     /// The replay of this id.
     pub async fn replay(&self, id: &str) -> Result<Option<Replay>, StoreError> {
         Ok(self.job(id).await?.map(|job| job.replay))
@@ -230,28 +203,38 @@ impl Store {
     }
 
     /// Queues the next page of a replay, of at most so many events, and goes on holding it for so long. The plan says where
-    /// an event goes by the replay's types and endpoint.
+    /// an event goes by the replay's types and endpoint. `revision`: as in [`fan_out`](Self::fan_out).
     pub async fn replay_step(
         &self,
         id: &str,
         fence: u64,
         plan: Plan,
+        revision: Option<u64>,
         events_most: u32,
         span: Duration,
     ) -> Result<ReplayStep, StoreError> {
-        let stale = ReplayStep { queued: 0, skipped: 0, state: ReplayState::Running, stale: true };
+        let stale = ReplayStep { stale: true, ..ReplayStep::NONE };
         let Some(job) = self.job(id).await? else { return Ok(stale) };
         if job.fence != fence || job.replay.state != ReplayState::Running {
             return Ok(ReplayStep { state: job.replay.state, ..stale });
         }
-        let events = self.page(&job, events_most.min(ROWS_MAX)).await?;
-        let is_last =
-            u32::try_from(events.len()).is_ok_and(|count| count < events_most.min(ROWS_MAX));
-        let planned: Vec<_> = events.iter().map(|event| (event.clone(), plan(event))).collect();
-        let span = micros(span);
+        let most = events_most.min(ROWS_MAX);
+        let (events, fanned_out) = self.page(&job, most).await?;
+        let read = events.len();
+        let planned = planned(events, &plan);
+        let is_end = planned.len() == read && u32::try_from(read).is_ok_and(|events| events < most);
         let done = self.db.write(0, move |connection| {
             Box::pin(async move {
-                let last = events.last();
+                if let Some(revision) = revision
+                    && is_outdated(connection, revision).await?
+                {
+                    return Ok(ReplayStep { outdated: true, ..ReplayStep::NONE });
+                }
+                let until = job.replay.request.until.as_microsecond();
+                let is_last = is_end && is_over(connection, until, fanned_out).await?;
+                let waits = planned.is_empty() && !is_last;
+                let span = micros(if waits { WAIT } else { span });
+                let last = planned.last().map(|(event, _)| event);
                 let moved = MOVE
                     .query(connection)
                     .bind(job.replay.id.clone())
@@ -268,7 +251,7 @@ impl Store {
                 let count = sqlx::query(COUNT).bind(job.replay.id.clone());
                 count.bind(stored(queued)).bind(stored(skipped)).execute(connection).await?;
                 let state = if is_last { ReplayState::Done } else { ReplayState::Running };
-                Ok(ReplayStep { queued, skipped, state, stale: false })
+                Ok(ReplayStep { queued, skipped, state, waits, ..ReplayStep::NONE })
             })
         });
         let step = done.await?;
@@ -288,18 +271,43 @@ impl Store {
         read.await?.first().map(read_job).transpose()
     }
 
-    /// The next events of a replay's window.
-    async fn page(&self, job: &Job, most: u32) -> Result<Vec<StoredEvent>, StoreError> {
+    /// The next events of a replay's window, as far as fan-out has come.
+    async fn page(
+        &self,
+        job: &Job,
+        most: u32,
+    ) -> Result<(Vec<StoredEvent>, FannedOut), StoreError> {
         let request = &job.replay.request;
+        let cursor = sqlx::query(FANNED_OUT);
+        let cursor = self.db.read(|connection| Box::pin(cursor.fetch_one(connection))).await?;
+        let fanned_out = FannedOut { number: cursor.of("number")?, at: cursor.of("at")? };
         let find = sqlx::query(WINDOW)
             .bind(text(request.tenant.as_str()))
             .bind(request.since.as_microsecond().max(job.cursor_at))
             .bind(request.until.as_microsecond())
             .bind(stored(job.replay.cursor))
+            .bind(fanned_out.number)
             .bind(i64::from(most));
         let rows = self.db.read(|connection| Box::pin(find.fetch_all(connection))).await?;
-        rows.iter().map(reading::event).collect()
+        let events = rows.iter().map(reading::event).collect::<Result<_, _>>()?;
+        Ok((events, fanned_out))
     }
+}
+
+/// Whether no event from before then is to come, behind those that were fanned out.
+async fn is_over(
+    connection: &mut AnyConnection,
+    until: i64,
+    fanned_out: FannedOut,
+) -> Result<bool, sqlx::Error> {
+    if fanned_out.at >= until {
+        return Ok(true);
+    }
+    // Whoever accepts after this one does so later than now.
+    let now = serialize(connection, ACCEPTING).await?;
+    let now = now.unwrap_or_else(|| Clock::system().micros());
+    let newest: i64 = sqlx::query(NEWEST).fetch_one(connection).await?.try_get("number")?;
+    Ok(now >= until && newest == fanned_out.number)
 }
 
 /// Queues what is to be queued of a page; says how much, and how much it skipped.
@@ -321,7 +329,7 @@ async fn queue(
         let (number, state) = (row.try_get("number")?, row.try_get("state")?);
         let slot = states.entry((row.try_get("event")?, row.try_get("endpoint")?));
         let slot = slot.or_insert((number, state));
-        if furthest(state) >= furthest(slot.1) {
+        if (furthest(state), number) >= (furthest(slot.1), slot.0) {
             *slot = (number, state);
         }
     }
@@ -342,6 +350,8 @@ async fn queue(
     }
     let mut waiting = Waiting::default();
     let mut queued = new.len() as u64;
+    // First: whoever makes deliveries waits for others before it has any row that others wait for.
+    insert(connection, new, &mut waiting).await?;
     if !again.is_empty() {
         let rows = AGAIN.with(connection, &again)?.bind(replay.id.clone());
         let rows = rows.fetch_all(&mut *connection).await?;
@@ -353,7 +363,6 @@ async fn queue(
         queued += rows.len() as u64;
         skipped += (again.len() - rows.len()) as u64;
     }
-    insert(connection, new, &mut waiting).await?;
     waiting.count(connection).await?;
     Ok((queued, skipped))
 }
@@ -365,16 +374,6 @@ fn furthest(state: &str) -> u8 {
         "pending" | "held" => 1,
         _ => 0,
     }
-}
-
-fn patterns(types: &[String]) -> Vec<WildMatchPattern<'*', '\0'>> {
-    types.iter().map(|pattern| WildMatchPattern::new(pattern)).collect()
-}
-
-/// Whether a row is of one of these types.
-fn is_of(patterns: &[WildMatchPattern<'*', '\0'>], row: &AnyRow) -> bool {
-    let name: &str = row.try_get("type").unwrap_or_default();
-    patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(name))
 }
 
 fn read_job(row: &AnyRow) -> Result<Job, StoreError> {

@@ -3,15 +3,16 @@
 //!
 //! Invariant: no event goes that was not fanned out yet, and its deliveries go before it does.
 
-use super::hold::at;
+use super::hold::micros;
+use super::lost::now;
 use super::sql::Sql;
 use super::waiting::Waiting;
 use crate::Store;
 use crate::db::{Db, is_postgres};
 use crate::rows::Columns as _;
-use jiff::Timestamp;
 use model::port::StoreError;
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
+use std::time::Duration;
 
 /// A day, in microseconds.
 const DAY: i64 = 24 * 3_600 * 1_000_000;
@@ -22,8 +23,11 @@ const ROWS: i64 = 1_000;
 // A replay is remembered for as long as what it queued.
 const REPLAYS: &str = "DELETE FROM webhook_replays WHERE ended_at < $1";
 
-pub(super) const LAST: &str = "SELECT CAST(COALESCE(MAX(number), 0) AS BIGINT) AS number FROM webhook_events \
-     WHERE accepted_at < $1 AND number <= (SELECT number FROM webhook_numbers WHERE name = 'fan_out')";
+// In the order of numbers, which is that of times: the first that is young enough ends it.
+const OLDEST: &str =
+    "SELECT number, accepted_at FROM webhook_events WHERE number > $1 ORDER BY number LIMIT $2";
+
+const FANNED_OUT: &str = "SELECT number FROM webhook_numbers WHERE name = 'fan_out'";
 
 pub(super) static DELIVERIES: Sql = Sql::new(
     "DELETE FROM webhook_deliveries WHERE number IN \
@@ -42,38 +46,62 @@ pub(super) const IDS: &str = "DELETE FROM webhook_ids WHERE webhook_id IN \
 pub(super) const EVENTS: &str = "DELETE FROM webhook_events WHERE number > $1 AND number <= $2";
 
 // What lies in no day.
-const REST: [&str; 2] = [
-    "DELETE FROM webhook_events_rest WHERE number IN (SELECT number FROM webhook_events_rest \
-     WHERE accepted_at < $1 AND number <= $2 LIMIT $3)",
-    "DELETE FROM webhook_attempts_rest WHERE (delivery, fence) IN (SELECT delivery, fence FROM webhook_attempts_rest \
-     WHERE at < $1 AND $2 > 0 LIMIT $3)",
-];
+const REST_OF_EVENTS: &str = "DELETE FROM webhook_events_rest WHERE number IN (SELECT number FROM webhook_events_rest \
+     WHERE number <= $1 LIMIT $2)";
 
-pub(super) const FIRST: &str =
-    "SELECT CAST(COALESCE(MIN(number), 0) AS BIGINT) AS number FROM webhook_events";
+const REST_OF_ATTEMPTS: &str = "DELETE FROM webhook_attempts_rest WHERE (delivery, fence) IN \
+     (SELECT delivery, fence FROM webhook_attempts_rest WHERE at < $1 LIMIT $2)";
+
+// Whoever comes after waits for those who wait to make or drop a day: not for long.
+const WAIT: &str = "SET LOCAL lock_timeout = '500ms'";
 
 const DAYS: &str = "SELECT CAST(c.relname AS TEXT) AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
      WHERE i.inhparent = to_regclass($1) ORDER BY 1";
 
 impl Store {
-    /// Deletes events that were accepted on days (UTC) before this time's, with their deliveries, whatever became of them;
-    /// says how many events. In PostgreSQL it makes the next days as well: to be called at the start and every hour.
-    pub async fn purge_webhooks(&self, before: Timestamp) -> Result<u64, StoreError> {
-        let before = at(before).div_euclid(DAY) * DAY;
+    /// Deletes events that were accepted on days (UTC) before that of so long ago, by the store's clock, with their
+    /// deliveries, whatever became of them; says how many events. In PostgreSQL it makes the next days as well: to be called
+    /// at the start and every hour.
+    pub async fn purge_webhooks(&self, retention: Duration) -> Result<u64, StoreError> {
+        let now = self.db.read(|connection| Box::pin(now(connection)));
+        self.purge_until(now.await?.saturating_sub(micros(retention))).await
+    }
+
+    /// The same, of days before this time's.
+    pub(crate) async fn purge_until(&self, before: i64) -> Result<u64, StoreError> {
+        let before = before.div_euclid(DAY) * DAY;
         if let Db::Postgres(_) = self.db {
             self.make_days().await?;
         }
-        let find = sqlx::query(LAST).bind(before);
-        let last = self.db.read(|connection| Box::pin(find.fetch_one(connection))).await?;
-        let last: i64 = last.of("number")?;
-        let undelivered = self.purge_deliveries(last).await?;
+        let fanned_out = sqlx::query(FANNED_OUT);
+        let fanned_out = self.db.read(|connection| Box::pin(fanned_out.fetch_one(connection)));
+        let fanned_out: i64 = fanned_out.await?.of("number")?;
+        let (mut last, mut purged, mut undelivered) = (0, 0, 0);
+        loop {
+            let find = sqlx::query(OLDEST).bind(last).bind(ROWS);
+            let page = self.db.read(|connection| Box::pin(find.fetch_all(connection))).await?;
+            let mut to = last;
+            for row in &page {
+                let (number, at): (i64, i64) = (row.of("number")?, row.of("accepted_at")?);
+                if at >= before || number > fanned_out {
+                    break;
+                }
+                to = number;
+            }
+            if to == last {
+                break;
+            }
+            undelivered += self.purge_deliveries(to).await?;
+            purged += self.purge_events(last, to).await?;
+            last = to;
+        }
         if undelivered > 0 {
             tracing::warn!(undelivered, "deliveries went by age that were not delivered");
         }
-        let purged = self.purge_events(last).await?;
         if let Db::Postgres(_) = self.db {
             self.drop_days(before, last).await?;
-            self.purge_rest(before, last).await?;
+            self.purge_rest(REST_OF_EVENTS, last).await?;
+            self.purge_rest(REST_OF_ATTEMPTS, before).await?;
         }
         let done = self.db.write(0, move |connection| {
             Box::pin(async move {
@@ -99,46 +127,33 @@ impl Store {
         }
     }
 
-    /// Forgets events up to this one, so that none is a repeat of them; in SQLite they are deleted, too. Says how many.
-    async fn purge_events(&self, last: i64) -> Result<u64, StoreError> {
-        let find = sqlx::query(FIRST);
-        let first = self.db.read(|connection| Box::pin(find.fetch_one(connection))).await?;
-        let mut from = first.of::<i64>("number")? - 1;
-        let mut purged = 0;
-        while from < last {
-            let to = last.min(from + ROWS);
-            let done = self.db.write(0, move |connection| {
-                Box::pin(async move {
-                    let ids =
-                        sqlx::query(IDS).bind(from).bind(to).execute(&mut *connection).await?;
-                    if !is_postgres(connection) {
-                        sqlx::query(EVENTS).bind(from).bind(to).execute(connection).await?;
-                    }
-                    Ok(ids.rows_affected())
-                })
-            });
-            purged += done.await?;
-            from = to;
-        }
-        Ok(purged)
+    /// Forgets these events, so that none is a repeat of them; in SQLite they are deleted, too. Says how many.
+    async fn purge_events(&self, after: i64, to: i64) -> Result<u64, StoreError> {
+        let done = self.db.write(0, move |connection| {
+            Box::pin(async move {
+                let ids = sqlx::query(IDS).bind(after).bind(to).execute(&mut *connection).await?;
+                if !is_postgres(connection) {
+                    sqlx::query(EVENTS).bind(after).bind(to).execute(connection).await?;
+                }
+                Ok(ids.rows_affected())
+            })
+        });
+        done.await
     }
 
-    /// Deletes what lies in no day and is old enough.
-    async fn purge_rest(&self, before: i64, last: i64) -> Result<(), StoreError> {
-        for delete in REST {
-            loop {
-                let done = self.db.write(0, move |connection| {
-                    Box::pin(async move {
-                        let delete = sqlx::query(delete).bind(before).bind(last).bind(ROWS);
-                        Ok(delete.execute(connection).await?.rows_affected())
-                    })
-                });
-                if done.await? < ROWS.unsigned_abs() {
-                    break;
-                }
+    /// Deletes what lies in no day, up to a number or a time.
+    async fn purge_rest(&self, delete: &'static str, to: i64) -> Result<(), StoreError> {
+        loop {
+            let done = self.db.write(0, move |connection| {
+                Box::pin(async move {
+                    let delete = sqlx::query(delete).bind(to).bind(ROWS);
+                    Ok(delete.execute(connection).await?.rows_affected())
+                })
+            });
+            if done.await? < ROWS.unsigned_abs() {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     /// Makes the next days. One that can't be made any more, as rows of it lie with the rest, stays there.
@@ -147,7 +162,7 @@ impl Store {
             for day in 0..AHEAD {
                 let done = self.db.write(0, move |connection| {
                     Box::pin(async move {
-                        let today = super::lost::now(connection).await?.div_euclid(DAY);
+                        let today = now(connection).await?.div_euclid(DAY);
                         make_day(connection, table, today + day).await
                     })
                 });
@@ -173,10 +188,13 @@ impl Store {
                 if number.saturating_add(1).saturating_mul(DAY) > before {
                     continue;
                 }
+                let dropped = name.clone();
                 let done = self.db.write(0, move |connection| {
-                    Box::pin(async move { drop_day(connection, &name, last).await })
+                    Box::pin(async move { drop_day(connection, &dropped, last).await })
                 });
-                done.await?;
+                if let Err(error) = done.await {
+                    tracing::warn!(%error, day = name, "a day was not dropped");
+                }
             }
         }
         Ok(())
@@ -215,6 +233,7 @@ async fn make_day(
     table: &'static str,
     day: i64,
 ) -> Result<(), sqlx::Error> {
+    sqlx::query(WAIT).execute(&mut *connection).await?;
     let make = format!(
         "CREATE TABLE IF NOT EXISTS {table}_day_{day} PARTITION OF {table} FOR VALUES FROM ({}) TO ({})",
         day * DAY,
@@ -236,6 +255,7 @@ async fn drop_day(
             return Ok(());
         }
     }
+    sqlx::query(WAIT).execute(&mut *connection).await?;
     let drop_it = format!("DROP TABLE {name}");
     sqlx::query(AssertSqlSafe(drop_it)).persistent(false).execute(connection).await.map(drop)
 }

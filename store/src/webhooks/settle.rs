@@ -3,6 +3,7 @@
 //! Invariant: who no longer holds a delivery changes nothing of it, and leaves no attempt in the ledger. With a delivery that
 //! is done with, the next one of its key becomes due in the same transaction.
 
+use super::lost::LOST;
 use super::order::{OrderKey, released};
 use super::sql::Sql;
 use super::waiting::Waiting;
@@ -10,7 +11,7 @@ use crate::Store;
 use crate::rows::{stored, text};
 use model::id::{EndpointId, TenantId};
 use model::port::StoreError;
-use model::webhook::{Attempt, DeliveryState, Next, Settlement};
+use model::webhook::{Attempt, DeliveryState, Next, Outcome, Settlement};
 use serde::Serialize;
 use sqlx::{AnyConnection, Row as _};
 use std::collections::{BTreeSet, HashMap};
@@ -74,11 +75,13 @@ impl Row {
             Next::Parked(reason) => (DeliveryState::Parked, Some(reason), false, None),
             Next::Dead { reason, blocks } => (DeliveryState::Dead, Some(reason), !blocks, None),
         };
+        let is_lost = |attempt: &Attempt| attempt.outcome == Outcome::Lost;
+        let lost = settlement.attempt.as_ref().is_some_and(is_lost) && due.is_some();
         Self {
             delivery: stored(settlement.number),
             held_with: stored(settlement.fence),
             becomes: state.as_str(),
-            because: reason.map(|reason| reason.as_str()),
+            because: reason.map(|reason| reason.as_str()).or(lost.then_some(LOST)),
             lets_go: i64::from(lets_go),
             counts: i64::from(settlement.attempt.is_some()),
             due: due.map(|at| at.as_microsecond()),
@@ -121,7 +124,7 @@ impl Made {
 }
 
 impl Store {
-    /// Settles attempts, in one transaction. Each delivery is named once.
+    /// Settles attempts, in one transaction.
     pub async fn settle(&self, settlements: Vec<Settlement>) -> Result<Settled, StoreError> {
         if settlements.is_empty() {
             return Ok(Settled::default());
@@ -142,7 +145,7 @@ impl Store {
     }
 }
 
-async fn settle(
+pub(super) async fn settle(
     connection: &mut AnyConnection,
     settlements: &[Settlement],
 ) -> Result<Settled, sqlx::Error> {
@@ -158,7 +161,8 @@ async fn settle(
     let (mut waiting, mut keys, mut attempts) = (Waiting::default(), BTreeSet::new(), Vec::new());
     let mut settled = Settled::default();
     for (settlement, given) in settlements.iter().zip(&rows) {
-        let Some(row) = done.get(&given.delivery) else {
+        // Once: of one that is named twice, the second is stale.
+        let Some(row) = done.remove(&given.delivery) else {
             settled.stale.push(settlement.number);
             continue;
         };

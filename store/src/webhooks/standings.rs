@@ -27,10 +27,15 @@ pub(super) static KEEP: Sql = Sql::of_rows(
     "INSERT INTO webhook_standings AS kept (endpoint, tenant, failing_since, open_until, opened, at) \
      SELECT endpoint, tenant, failing_since, open_until, opened, at FROM {rows} AS new WHERE true ORDER BY endpoint \
      ON CONFLICT (endpoint) DO UPDATE SET tenant = excluded.tenant, failing_since = excluded.failing_since, \
-         open_until = excluded.open_until, opened = excluded.opened, at = excluded.at WHERE kept.at < excluded.at",
+         open_until = excluded.open_until, opened = excluded.opened, at = excluded.at, \
+         disabled_reason = CASE WHEN kept.tenant = excluded.tenant THEN kept.disabled_reason END, \
+         disabled_since = CASE WHEN kept.tenant = excluded.tenant THEN kept.disabled_since END, \
+         recovery = CASE WHEN kept.tenant = excluded.tenant THEN kept.recovery END, \
+         recover_to = CASE WHEN kept.tenant = excluded.tenant THEN kept.recover_to END \
+     WHERE kept.at < excluded.at",
 );
 
-// A recovery that was under way is none any more.
+// A recovery that was under way is none any more. How an endpoint of that id stood of another tenant's says nothing.
 const DISABLE: &str = "INSERT INTO webhook_standings AS kept \
          (endpoint, tenant, failing_since, open_until, opened, disabled_reason, disabled_since, at) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
@@ -38,12 +43,12 @@ const DISABLE: &str = "INSERT INTO webhook_standings AS kept \
          open_until = excluded.open_until, opened = excluded.opened, disabled_reason = excluded.disabled_reason, \
          disabled_since = excluded.disabled_since, recovery = NULL, recover_to = NULL, \
          at = CASE WHEN kept.at > excluded.at THEN kept.at ELSE excluded.at END \
-     WHERE kept.disabled_since IS NULL";
+     WHERE kept.disabled_since IS NULL OR kept.tenant <> excluded.tenant";
 
 pub(super) static PARK: Sql = Sql::new(
-    "UPDATE webhook_deliveries SET state = 'parked', reason = $2, due_at = NULL, settled_at = {now} \
-     WHERE number IN (SELECT number FROM webhook_deliveries WHERE endpoint = $1 AND state = 'pending' \
-         AND due_at IS NOT NULL ORDER BY endpoint, due_at, number LIMIT $3 {skip}) RETURNING tenant",
+    "UPDATE webhook_deliveries SET state = 'parked', reason = $3, due_at = NULL, settled_at = {now} \
+     WHERE number IN (SELECT number FROM webhook_deliveries WHERE endpoint = $1 AND tenant = $2 AND state = 'pending' \
+         AND due_at IS NOT NULL ORDER BY endpoint, due_at, number LIMIT $4 {skip}) RETURNING tenant",
 );
 
 #[derive(Serialize)]
@@ -87,6 +92,7 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let Some(disabled) = standing.disabled.clone() else { return Ok(false) };
         let endpoint = text(standing.endpoint.as_str());
+        let tenant = text(standing.tenant.as_str());
         let done = self.db.write(0, |connection| {
             Box::pin(whole(connection, |connection| {
                 Box::pin(async move {
@@ -103,15 +109,21 @@ impl Store {
             other => StoreError::Unavailable(other.to_string()),
         })?;
         let reason = if disabled.reason == Reason::Gone { Reason::Gone } else { Reason::Disabled };
-        while self.park(endpoint.clone(), reason).await? >= PARKED.unsigned_abs() {}
+        while self.park(endpoint.clone(), tenant.clone(), reason).await? >= PARKED.unsigned_abs() {}
         self.tell_webhooks();
         Ok(is_new)
     }
 
-    async fn park(&self, endpoint: String, reason: Reason) -> Result<u64, StoreError> {
+    async fn park(
+        &self,
+        endpoint: String,
+        tenant: String,
+        reason: Reason,
+    ) -> Result<u64, StoreError> {
         let done = self.db.write(0, move |connection| {
             Box::pin(async move {
-                let park = PARK.query(connection).bind(endpoint).bind(reason.as_str()).bind(PARKED);
+                let park = PARK.query(connection).bind(endpoint).bind(tenant);
+                let park = park.bind(reason.as_str()).bind(PARKED);
                 let rows = park.fetch_all(&mut *connection).await?;
                 let mut waiting = Waiting::default();
                 for row in &rows {

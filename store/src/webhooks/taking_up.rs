@@ -6,8 +6,9 @@ use super::sql::Sql;
 use super::waiting::Waiting;
 use crate::Store;
 use model::port::StoreError;
-use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, Row as _};
+use sqlx::any::{AnyArguments, AnyRow};
+use sqlx::query::Query;
+use sqlx::{Any, AnyConnection, Row as _};
 use std::collections::BTreeSet;
 
 /// How many deliveries one transaction takes up.
@@ -19,24 +20,44 @@ pub(super) const TAKE_UP: &str = "take_up";
 pub(super) const LEAVE: &str = "leave";
 
 pub(super) static NEXT: Sql = Sql::new(
-    "SELECT endpoint, recovery, recover_to FROM webhook_standings WHERE recovery IS NOT NULL \
+    "SELECT endpoint, tenant, recovery, recover_to FROM webhook_standings WHERE recovery IS NOT NULL \
      ORDER BY endpoint LIMIT 1 {skip}",
 );
 
 const OPEN: &str = "SELECT endpoint FROM webhook_standings WHERE recovery IS NOT NULL LIMIT 1";
 
-pub(super) static TAKE: Sql = Sql::new(
-    "UPDATE webhook_deliveries SET state = 'pending', reason = NULL, attempts = 0, settled_at = NULL, \
-         due_at = CASE WHEN order_key IS NULL OR blocks = 0 THEN {now} END \
-     WHERE number IN (SELECT number FROM webhook_deliveries WHERE endpoint = $1 AND state = 'parked' AND number <= $2 \
-         ORDER BY endpoint, number LIMIT $3 {skip}) RETURNING tenant, endpoint, order_key",
-);
+// The id of an endpoint may have changed hands: what was its former tenant's stays where it is.
+macro_rules! take {
+    ($rows:literal) => {
+        Sql::new(concat!(
+            "UPDATE webhook_deliveries SET state = 'pending', reason = NULL, attempts = 0, settled_at = NULL, \
+                 due_at = CASE WHEN order_key IS NULL OR blocks = 0 THEN {now} END \
+             WHERE number IN (SELECT number FROM webhook_deliveries WHERE endpoint = $1 AND tenant = $2 \
+                 AND state = 'parked' AND number <= $3 ORDER BY endpoint, number ",
+            $rows,
+            ") RETURNING tenant, endpoint, order_key"
+        ))
+    };
+}
 
-pub(super) static LET_GO: Sql = Sql::new(
-    "UPDATE webhook_deliveries SET blocks = 0 \
-     WHERE number IN (SELECT number FROM webhook_deliveries WHERE endpoint = $1 AND state = 'parked' AND number <= $2 \
-         AND blocks = 1 ORDER BY endpoint, number LIMIT $3 {skip}) RETURNING tenant, endpoint, order_key",
-);
+macro_rules! let_go {
+    ($rows:literal) => {
+        Sql::new(concat!(
+            "UPDATE webhook_deliveries SET blocks = 0 \
+             WHERE number IN (SELECT number FROM webhook_deliveries WHERE endpoint = $1 AND tenant = $2 \
+                 AND state = 'parked' AND number <= $3 AND blocks = 1 ORDER BY endpoint, number ",
+            $rows,
+            ") RETURNING tenant, endpoint, order_key"
+        ))
+    };
+}
+
+pub(super) static TAKE: Sql = take!("LIMIT $4 {skip}");
+pub(super) static LET_GO: Sql = let_go!("LIMIT $4 {skip}");
+
+// What others have is waited for one by one: who waits for it holds no other.
+pub(super) static TAKE_ONE: Sql = take!("LIMIT 1 {lock}");
+pub(super) static LET_ONE_GO: Sql = let_go!("LIMIT 1 {lock}");
 
 const DONE: &str =
     "UPDATE webhook_standings SET recovery = NULL, recover_to = NULL WHERE endpoint = $1";
@@ -66,37 +87,74 @@ async fn step(connection: &mut AnyConnection) -> Result<Option<u64>, sqlx::Error
     let Some(next) = NEXT.query(connection).fetch_optional(&mut *connection).await? else {
         return Ok(None);
     };
-    let endpoint: String = next.try_get("endpoint")?;
-    let recovery: &str = next.try_get("recovery")?;
-    some(connection, &endpoint, recovery, next.try_get("recover_to")?).await.map(Some)
+    let recovery = Recovery {
+        endpoint: next.try_get("endpoint")?,
+        tenant: next.try_get("tenant")?,
+        takes_up: next.try_get::<&str, _>("recovery")? == TAKE_UP,
+        to: next.try_get("recover_to")?,
+    };
+    let free = recovery.free(connection).await?;
+    if !free.is_empty() {
+        return recovery.changed(connection, free).await.map(Some);
+    }
+    // Those that are left are in others' hands, for as long as a transaction takes.
+    let change = if recovery.takes_up { &TAKE_ONE } else { &LET_ONE_GO };
+    let one = recovery.of(change, connection).fetch_all(&mut *connection).await?;
+    if one.is_empty() {
+        sqlx::query(DONE).bind(recovery.endpoint).execute(connection).await?;
+        return Ok(Some(0));
+    }
+    recovery.changed(connection, one).await.map(Some)
 }
 
-/// The next rows of an endpoint; says how many became pending.
-pub(super) async fn some(
-    connection: &mut AnyConnection,
-    endpoint: &str,
-    recovery: &str,
-    to: i64,
-) -> Result<u64, sqlx::Error> {
-    let change = if recovery == TAKE_UP { &TAKE } else { &LET_GO };
-    let change = change.query(connection).bind(endpoint.to_owned()).bind(to).bind(TAKEN_UP);
-    let rows = change.fetch_all(&mut *connection).await?;
-    if rows.is_empty() {
-        sqlx::query(DONE).bind(endpoint.to_owned()).execute(connection).await?;
-        return Ok(0);
+/// What is still to be done with the parked deliveries of an endpoint.
+pub(super) struct Recovery {
+    pub(super) endpoint: String,
+    /// Whose they are.
+    pub(super) tenant: String,
+    /// Whether they are sent; else they are left for good.
+    pub(super) takes_up: bool,
+    /// Up to this number.
+    pub(super) to: i64,
+}
+
+impl Recovery {
+    /// Those that nobody else has, as many as one transaction takes; says how many became pending.
+    pub(super) async fn begin(&self, connection: &mut AnyConnection) -> Result<u64, sqlx::Error> {
+        let rows = self.free(connection).await?;
+        self.changed(connection, rows).await
     }
-    let keys = rows.iter().filter_map(|row| order_key(row).transpose());
-    let keys = keys.collect::<Result<BTreeSet<_>, _>>()?;
-    released(connection, keys).await?;
-    if recovery != TAKE_UP {
-        return Ok(0);
+
+    async fn free(&self, connection: &mut AnyConnection) -> Result<Vec<AnyRow>, sqlx::Error> {
+        let change = if self.takes_up { &TAKE } else { &LET_GO };
+        self.of(change, connection).bind(TAKEN_UP).fetch_all(connection).await
     }
-    let mut waiting = Waiting::default();
-    for row in &rows {
-        waiting.add(row.try_get("tenant")?, 1);
+
+    fn of(
+        &self,
+        change: &'static Sql,
+        connection: &AnyConnection,
+    ) -> Query<'static, Any, AnyArguments> {
+        change.query(connection).bind(self.endpoint.clone()).bind(self.tenant.clone()).bind(self.to)
     }
-    waiting.count(connection).await?;
-    Ok(rows.len() as u64)
+
+    /// Goes on with rows that were changed; says how many became pending.
+    async fn changed(
+        &self,
+        connection: &mut AnyConnection,
+        rows: Vec<AnyRow>,
+    ) -> Result<u64, sqlx::Error> {
+        let keys = rows.iter().filter_map(|row| order_key(row).transpose());
+        let keys = keys.collect::<Result<BTreeSet<_>, _>>()?;
+        released(connection, keys).await?;
+        if !self.takes_up {
+            return Ok(0);
+        }
+        let mut waiting = Waiting::default();
+        waiting.add(&self.tenant, i64::try_from(rows.len()).unwrap_or(i64::MAX));
+        waiting.count(connection).await?;
+        Ok(rows.len() as u64)
+    }
 }
 
 /// What a row waits by.

@@ -5,11 +5,11 @@ use super::accept::{Arriving, accept};
 use super::fan_out::{New, insert};
 use super::order::{OrderKey, released};
 use super::sql::Sql;
-use super::taking_up::{self, LEAVE, TAKE_UP};
+use super::taking_up::{self, LEAVE, Recovery, TAKE_UP};
 use super::waiting::Waiting;
 use crate::control::{Undone, WriteError};
 use crate::rows::{stored, text};
-use model::id::EndpointId;
+use model::id::{EndpointId, TenantId};
 use model::webhook::{Acceptance, NewEvent, Planned};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
@@ -34,15 +34,15 @@ pub(super) static DISCARD: Sql = Sql::new(
 
 const ENABLE: &str = "INSERT INTO webhook_standings AS kept (endpoint, tenant, opened, at, recovery, recover_to) \
      SELECT $1, $2, 0, {now}, $3, number FROM webhook_numbers WHERE name = 'deliveries' \
-     ON CONFLICT (endpoint) DO UPDATE SET failing_since = NULL, open_until = NULL, opened = 0, disabled_reason = NULL, \
-         disabled_since = NULL, recovery = excluded.recovery, recover_to = excluded.recover_to, \
+     ON CONFLICT (endpoint) DO UPDATE SET tenant = excluded.tenant, failing_since = NULL, open_until = NULL, opened = 0, \
+         disabled_reason = NULL, disabled_since = NULL, recovery = excluded.recovery, recover_to = excluded.recover_to, \
          at = CASE WHEN kept.at >= excluded.at THEN kept.at + 1 ELSE excluded.at END \
      RETURNING recover_to";
 
 pub(super) static ENABLE_ENDPOINT: Sql = Sql::new(ENABLE);
 
-const TENANT: &str = "SELECT tenant FROM webhook_standings WHERE endpoint = $1 UNION ALL \
-     SELECT tenant FROM webhook_deliveries WHERE endpoint = $1 LIMIT 1";
+const KNOWN: &str = "SELECT 1 AS one FROM webhook_standings WHERE endpoint = $1 UNION ALL \
+     SELECT 1 AS one FROM webhook_deliveries WHERE endpoint = $1 LIMIT 1";
 
 /// What becomes of what was parked while an endpoint was disabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,11 +69,8 @@ pub(crate) async fn retry(connection: &mut AnyConnection, number: u64) -> Result
     }
     RETRY.query(connection).bind(number).execute(&mut *connection).await?;
     let order_key = taking_up::order_key(&row)?;
-    match order_key {
-        // It stands in its key's row again: due if it is the first.
-        Some(key) => drop(released(connection, BTreeSet::from([key])).await?),
-        None => drop(DUE.query(connection).bind(number).execute(&mut *connection).await?),
-    }
+    // Where it has a key it stands in its row again, and is due if it is the first.
+    released(connection, order_key.into_iter().collect()).await?;
     let mut waiting = Waiting::default();
     waiting.add(row.try_get("tenant")?, 1);
     Ok(waiting.count(connection).await?)
@@ -104,27 +101,30 @@ async fn find(connection: &mut AnyConnection, number: i64) -> Result<AnyRow, Und
     row.ok_or_else(|| WriteError::NotFound.into())
 }
 
-/// Enables an endpoint, and takes up the first of what was parked; says how many of them. The rest is [`Store::take_up`]'s.
+/// Enables an endpoint of a tenant, and takes up the first of what was parked of that tenant's; says how many of them. The
+/// rest is [`Store::take_up`]'s.
 ///
 /// [`Store::take_up`]: crate::Store::take_up
 pub(crate) async fn enable(
     connection: &mut AnyConnection,
     endpoint: &EndpointId,
+    tenant: &TenantId,
     recover: Recover,
 ) -> Result<u64, Undone> {
-    let endpoint = text(endpoint.as_str());
-    let tenant = sqlx::query_scalar(TENANT).bind(endpoint.clone());
-    let tenant: Option<String> = tenant.fetch_optional(&mut *connection).await?;
-    // Nothing was ever known of it: there is nothing to clear.
-    let Some(tenant) = tenant else { return Ok(0) };
+    let (endpoint, tenant) = (text(endpoint.as_str()), text(tenant.as_str()));
+    let known = sqlx::query(KNOWN).bind(endpoint.clone());
+    if known.fetch_optional(&mut *connection).await?.is_none() {
+        // There is nothing to clear.
+        return Ok(0);
+    }
     let recovery = match recover {
         Recover::Parked => TAKE_UP,
         Recover::Nothing => LEAVE,
     };
-    let enable =
-        ENABLE_ENDPOINT.query(connection).bind(endpoint.clone()).bind(tenant).bind(recovery);
-    let to: i64 = enable.fetch_one(&mut *connection).await?.try_get("recover_to")?;
-    Ok(taking_up::some(connection, &endpoint, recovery, to).await?)
+    let enable = ENABLE_ENDPOINT.query(connection).bind(endpoint.clone()).bind(tenant.clone());
+    let enabled = enable.bind(recovery).fetch_one(&mut *connection).await?;
+    let (takes_up, to) = (recover == Recover::Parked, enabled.try_get("recover_to")?);
+    Ok(Recovery { endpoint, tenant, takes_up, to }.begin(connection).await?)
 }
 
 /// Accepts an event and makes its one delivery, without a plan; says the delivery's number.
@@ -135,15 +135,14 @@ pub(crate) async fn ping(
 ) -> Result<u64, Undone> {
     let tenant = event.tenant.clone();
     let arriving = Arriving { events: vec![event], backlog: std::collections::BTreeMap::new() };
-    let (told, number) = accept(connection, &[arriving]).await?;
-    if told.iter().flatten().any(|told| *told != Acceptance::Accepted) {
+    let accepted = accept(connection, &[arriving]).await?;
+    if accepted.told.iter().flatten().any(|told| *told != Acceptance::Accepted) {
         return Err(WriteError::Stale.into());
     }
-    let at = "SELECT at FROM webhook_numbers WHERE name = 'events'";
-    let accepted_at = sqlx::query_scalar(at).fetch_one(&mut *connection).await?;
     let planned = Planned { endpoint, order_key: None, parked: None };
-    let mut waiting = Waiting::default();
-    let new = New { event: number, accepted_at, tenant, planned, replay: None };
+    let mut waiting = accepted.added;
+    let (event, accepted_at) = (accepted.number, accepted.at);
+    let new = New { event, accepted_at, tenant, planned, replay: None };
     insert(connection, vec![new], &mut waiting).await?;
     waiting.count(connection).await?;
     let newest = "SELECT number FROM webhook_numbers WHERE name = 'deliveries'";

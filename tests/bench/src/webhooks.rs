@@ -46,7 +46,7 @@ const LOOK: Duration = Duration::from_millis(5);
 /// What the length of an event is brought to, in bytes.
 const EVENT_BYTES: usize = 480;
 /// TEST ONLY: what deliveries are signed with.
-const SECRET: &str = "whsec_TEST0ONLY0TEST0ONLY0TEST0ONLY0TEST";
+const SECRET: &str = "whsec_VEVTVCBPTkxZOiBzaWducyBiZW5jaCB3ZWJob29rcyE=";
 
 /// All that was measured.
 #[derive(Debug, Serialize)]

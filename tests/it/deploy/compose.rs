@@ -37,7 +37,7 @@ fn every_service_starts_with_settings_that_the_binary_understands() {
     let path = folder.path().to_str().unwrap();
     let mut roles = BTreeSet::new();
     let found = services();
-    assert_eq!(found.len(), 3);
+    assert_eq!(found.len(), 5);
     for (name, service) in found {
         let text = serde_json::to_string(&environment(&service)).unwrap();
         let here = serde_json::from_str(&text.replace(SECRETS, path)).unwrap();
@@ -50,8 +50,13 @@ fn every_service_starts_with_settings_that_the_binary_understands() {
         assert_eq!(read["master_keys"], json!([{ "file": format!("{path}/master_key") }]));
         roles.insert(format!("{}: {}", name, read["roles"]));
     }
-    let expected =
-        [r#"admin: ["admin"]"#, r#"gateway-1: ["gateway"]"#, r#"gateway-2: ["gateway"]"#];
+    let expected = [
+        r#"admin: ["admin"]"#,
+        r#"dispatcher-1: ["dispatcher"]"#,
+        r#"dispatcher-2: ["dispatcher"]"#,
+        r#"gateway-1: ["gateway"]"#,
+        r#"gateway-2: ["gateway"]"#,
+    ];
     assert_eq!(roles.into_iter().collect::<Vec<_>>(), expected);
 }
 
@@ -81,7 +86,7 @@ fn no_port_but_those_that_listen_is_published_and_admin_on_loopback_alone() {
         address.strip_prefix("0.0.0.0:").unwrap().to_owned()
     };
     let exposed = values(&image(), "EXPOSE").join(" ");
-    let expected = ["GATEWAY", "ADMIN", "STATUS"].map(port);
+    let expected = ["GATEWAY", "ADMIN", "DISPATCHER", "STATUS"].map(port);
     assert_eq!(exposed.split(' ').collect::<Vec<_>>(), expected);
     let mut outside = BTreeSet::new();
     for (name, service) in services() {
@@ -91,9 +96,10 @@ fn no_port_but_those_that_listen_is_published_and_admin_on_loopback_alone() {
         let (address, inside) = published.rsplit_once(':').unwrap();
         assert_eq!(inside, port(&role.to_uppercase()), "{name}");
         assert!(outside.insert(address.to_owned()), "{address} is published twice");
-        let by_default = address.replace("${GATEWAY_ADDRESS:-127.0.0.1}", "127.0.0.1");
+        let chosen = format!("${{{}_ADDRESS:-127.0.0.1}}", role.to_uppercase());
+        let by_default = address.replace(&chosen, "127.0.0.1");
         assert!(by_default.starts_with("127.0.0.1:"), "{name}: {address}");
-        assert!(role == "gateway" || !address.contains('$'), "{name}: {address}");
+        assert!(role != "admin" || !address.contains('$'), "{name}: {address}");
     }
     let compose = compose();
     for name in ["postgres", "redis"] {

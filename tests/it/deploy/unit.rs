@@ -34,7 +34,7 @@ fn the_sample_settings_are_read_and_fit_the_unit() {
     assert_ne!(here, sample, "the sample names no key");
     std::fs::write(&file, here).unwrap();
     let read = settings(&["--config", file.to_str().unwrap()], &Map::new());
-    assert_eq!(read["roles"], json!(["gateway", "admin"]));
+    assert_eq!(read["roles"], json!(["gateway", "admin", "dispatcher"]));
     // One node counts for itself; the line for several is there, and is understood.
     assert_eq!(read["redis"], Value::Null);
     let several = std::fs::read_to_string(&file).unwrap().replace("# redis: ", "redis: ");

@@ -117,10 +117,19 @@ impl Told {
 
 type Manners = Arc<dyn Fn(&Arrived) -> Told + Send + Sync>;
 
+/// A webhook, byte for byte.
+pub(crate) struct Raw {
+    pub(crate) endpoint: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+}
+
 #[derive(Default)]
 struct Shared {
     manners: Mutex<BTreeMap<String, Manners>>,
     arrived: Mutex<BTreeMap<String, Vec<Arrived>>>,
+    /// None while nothing is kept.
+    kept: Mutex<Option<Vec<Raw>>>,
 }
 
 impl Shared {
@@ -170,6 +179,16 @@ impl Sink {
         manners: impl Fn(&Arrived) -> Told + Send + Sync + 'static,
     ) {
         self.shared.manners.lock().unwrap().insert(endpoint.to_owned(), Arc::new(manners));
+    }
+
+    /// From now on what arrives is kept byte for byte.
+    pub(crate) fn keeps(&self) {
+        self.shared.kept.lock().unwrap().get_or_insert_default();
+    }
+
+    /// What was kept.
+    pub(crate) fn kept(&self) -> Vec<Raw> {
+        self.shared.kept.lock().unwrap().take().unwrap_or_default()
     }
 
     /// What arrived at an endpoint so far, in order.
@@ -242,8 +261,11 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 /// A connection to its end; none where the other side broke it off.
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let mut connection = BufReader::new(stream);
-    while let Some((endpoint, arrived)) = receive(&mut connection).await {
-        let told = shared.record(&endpoint, arrived);
+    while let Some(raw) = receive(&mut connection).await {
+        let told = shared.record(&raw.endpoint, arrived(&raw.headers, &raw.body));
+        if let Some(kept) = shared.kept.lock().unwrap().as_mut() {
+            kept.push(raw);
+        }
         sleep(told.pause).await;
         if let Some(latch) = &told.latch {
             latch.passed().await;
@@ -276,7 +298,7 @@ async fn answer(stream: &mut TcpStream, told: &Told) -> Option<()> {
 }
 
 /// The next webhook of a connection.
-async fn receive(connection: &mut BufReader<TcpStream>) -> Option<(String, Arrived)> {
+async fn receive(connection: &mut BufReader<TcpStream>) -> Option<Raw> {
     let mut line = String::new();
     connection.read_line(&mut line).await.ok().filter(|read| *read > 0)?;
     let endpoint = line.split(' ').nth(1)?.trim_start_matches('/').to_owned();
@@ -291,7 +313,7 @@ async fn receive(connection: &mut BufReader<TcpStream>) -> Option<(String, Arriv
     let length: usize = header(&headers, "content-length").parse().unwrap();
     let mut body = vec![0; length];
     connection.read_exact(&mut body).await.ok()?;
-    Some((endpoint, arrived(&headers, &body)))
+    Some(Raw { endpoint, headers, body })
 }
 
 fn arrived(headers: &HeaderMap, body: &[u8]) -> Arrived {

@@ -93,6 +93,25 @@ async fn a_request_that_was_lost_on_a_kept_connection_is_sent_once_more() {
     assert_eq!(sink.requests().len(), 3);
 }
 
+/// What stands behind an answer is not the answer to the next request: receivers of several tenants may share a host.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_nobody_asked_for_is_nobodys() {
+    for _ in 0..50 {
+        let sink = Sink::new(|number| match number {
+            0 => Reply::Raw(
+                b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok\
+                  HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+            ),
+            _ => status(500),
+        });
+        let sink = sink.await;
+        let client = local_client();
+        let target = target(&client, &sink.url(), json!({}));
+        assert_eq!(send(&client, &target).await, Outcome::Delivered);
+        assert_eq!(send(&client, &target).await, Outcome::ServerError);
+    }
+}
+
 /// What a receiver answered is not asked for again, even if it is nonsense.
 #[tokio::test]
 async fn an_answer_that_is_no_http_is_not_asked_for_again() {

@@ -48,7 +48,7 @@ impl Polled {
             let endpoint = event.tenant.as_str().into();
             vec![Planned { endpoint, order_key: None, parked: None }]
         };
-        self.polls.store.fan_out(Arc::new(plan), 1_000).await.unwrap();
+        self.polls.store.fan_out(Arc::new(plan), None, 1_000).await.unwrap();
     }
 
     /// The endpoint of a tenant, with further fields.
@@ -148,7 +148,7 @@ async fn each_event_is_signed_as_it_would_be_sent() {
         let data = if format == "binary" { &data } else { &data["data"] };
         assert_eq!(data["text"], "grüße");
         assert_eq!(headers.contains_key("ce-type"), format == "binary");
-        let now = Timestamp::now().as_second();
+        let now = Clock::system().now().as_second();
         for secret in [SECRET, OLD] {
             let secret = signature::Secret::parse(secret).unwrap();
             let verifier = Verifier::new(Duration::from_secs(60)).secret(secret);

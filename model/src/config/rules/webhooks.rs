@@ -10,9 +10,10 @@ use crate::document::{
     Ordering, Poll, PollCursor, PollWait, Schedule, Source,
 };
 use crate::exchange::HOP_BY_HOP;
+use crate::id::TenantId;
 use crate::units::{Duration, Size};
 use crate::webhook::Destination;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::time;
 
@@ -32,11 +33,13 @@ const DISABLE_AFTER: RangeInclusive<Duration> = seconds(3600)..=seconds(90 * DAY
 const EVENT_SIZE: RangeInclusive<Size> = Size(1 << 10)..=Size(1 << 20);
 /// The longest type of an event, name of a parameter and id of a client, in bytes.
 const WORD_BYTES_MAX: usize = 128;
-/// The longest name of a context attribute (CloudEvents 1.0 §3.1.1 advises 20), and how many an endpoint may ask for.
-const ATTRIBUTE_BYTES_MAX: usize = 64;
+/// The longest name of a context attribute (CloudEvents 1.0 §3.1.1), and how many an endpoint may ask for.
+const ATTRIBUTE_BYTES_MAX: usize = 20;
 const ATTRIBUTES_MAX: usize = 16;
 /// How many values an attribute may have.
 const VALUES_MAX: usize = 64;
+/// How many endpoints a tenant may have: each event of it becomes so many deliveries.
+const ENDPOINTS_MAX: usize = 256;
 /// Headers that a delivery has anyway. Lower case.
 const OWN_HEADERS: &[&str] = &[
     "accept",
@@ -126,6 +129,19 @@ fn check_cursor(at: &str, cursor: &PollCursor, errors: &mut Errors<'_>) {
         errors.add(at, "overlap", "is only used with `newest`");
     }
     errors.range(at, "overlap", cursor.overlap, &POLL_OVERLAP);
+}
+
+/// Each endpoint of a tenant beyond as many as it may have.
+pub(super) fn check_endpoints(endpoints: &[(String, Endpoint)], errors: &mut Errors<'_>) {
+    let mut counted: HashMap<&TenantId, usize> = HashMap::new();
+    for (at, endpoint) in endpoints {
+        let count = counted.entry(&endpoint.tenant).or_default();
+        *count += 1;
+        if *count > ENDPOINTS_MAX {
+            let message = format!("its tenant has more than {ENDPOINTS_MAX} endpoints");
+            errors.add(at, "", message);
+        }
+    }
 }
 
 pub(super) fn check_endpoint(at: &str, endpoint: &Endpoint, errors: &mut Errors<'_>) {
@@ -247,7 +263,7 @@ fn check_url(at: &str, field: &str, text: &str, errors: &mut Errors<'_>) {
 }
 
 const ATTRIBUTE: &str =
-    "is no context attribute: 1 to 64 lower-case letters and digits (CloudEvents 1.0 §3.1)";
+    "is no context attribute: 1 to 20 lower-case letters and digits (CloudEvents 1.0 §3.1)";
 
 fn is_attribute(name: &str) -> bool {
     (1..=ATTRIBUTE_BYTES_MAX).contains(&name.len())

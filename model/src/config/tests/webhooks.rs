@@ -24,267 +24,228 @@ fn sound_ones_are_accepted() {
     assert_eq!(check("", ""), Vec::<String>::new());
 }
 
+const OF_A_SOURCE: &[(&str, &str, &str)] = &[
+    ("{ id: s, tenant: acme", "{ id: s, tenant: globex", "/sources/0/tenant: there is no tenant"),
+    ("{ id: p,", "{ id: s,", "/sources/1/id: there is another source `s`"),
+    (", secret: { env: TOLLGATE_SECRET_S }", "", "/sources/0: needs `secret`"),
+    (
+        "verify: acme_hmac, secret: { env: TOLLGATE_SECRET_S }",
+        "tolerance: 5m",
+        "/sources/0: needs `verify` or `poll`",
+    ),
+    (
+        "verify: acme_hmac,",
+        "verify: plain,",
+        "/sources/0/verify: `plain` is not one of `acme_hmac`, `standard_webhooks`",
+    ),
+    ("env: TOLLGATE_SECRET_S }", "env: S }", "/sources/0/secret/env: must be a variable's name"),
+    (
+        "secret: { env: TOLLGATE_SECRET_S }",
+        "secret: { value: x }",
+        "/sources/0/secret/value: unknown field `value`: secrets stand by reference",
+    ),
+    (
+        "secret: { env: TOLLGATE_SECRET_S }",
+        "secret: { env: TOLLGATE_SECRET_S }, previous_secret: { hunter2: x }",
+        "/sources/0/previous_secret: has an unknown field: secrets stand by reference",
+    ),
+    (
+        "secret: { env: TOLLGATE_SECRET_S }",
+        "secret: { env: TOLLGATE_SECRET_S }, previous_secret: { file: f, env: TOLLGATE_SECRET_T }",
+        "/sources/0/previous_secret: needs exactly one of `env`, `file` and `sealed`",
+    ),
+    (
+        "secret: { env: TOLLGATE_SECRET_S }",
+        "secret: { env: TOLLGATE_SECRET_S }, tolerance: 2h",
+        "/sources/0/tolerance: must be at least 1s and at most 1h",
+    ),
+    (
+        "secret: { env: TOLLGATE_SECRET_S }",
+        "secret: { env: TOLLGATE_SECRET_S }, event: { id: id }",
+        "/sources/0/event/id: `id` is not a pointer into JSON",
+    ),
+    (
+        "secret: { env: TOLLGATE_SECRET_S }",
+        "secret: { env: TOLLGATE_SECRET_S }, event: { default_type: a b }",
+        "/sources/0/event/default_type: must be 1 to 128 bytes without spaces",
+    ),
+    (
+        "{ id: p, tenant: acme",
+        "{ id: p, tenant: acme, verify: acme_hmac, secret: { file: f }",
+        "/sources/1/poll: stands beside `verify`",
+    ),
+    (
+        "{ id: p, tenant: acme",
+        "{ id: p, tenant: acme, secret: { file: f }",
+        "/sources/1/secret: is only used with `verify`",
+    ),
+    (
+        "interval: 1s",
+        "interval: 1ms",
+        "/sources/1/poll/interval: must be at least 1s and at most 24h",
+    ),
+    ("timeout: 31s", "timeout: 6m", "/sources/1/poll/timeout: must be at least 1s and at most 5m"),
+    ("timeout: 31s", "timeout: 30s", "/sources/1/poll/wait/time: must be less than `timeout`, 30s"),
+    ("time: 30s", "time: 1500ms", "/sources/1/poll/wait/time: must be whole seconds"),
+    (
+        "newest: /updated_at",
+        "newest: /updated_at, from: /next",
+        "/sources/1/poll/cursor: needs exactly one of `from` and `newest`",
+    ),
+    (
+        "newest: /updated_at",
+        "from: /next",
+        "/sources/1/poll/cursor/overlap: is only used with `newest`",
+    ),
+    ("parameter: since", "parameter: \"\"", "/sources/1/poll/cursor/parameter: must be 1 to 128"),
+    (
+        "https://erp.example/changes?a=b",
+        "ftp://erp.example",
+        "/sources/1/poll/url: must start with `https://`",
+    ),
+    (
+        "client_secret: { env: TOLLGATE_SECRET_P }",
+        "client_secret: { env: P }",
+        "/sources/1/poll/authorization/oauth2/client_secret/env: must be a variable's name",
+    ),
+    (
+        "https://idp.example/token",
+        "token",
+        "/sources/1/poll/authorization/oauth2/token_url: must start with",
+    ),
+    (
+        "scopes: [read]",
+        "scopes: [\"a b\"]",
+        "/sources/1/poll/authorization/oauth2/scopes/0: is not a scope",
+    ),
+    (
+        "oauth2: {",
+        "header: { name: X-K, secret: { file: f } }, oauth2: {",
+        "/sources/1/poll/authorization: needs exactly one of `header` and `oauth2`",
+    ),
+];
+
 #[test]
 fn each_fault_of_a_source_is_told_where_it_stands() {
-    let s = "/sources/0";
-    let p = "/sources/1/poll";
-    holds(&[
-        (
-            "{ id: s, tenant: acme",
-            "{ id: s, tenant: globex",
-            &format!("{s}/tenant: there is no tenant"),
-        ),
-        ("{ id: p,", "{ id: s,", "/sources/1/id: there is another source `s`"),
-        (", secret: { env: TOLLGATE_SECRET_S }", "", &format!("{s}: needs `secret`")),
-        (
-            "verify: acme_hmac, secret: { env: TOLLGATE_SECRET_S }",
-            "tolerance: 5m",
-            &format!("{s}: needs `verify` or `poll`"),
-        ),
-        (
-            "verify: acme_hmac,",
-            "verify: plain,",
-            &format!("{s}/verify: `plain` is not one of `acme_hmac`, `standard_webhooks`"),
-        ),
-        (
-            "env: TOLLGATE_SECRET_S }",
-            "env: S }",
-            &format!("{s}/secret/env: must be a variable's name"),
-        ),
-        (
-            "secret: { env: TOLLGATE_SECRET_S }",
-            "secret: { value: x }",
-            &format!("{s}/secret/value: unknown field `value`: secrets stand by reference"),
-        ),
-        (
-            "secret: { env: TOLLGATE_SECRET_S }",
-            "secret: { env: TOLLGATE_SECRET_S }, previous_secret: { hunter2: x }",
-            &format!("{s}/previous_secret: has an unknown field: secrets stand by reference"),
-        ),
-        (
-            "secret: { env: TOLLGATE_SECRET_S }",
-            "secret: { env: TOLLGATE_SECRET_S }, previous_secret: { file: f, env: TOLLGATE_SECRET_T }",
-            &format!("{s}/previous_secret: needs exactly one of `env`, `file` and `sealed`"),
-        ),
-        (
-            "secret: { env: TOLLGATE_SECRET_S }",
-            "secret: { env: TOLLGATE_SECRET_S }, tolerance: 2h",
-            &format!("{s}/tolerance: must be at least 1s and at most 1h"),
-        ),
-        (
-            "secret: { env: TOLLGATE_SECRET_S }",
-            "secret: { env: TOLLGATE_SECRET_S }, event: { id: id }",
-            &format!("{s}/event/id: `id` is not a pointer into JSON"),
-        ),
-        (
-            "secret: { env: TOLLGATE_SECRET_S }",
-            "secret: { env: TOLLGATE_SECRET_S }, event: { default_type: a b }",
-            &format!("{s}/event/default_type: must be 1 to 128 bytes without spaces"),
-        ),
-        (
-            "{ id: p, tenant: acme",
-            "{ id: p, tenant: acme, verify: acme_hmac, secret: { file: f }",
-            "/sources/1/poll: stands beside `verify`",
-        ),
-        (
-            "{ id: p, tenant: acme",
-            "{ id: p, tenant: acme, secret: { file: f }",
-            "/sources/1/secret: is only used with `verify`",
-        ),
-        (
-            "interval: 1s",
-            "interval: 1ms",
-            &format!("{p}/interval: must be at least 1s and at most 24h"),
-        ),
-        (
-            "timeout: 31s",
-            "timeout: 6m",
-            &format!("{p}/timeout: must be at least 1s and at most 5m"),
-        ),
-        (
-            "timeout: 31s",
-            "timeout: 30s",
-            &format!("{p}/wait/time: must be less than `timeout`, 30s"),
-        ),
-        ("time: 30s", "time: 1500ms", &format!("{p}/wait/time: must be whole seconds")),
-        (
-            "newest: /updated_at",
-            "newest: /updated_at, from: /next",
-            &format!("{p}/cursor: needs exactly one of `from` and `newest`"),
-        ),
-        (
-            "newest: /updated_at",
-            "from: /next",
-            &format!("{p}/cursor/overlap: is only used with `newest`"),
-        ),
-        ("parameter: since", "parameter: \"\"", &format!("{p}/cursor/parameter: must be 1 to 128")),
-        (
-            "https://erp.example/changes?a=b",
-            "ftp://erp.example",
-            &format!("{p}/url: must start with `https://`"),
-        ),
-        (
-            "client_secret: { env: TOLLGATE_SECRET_P }",
-            "client_secret: { env: P }",
-            &format!("{p}/authorization/oauth2/client_secret/env: must be a variable's name"),
-        ),
-        (
-            "https://idp.example/token",
-            "token",
-            &format!("{p}/authorization/oauth2/token_url: must start with"),
-        ),
-        (
-            "scopes: [read]",
-            "scopes: [\"a b\"]",
-            &format!("{p}/authorization/oauth2/scopes/0: is not a scope"),
-        ),
-        (
-            "oauth2: {",
-            "header: { name: X-K, secret: { file: f } }, oauth2: {",
-            &format!("{p}/authorization: needs exactly one of `header` and `oauth2`"),
-        ),
-    ]);
+    holds(OF_A_SOURCE);
 }
+
+const OF_AN_ENDPOINT: &[(&str, &str, &str)] = &[
+    ("{ id: e, tenant: acme", "{ id: e, tenant: globex", "/endpoints/0/tenant: there is no tenant"),
+    ("{ id: f,", "{ id: e,", "/endpoints/1/id: there is another endpoint `e`"),
+    ("https://hooks.example/crm", "hooks.example/crm", "/endpoints/0/url: must start with"),
+    (
+        "https://hooks.example/crm",
+        "ftp://hooks.example/crm",
+        "/endpoints/0/url: must start with `https://`",
+    ),
+    (
+        "https://hooks.example/crm",
+        "https://a:hunter2@hooks.example/crm",
+        "/endpoints/0/url: must hold no user",
+    ),
+    (
+        "https://hooks.example/crm",
+        "https://hooks.example/crm#x",
+        "/endpoints/0/url: must hold no fragment",
+    ),
+    ("[\"contact.*\", order.paid]", "[]", "/endpoints/0/events: must not be empty"),
+    ("order.paid", "order paid", "/endpoints/0/events/1: must be 1 to 128 bytes without spaces"),
+    ("order.paid", "contact.*", "/endpoints/0/events/1: `contact.*` is in the list already"),
+    (
+        "subject: [\"a*\", b]",
+        "Subject: [a]",
+        "/endpoints/0/attributes/Subject: is no context attribute",
+    ),
+    (
+        "subject: [\"a*\", b]",
+        "subject: []",
+        "/endpoints/0/attributes/subject: needs 1 to 64 values",
+    ),
+    (
+        "secret: { env: TOLLGATE_SECRET_E }",
+        "secret: whsec_abc",
+        "/endpoints/0/secret: is a string, not an object",
+    ),
+    (
+        "secret: { file: /run/old }",
+        "secret: {}",
+        "/endpoints/0/previous_secrets/0/secret: needs exactly one of",
+    ),
+    (
+        "signing_key: { file: /run/key }",
+        "signing_key: { key: whsk_abc }",
+        "/endpoints/0/signing_key/key: unknown field `key`: secrets stand by reference",
+    ),
+    (
+        "signing_key: { file: /run/key }",
+        "signing_key: {}",
+        "/endpoints/0/signing_key: needs exactly one of",
+    ),
+    (
+        "[100ms, 5m]",
+        "[100ms, 0s]",
+        "/endpoints/0/schedule/1: must be at least 100ms and at most 168h",
+    ),
+    ("[100ms, 5m]", "soon", "/endpoints/0/schedule: `soon` is not one of `standard`"),
+    ("[100ms, 5m]", "[]", "/endpoints/0/schedule: "),
+    (", on_failure: stop", "", "/endpoints/0: is ordered, so it needs `on_failure`"),
+    ("ordering: key", "ordering: none", "/endpoints/0/on_failure: is only used with an `ordering`"),
+    (
+        "ordering: key",
+        "ordering: endpoint",
+        "/endpoints/0/order_key: is only used with `ordering: key`",
+    ),
+    (
+        "order_key: subject",
+        "order_key: the-subject",
+        "/endpoints/0/order_key: is no context attribute",
+    ),
+    ("timeout: 60s", "timeout: 61s", "/endpoints/0/timeout: must be at least 100ms and at most 1m"),
+    ("concurrency: 8", "concurrency: 0", "/endpoints/0/concurrency: 0 is less than 1"),
+    (
+        "name: X-Key",
+        "name: Webhook-Id",
+        "/endpoints/0/authorization/header/name: is a header that the request has anyway",
+    ),
+    (
+        "name: X-Key",
+        "name: Host",
+        "/endpoints/0/authorization/header/name: is a header that the request has anyway",
+    ),
+    (
+        "name: X-Key",
+        "name: \"X Key\"",
+        "/endpoints/0/authorization/header/name: `X Key` is not the name of a header",
+    ),
+    (
+        "secret: { env: TOLLGATE_SECRET_H }",
+        "secret: {}",
+        "/endpoints/0/authorization/header/secret: needs exactly one of",
+    ),
+    ("failure_rate: 0.5", "failure_rate: 0", "/endpoints/0/breaker/failure_rate: 0 is less than"),
+    (
+        "failure_rate: 0.5",
+        "window: 2h",
+        "/endpoints/0/breaker/window: must be at least 1s and at most 1h",
+    ),
+    ("failure_rate: 0.5", "open_for: 0s", "/endpoints/0/breaker/open_for: must be at least 1s"),
+    ("retry_budget: 0", "retry_budget: 11", "/endpoints/0/retry_budget: 11 is more than 10"),
+    (
+        "disable_after: 1h",
+        "disable_after: 1m",
+        "/endpoints/0/disable_after: must be at least 1h and at most 2160h",
+    ),
+    (
+        "state: disabled",
+        "state: off",
+        "/endpoints/0/state: `off` is not one of `enabled`, `disabled`",
+    ),
+];
 
 #[test]
 fn each_fault_of_an_endpoint_is_told_where_it_stands() {
-    let e = "/endpoints/0";
-    holds(&[
-        (
-            "{ id: e, tenant: acme",
-            "{ id: e, tenant: globex",
-            &format!("{e}/tenant: there is no tenant"),
-        ),
-        ("{ id: f,", "{ id: e,", "/endpoints/1/id: there is another endpoint `e`"),
-        ("https://hooks.example/crm", "hooks.example/crm", &format!("{e}/url: must start with")),
-        (
-            "https://hooks.example/crm",
-            "ftp://hooks.example/crm",
-            &format!("{e}/url: must start with `https://`"),
-        ),
-        (
-            "https://hooks.example/crm",
-            "https://a:hunter2@hooks.example/crm",
-            &format!("{e}/url: must hold no user"),
-        ),
-        (
-            "https://hooks.example/crm",
-            "https://hooks.example/crm#x",
-            &format!("{e}/url: must hold no fragment"),
-        ),
-        ("[\"contact.*\", order.paid]", "[]", &format!("{e}/events: must not be empty")),
-        (
-            "order.paid",
-            "order paid",
-            &format!("{e}/events/1: must be 1 to 128 bytes without spaces"),
-        ),
-        ("order.paid", "contact.*", &format!("{e}/events/1: `contact.*` is in the list already")),
-        (
-            "subject: [\"a*\", b]",
-            "Subject: [a]",
-            &format!("{e}/attributes/Subject: is no context attribute"),
-        ),
-        (
-            "subject: [\"a*\", b]",
-            "subject: []",
-            &format!("{e}/attributes/subject: needs 1 to 64 values"),
-        ),
-        (
-            "secret: { env: TOLLGATE_SECRET_E }",
-            "secret: whsec_abc",
-            &format!("{e}/secret: is a string, not an object"),
-        ),
-        (
-            "secret: { file: /run/old }",
-            "secret: {}",
-            &format!("{e}/previous_secrets/0/secret: needs exactly one of"),
-        ),
-        (
-            "signing_key: { file: /run/key }",
-            "signing_key: { key: whsk_abc }",
-            &format!("{e}/signing_key/key: unknown field `key`: secrets stand by reference"),
-        ),
-        (
-            "signing_key: { file: /run/key }",
-            "signing_key: {}",
-            &format!("{e}/signing_key: needs exactly one of"),
-        ),
-        (
-            "[100ms, 5m]",
-            "[100ms, 0s]",
-            &format!("{e}/schedule/1: must be at least 100ms and at most 168h"),
-        ),
-        ("[100ms, 5m]", "soon", &format!("{e}/schedule: `soon` is not one of `standard`")),
-        ("[100ms, 5m]", "[]", &format!("{e}/schedule: ")),
-        (", on_failure: stop", "", &format!("{e}: is ordered, so it needs `on_failure`")),
-        (
-            "ordering: key",
-            "ordering: none",
-            &format!("{e}/on_failure: is only used with an `ordering`"),
-        ),
-        (
-            "ordering: key",
-            "ordering: endpoint",
-            &format!("{e}/order_key: is only used with `ordering: key`"),
-        ),
-        (
-            "order_key: subject",
-            "order_key: the-subject",
-            &format!("{e}/order_key: is no context attribute"),
-        ),
-        (
-            "timeout: 60s",
-            "timeout: 61s",
-            &format!("{e}/timeout: must be at least 100ms and at most 1m"),
-        ),
-        ("concurrency: 8", "concurrency: 0", &format!("{e}/concurrency: 0 is less than 1")),
-        (
-            "name: X-Key",
-            "name: Webhook-Id",
-            &format!("{e}/authorization/header/name: is a header that the request has anyway"),
-        ),
-        (
-            "name: X-Key",
-            "name: Host",
-            &format!("{e}/authorization/header/name: is a header that the request has anyway"),
-        ),
-        (
-            "name: X-Key",
-            "name: \"X Key\"",
-            &format!("{e}/authorization/header/name: `X Key` is not the name of a header"),
-        ),
-        (
-            "secret: { env: TOLLGATE_SECRET_H }",
-            "secret: {}",
-            &format!("{e}/authorization/header/secret: needs exactly one of"),
-        ),
-        (
-            "failure_rate: 0.5",
-            "failure_rate: 0",
-            &format!("{e}/breaker/failure_rate: 0 is less than"),
-        ),
-        (
-            "failure_rate: 0.5",
-            "window: 2h",
-            &format!("{e}/breaker/window: must be at least 1s and at most 1h"),
-        ),
-        (
-            "failure_rate: 0.5",
-            "open_for: 0s",
-            &format!("{e}/breaker/open_for: must be at least 1s"),
-        ),
-        ("retry_budget: 0", "retry_budget: 11", &format!("{e}/retry_budget: 11 is more than 10")),
-        (
-            "disable_after: 1h",
-            "disable_after: 1m",
-            &format!("{e}/disable_after: must be at least 1h and at most 2160h"),
-        ),
-        (
-            "state: disabled",
-            "state: off",
-            &format!("{e}/state: `off` is not one of `enabled`, `disabled`"),
-        ),
-    ]);
+    holds(OF_AN_ENDPOINT);
 }
 
 #[test]
@@ -344,4 +305,20 @@ fn holds(cases: &[(&str, &str, &str)]) {
             "{from} → {to}: {expected} is not in {found:#?}"
         );
     }
+}
+
+#[test]
+fn a_tenant_has_at_most_256_endpoints() {
+    let endpoint = |n: usize| {
+        format!(
+            "  - {{ id: hook-{n}, tenant: acme, url: \"https://hooks.example/\", events: [\"*\"], secret: {{ env: TOLLGATE_SECRET_A }} }}\n"
+        )
+    };
+    let with = |count: usize| {
+        let endpoints: String = (0..count).map(endpoint).collect();
+        read(&format!("{SOUND}\nendpoints:\n{endpoints}")).err().unwrap_or_default()
+    };
+    assert_eq!(with(256), []);
+    let pointers: Vec<String> = with(258).into_iter().map(|error| error.pointer).collect();
+    assert_eq!(pointers, ["/endpoints/256", "/endpoints/257"]);
 }

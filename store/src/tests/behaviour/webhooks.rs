@@ -65,6 +65,18 @@ pub(in crate::tests) fn to(endpoints: &'static [&'static str]) -> Plan {
     })
 }
 
+/// A plan to so many endpoints, without order.
+pub(in crate::tests) fn to_many(endpoints: u32) -> Plan {
+    Arc::new(move |_: &StoredEvent| {
+        let planned = |number: u32| Planned {
+            endpoint: format!("e{number}").as_str().into(),
+            order_key: None,
+            parked: None,
+        };
+        (0..endpoints).map(planned).collect()
+    })
+}
+
 /// A plan to one endpoint, ordered by what stands before `-` in an event's id.
 pub(in crate::tests) fn by_key(endpoint: &'static str) -> Plan {
     Arc::new(move |event: &StoredEvent| {
@@ -77,7 +89,7 @@ pub(in crate::tests) fn by_key(endpoint: &'static str) -> Plan {
 pub(in crate::tests) async fn fan_out(store: &Store, plan: &Plan) -> u32 {
     let mut events = 0;
     loop {
-        match store.fan_out(Arc::clone(plan), 100).await.unwrap().events {
+        match store.fan_out(Arc::clone(plan), None, 100).await.unwrap().events {
             0 => return events,
             some => events += some,
         }
@@ -123,8 +135,14 @@ pub(in crate::tests) async fn settle(store: &Store, held: &[HeldDelivery], next:
     assert_eq!(store.settle(settlements).await.unwrap().stale, [0; 0]);
 }
 
+/// Whoever found nothing to do lets others work.
+pub(in crate::tests) async fn rest() {
+    tokio::time::sleep(Duration::from_millis(5)).await;
+}
+
 pub(in crate::tests) fn now() -> Timestamp {
-    Clock::system().now()
+    // In whole milliseconds, as SQLite tells the time: what is due now must not be due a moment after it.
+    Timestamp::from_millisecond(Clock::system().now().as_millisecond()).unwrap()
 }
 
 /// So long from now.

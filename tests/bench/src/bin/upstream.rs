@@ -25,7 +25,9 @@ async fn serve(listen: &str, body: Bytes) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::bind(listen).await?;
     // Without it, some answers would wait for an acknowledgement.
     let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
-    let answer = move || std::future::ready(([(CONTENT_TYPE, "application/json")], body.clone()));
+    // A body that nobody reads would cost its connection.
+    let answer =
+        move |_: Bytes| std::future::ready(([(CONTENT_TYPE, "application/json")], body.clone()));
     axum::serve(listener, Router::new().fallback(answer)).await
 }
 

@@ -90,10 +90,10 @@ pub(in crate::tests) async fn who_no_longer_holds_changes_nothing(store: &Store)
         let (delivery, attempts) = store.delivery(1).await.unwrap().unwrap();
         assert_eq!((delivery.state, attempts.len()), (DeliveryState::Held, 1), "{next:?}");
     }
-    // Of a batch, the others are settled.
-    let both =
-        vec![settlement(&first[0], Next::Delivered), settlement(&second[1], Next::Delivered)];
-    assert_eq!(store.settle(both).await.unwrap().stale, [1]);
+    // Of a batch, the others are settled: each once.
+    let twice = settlement(&second[1], Next::Delivered);
+    let all = vec![settlement(&first[0], Next::Delivered), twice.clone(), twice];
+    assert_eq!(store.settle(all).await.unwrap().stale, [1, 2]);
     settle(store, &second[..1], Next::Delivered).await;
     let again = settlement(&second[0], Next::Delivered);
     assert_eq!(store.settle(vec![again]).await.unwrap().stale, [1], "once");
@@ -133,7 +133,7 @@ pub(in crate::tests) async fn many_hold(store: Store) {
     store.accept_events(vec![arriving(events)]).await.unwrap();
     fan_out(&store, &to(&["e1", "e2"])).await;
     let mut tasks = tokio::task::JoinSet::new();
-    for task in 0..6 {
+    for task in 0..3 {
         let store = store.clone();
         tasks.spawn(async move {
             let holder = format!("d{task}");
@@ -172,7 +172,7 @@ pub(in crate::tests) async fn deliveries_are_found_by_what_they_say(store: &Stor
         let planned = |id: &&str| Planned { endpoint: (*id).into(), order_key: None, parked: None };
         id.iter().map(planned).collect::<Vec<_>>()
     };
-    store.fan_out(Arc::new(of), 10).await.unwrap();
+    store.fan_out(Arc::new(of), None, 10).await.unwrap();
     let dead = |reason| Next::Dead { reason, blocks: false };
     let held = hold(store, "e1", 2).await;
     settle(store, &held[..1], dead(Reason::Exhausted)).await;
@@ -210,6 +210,6 @@ pub(in crate::tests) async fn deliveries_are_found_by_what_they_say(store: &Stor
             found.iter().filter_map(|found| model::webhook::delivery_number(&found.id)).collect();
         assert_eq!(found, expected, "{query:?}");
     }
-    assert_eq!(store.backlog().await.unwrap().dead, 2);
+    assert_eq!(store.backlog().await.unwrap().dead, 1, "one was given up");
     sound(store).await;
 }

@@ -44,7 +44,12 @@ async fn in_state(store: &Store, state: DeliveryState) -> Vec<(u64, Option<Reaso
 }
 
 fn enable(endpoint: &str, recover: Recover) -> crate::control::Write {
-    write(Effect::EnableEndpoint { endpoint: endpoint.into(), recover })
+    enable_of("acme", endpoint, recover)
+}
+
+fn enable_of(tenant: &str, endpoint: &str, recover: Recover) -> crate::control::Write {
+    let (endpoint, tenant) = (endpoint.into(), tenant.into());
+    write(Effect::EnableEndpoint { endpoint, tenant, recover })
 }
 
 pub(in crate::tests) async fn what_is_known_later_of_an_endpoint_counts(store: &Store) {
@@ -134,7 +139,8 @@ pub(in crate::tests) async fn very_many_that_were_parked_are_taken_up(store: &St
         Box::pin(async move {
             crate::control::whole(connection, |connection| {
                 Box::pin(async move {
-                    crate::webhooks::enable(connection, &"e1".into(), Recover::Parked).await
+                    let (endpoint, tenant) = ("e1".into(), "acme".into());
+                    crate::webhooks::enable(connection, &endpoint, &tenant, Recover::Parked).await
                 })
             })
             .await
@@ -210,5 +216,63 @@ pub(in crate::tests) async fn a_ping_goes_to_one_endpoint(store: &Store) {
     let held = hold(store, "e9", 9).await;
     assert_eq!((ids(&held), held[0].event), (vec!["p".to_owned()], 2));
     assert_eq!(fan_out(store, &to(&["e1"])).await, 2, "the plan skips it, or not");
+    sound(store).await;
+}
+
+/// An endpoint's id changes hands: nothing of the first tenant's goes to the second one, nor stops what does.
+pub(in crate::tests) async fn what_was_another_tenants_stays_theirs(store: &Store) {
+    let gone = Some(Reason::Gone);
+    accept(store, "acme", &["a-1", "a-2", "b-1"]).await;
+    fan_out(store, &by_key("e1")).await;
+    store.disable_endpoint(disabled("e1", 0, Reason::Gone), told(1)).await.unwrap();
+    assert_eq!(in_state(store, DeliveryState::Parked).await, [(1, gone), (3, gone)]);
+    for recover in [Recover::Parked, Recover::Nothing] {
+        assert_eq!(done(store.write(enable_of("globex", "e1", recover)).await).rows, 0);
+        assert_eq!(in_state(store, DeliveryState::Parked).await, [(1, gone), (3, gone)]);
+        assert_eq!(in_state(store, DeliveryState::Pending).await, [(2, None)], "still behind it");
+        let [standing] = store.standings().await.unwrap().try_into().unwrap();
+        assert_eq!((standing.tenant, standing.disabled), ("globex".into(), None));
+    }
+    accept(store, "globex", &["a-1", "a-2"]).await;
+    fan_out(store, &by_key("e1")).await;
+    let held = hold(store, "e1", 9).await;
+    assert_eq!(held.len(), 1, "one's own order is kept, and no other's");
+    assert_eq!((ids(&held), &held[0].tenant), (vec!["a-1".to_owned()], &"globex".into()));
+    settle(store, &held, Next::Parked(Reason::Gone)).await;
+    // Parked with it is only what is its tenant's.
+    accept(store, "acme", &["c-1"]).await;
+    fan_out(store, &by_key("e1")).await;
+    let of_globex = Standing { tenant: "globex".into(), ..disabled("e1", 0, Reason::Gone) };
+    assert!(store.disable_endpoint(of_globex, told(2)).await.unwrap());
+    assert_eq!(in_state(store, DeliveryState::Parked).await, [(1, gone), (3, gone), (4, gone)]);
+    // Whose it is again takes up what is theirs.
+    assert_eq!(done(store.write(enable("e1", Recover::Parked)).await).rows, 2);
+    assert_eq!(in_state(store, DeliveryState::Parked).await, [(4, gone)]);
+    sound(store).await;
+}
+
+pub(in crate::tests) async fn what_is_known_of_another_tenants_endpoint_says_nothing(
+    store: &Store,
+) {
+    let of_globex = |standing: Standing| Standing { tenant: "globex".into(), ..standing };
+    assert!(store.disable_endpoint(disabled("e1", 0, Reason::Gone), told(1)).await.unwrap());
+    store.keep_standings(vec![of_globex(standing("e1", 1))]).await.unwrap();
+    assert_eq!(store.standings().await.unwrap(), [of_globex(standing("e1", 1))]);
+    assert!(store.disable_endpoint(disabled("e1", 2, Reason::Gone), told(2)).await.unwrap());
+    let again = of_globex(disabled("e1", 3, Reason::Exhausted));
+    assert!(store.disable_endpoint(again.clone(), told(3)).await.unwrap(), "and it is told");
+    assert_eq!(store.standings().await.unwrap(), [again]);
+}
+
+pub(in crate::tests) async fn what_was_given_up_is_no_dead_letter(store: &Store) {
+    accept(store, "acme", &["a", "b"]).await;
+    fan_out(store, &to(&["e1"])).await;
+    let dead = Next::Dead { reason: Reason::Exhausted, blocks: false };
+    settle(store, &hold(store, "e1", 9).await, dead).await;
+    for left in [1, 0] {
+        assert_eq!(store.backlog().await.unwrap().dead, left + 1);
+        done(store.write(write(Effect::DiscardDelivery { number: left + 1 })).await);
+        assert_eq!(store.backlog().await.unwrap().dead, left);
+    }
     sound(store).await;
 }

@@ -1,6 +1,8 @@
 //! Accepting events, and fanning them out.
 
 use super::*;
+use crate::control::Effect;
+use crate::tests::samples::{done, published, staged, write};
 use model::webhook::Acceptance::{Accepted, Conflict, Full, Repeat};
 
 /// Another event of the same id.
@@ -64,10 +66,13 @@ pub(in crate::tests) async fn what_waits_is_bounded_by_tenant(store: &Store) {
         .await;
     let expected = [vec![Accepted; 2], vec![Full; 2], vec![Accepted], vec![Accepted; 2]];
     assert_eq!(told.unwrap(), expected);
+    let next = store.backlog().await.unwrap().next_event;
+    assert_eq!(next.map(|(number, _)| number), Some(1));
     // Each event waits as so many deliveries.
     fan_out(store, &to(&["e1", "e2"])).await;
     sound(store).await;
-    assert_eq!(store.backlog().await.unwrap().waiting, 10);
+    let backlog = store.backlog().await.unwrap();
+    assert_eq!((backlog.waiting, backlog.next_event), (10, None));
     for (ids, most, expected) in [
         (["f"], 6, vec![Full]),
         (["a"], 6, vec![Repeat]),
@@ -113,6 +118,9 @@ pub(in crate::tests) async fn many_accept(store: Store) {
         let after = seen.last().copied().unwrap_or_default();
         let events = store.events_after(after, 10).await.unwrap();
         seen.extend(events.iter().map(|event| event.number));
+        if events.is_empty() {
+            rest().await;
+        }
     }
     tasks.join_all().await;
     assert_eq!(seen, (1..=all as u64).collect::<Vec<_>>(), "none is missed, and none comes late");
@@ -123,17 +131,17 @@ pub(in crate::tests) async fn many_accept(store: Store) {
 
 pub(in crate::tests) async fn an_event_becomes_one_delivery_for_each_endpoint(store: &Store) {
     accept(store, "acme", &["a", "b"]).await;
-    assert_eq!(store.fan_out(to(&[]), 1).await.unwrap().events, 1);
-    let told = store.fan_out(to(&["e2", "e1"]), 10).await.unwrap();
+    assert_eq!(store.fan_out(to(&[]), None, 1).await.unwrap().events, 1);
+    let told = store.fan_out(to(&["e2", "e1"]), None, 10).await.unwrap();
     let lane = |endpoint: &str| ("acme".into(), endpoint.into());
     assert_eq!((told.events, told.lanes), (1, vec![lane("e1"), lane("e2")]));
-    assert_eq!(store.fan_out(to(&["e1"]), 10).await.unwrap(), Default::default());
+    assert_eq!(store.fan_out(to(&["e1"]), None, 10).await.unwrap(), Default::default());
     let parked: Plan = Arc::new(|_: &StoredEvent| {
         let parked = Some(model::webhook::Reason::Disabled);
         vec![Planned { endpoint: "e1".into(), order_key: None, parked }]
     });
     accept(store, "acme", &["c"]).await;
-    assert_eq!(store.fan_out(parked, 10).await.unwrap().lanes, []);
+    assert_eq!(store.fan_out(parked, None, 10).await.unwrap().lanes, []);
     let polled = store.endpoint_events(&"acme".into(), &"e1".into(), 0, 10).await.unwrap();
     assert_eq!(polled.iter().map(|polled| polled.number).collect::<Vec<_>>(), [2, 3]);
     assert_eq!(polled[0].webhook_id, event("acme", "b").webhook_id);
@@ -157,7 +165,9 @@ pub(in crate::tests) async fn many_fan_out(store: Store) {
                 < EVENTS as i64
             {
                 assert!(begun.elapsed() < Duration::from_secs(60));
-                store.fan_out(to(&["e1", "e2", "e3"]), 7).await.unwrap();
+                if store.fan_out(to(&["e1", "e2", "e3"]), None, 7).await.unwrap().events == 0 {
+                    rest().await;
+                }
             }
         });
     }
@@ -198,4 +208,48 @@ pub(in crate::tests) async fn what_there_is_to_do_ends_the_wait(store: &Store) {
     let waits = tokio::spawn(async move { waiter.webhooks_changed(Duration::from_secs(30)).await });
     waits.await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(25), "nobody waited in vain");
+}
+
+pub(in crate::tests) async fn a_transaction_makes_a_bounded_number_of_deliveries(store: &Store) {
+    accept(store, "acme", &["a", "b", "c", "d", "e"]).await;
+    for (events, more) in [(2, true), (2, true), (1, false), (0, false)] {
+        let told = store.fan_out(to_many(700), None, 100).await.unwrap();
+        assert_eq!((told.events, told.more), (events, more));
+        assert_eq!(told.lanes.len(), if events > 0 { 700 } else { 0 });
+    }
+    // One event is done with, however many want it.
+    accept(store, "acme", &["f", "g"]).await;
+    for more in [true, false] {
+        let told = store.fan_out(to_many(2_100), None, 100).await.unwrap();
+        assert_eq!((told.events, told.more), (1, more));
+    }
+    assert_eq!(store.newest_delivery().await.unwrap(), 5 * 700 + 2 * 2_100);
+    // As many as were asked for: there may be more.
+    accept(store, "acme", &["h", "i"]).await;
+    assert!(store.fan_out(to(&["e1"]), None, 2).await.unwrap().more);
+    sound(store).await;
+}
+
+pub(in crate::tests) async fn a_plan_of_an_older_document_does_nothing(store: &Store) {
+    let plan = || to(&["e1"]);
+    let fan_out = async |revision, is_outdated| {
+        let told = store.fan_out(plan(), revision, 1).await.unwrap();
+        let expected = if is_outdated { (0, true) } else { (1, false) };
+        assert_eq!((told.events, told.outdated), expected, "{revision:?}");
+        sound(store).await;
+    };
+    accept(store, "acme", &["a", "b", "c", "d", "e", "f"]).await;
+    // Of what the store knows nothing of, it says nothing.
+    fan_out(Some(3), false).await;
+    published(store, "one", 0).await;
+    fan_out(Some(1), false).await;
+    // One that is on some nodes only is not everybody's: they may be ahead, and others need not follow.
+    done(store.write(staged("two", 1, &["n1"])).await);
+    fan_out(Some(1), false).await;
+    fan_out(Some(2), false).await;
+    done(store.write(write(Effect::Release(2))).await);
+    fan_out(Some(1), true).await;
+    fan_out(Some(2), false).await;
+    // A document in a file is none of the store's.
+    fan_out(None, false).await;
 }

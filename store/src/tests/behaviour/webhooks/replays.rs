@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::control::{Effect, WriteError};
-use crate::tests::samples::{done, id, write};
+use crate::tests::samples::{done, id, published, write};
 use crate::webhooks::{READER_BYTES_MAX, ReplayCount, ReplayStep};
 use model::webhook::{Dedupe, Reason, Replay, ReplayRequest, ReplayState};
 
@@ -13,7 +13,7 @@ fn request(dedupe: Dedupe) -> ReplayRequest {
         tenant: "acme".into(),
         endpoint: None,
         since: Timestamp::UNIX_EPOCH,
-        until: later(SPAN),
+        until: now(),
         types: vec![],
         dedupe,
         rate: 100,
@@ -54,7 +54,8 @@ async fn work(store: &Store, endpoint: &'static [&'static str], page: u32) -> (u
     assert_eq!(store.hold_replay("d2", SPAN).await.unwrap(), None, "another one is at it");
     let mut sums = (0, 0);
     loop {
-        let step = store.replay_step(&held.id, fence, to(endpoint), page, SPAN).await.unwrap();
+        let step =
+            store.replay_step(&held.id, fence, to(endpoint), None, page, SPAN).await.unwrap();
         assert!(!step.stale);
         sums = (sums.0 + step.queued, sums.1 + step.skipped);
         let shown = store.replay(&held.id).await.unwrap().unwrap();
@@ -121,19 +122,20 @@ pub(in crate::tests) async fn a_page_is_queued_by_who_holds_the_replay(store: &S
     execute(store, "UPDATE webhook_replays SET hold_until = hold_until - 1").await;
     let (again, newer) = store.hold_replay("d2", SPAN).await.unwrap().unwrap();
     assert_eq!((&again.id, newer), (&first.id, fence + 1));
-    let stale = ReplayStep { queued: 0, skipped: 0, state: ReplayState::Running, stale: true };
-    let step = store.replay_step(&first.id, fence, to(&["e1"]), 2, SPAN).await.unwrap();
+    let stale = ReplayStep { stale: true, ..ReplayStep::NONE };
+    let step = store.replay_step(&first.id, fence, to(&["e1"]), None, 2, SPAN).await.unwrap();
     assert_eq!(step, stale);
     // Of two at once, one moves on.
     let (one, two) = tokio::join!(
-        store.replay_step(&first.id, newer, to(&["e1"]), 2, SPAN),
-        store.replay_step(&first.id, newer, to(&["e1"]), 2, SPAN),
+        store.replay_step(&first.id, newer, to(&["e1"]), None, 2, SPAN),
+        store.replay_step(&first.id, newer, to(&["e1"]), None, 2, SPAN),
     );
     let queued = one.unwrap().queued + two.unwrap().queued;
-    assert_eq!(queued, number(store, "SELECT count(*) FROM webhook_deliveries").await as u64);
+    let made = number(store, "SELECT count(*) FROM webhook_deliveries").await;
+    assert_eq!(i64::try_from(queued).unwrap(), made);
     // It is ended, and stays so.
     done(store.write(write(Effect::CancelReplay(first.id.clone(), now()))).await);
-    let step = store.replay_step(&first.id, newer, to(&["e1"]), 2, SPAN).await.unwrap();
+    let step = store.replay_step(&first.id, newer, to(&["e1"]), None, 2, SPAN).await.unwrap();
     assert!(step.stale && step.state != ReplayState::Running, "{step:?}");
     for (id, expected) in [(first.id.as_str(), "changed"), ("unknown", "no such")] {
         let told =
@@ -173,4 +175,79 @@ pub(in crate::tests) async fn a_reader_that_was_taken_over_keeps_nothing(store: 
     // Who held it already goes on under a new fence.
     let third = store.hold_reader("outbox", "d2", SPAN).await.unwrap().unwrap();
     assert!(third.fence > second.fence);
+}
+
+/// Creates a replay, and holds it.
+async fn begun(store: &Store, replay: Replay) -> (String, u64) {
+    done(store.write(write(Effect::CreateReplay(Box::new(replay)))).await);
+    let (held, fence) = store.hold_replay("d1", SPAN).await.unwrap().unwrap();
+    (held.id, fence)
+}
+
+pub(in crate::tests) async fn a_replay_goes_no_further_than_fan_out(store: &Store) {
+    accept(store, "acme", &["a", "b"]).await;
+    assert_eq!(store.fan_out(to(&["e1"]), None, 1).await.unwrap().events, 1);
+    let count = store.replay_count(&request(Dedupe::SkipDelivered)).await.unwrap();
+    assert_eq!(count, ReplayCount { events: 1, queue: 0, skip: 1 });
+    let (id, fence) = begun(store, replay(1, Dedupe::SkipDelivered)).await;
+    let step = async |fence| store.replay_step(&id, fence, to(&["e1"]), None, 9, SPAN).await;
+    let skipped = ReplayStep { skipped: 1, ..ReplayStep::NONE };
+    assert_eq!(step(fence).await.unwrap(), skipped);
+    assert_eq!(step(fence).await.unwrap(), ReplayStep { waits: true, ..ReplayStep::NONE });
+    assert_eq!(store.hold_replay("d2", SPAN).await.unwrap(), None, "not at once");
+    // A second later, with what came meanwhile fanned out.
+    execute(store, "UPDATE webhook_replays SET hold_until = hold_until - 1000000").await;
+    fan_out(store, &to(&["e1"])).await;
+    let (_, fence) = store.hold_replay("d2", SPAN).await.unwrap().unwrap();
+    assert_eq!(step(fence).await.unwrap(), ReplayStep { state: ReplayState::Done, ..skipped });
+    assert_eq!(ids(&hold(store, "e1", 9).await), ["a", "b"], "each once");
+    sound(store).await;
+}
+
+pub(in crate::tests) async fn a_replay_lasts_until_its_window_ends(store: &Store) {
+    let request = ReplayRequest { until: later(SPAN), ..request(Dedupe::SkipDelivered) };
+    let (id, fence) = begun(store, Replay { request, ..replay(1, Dedupe::SkipDelivered) }).await;
+    let step = async |fence| store.replay_step(&id, fence, to(&["e1"]), None, 9, SPAN).await;
+    for (count, event) in ["a", "b"].iter().enumerate() {
+        let fence = fence + count as u64;
+        assert_eq!(step(fence).await.unwrap(), ReplayStep { waits: true, ..ReplayStep::NONE });
+        accept(store, "acme", &[event]).await;
+        fan_out(store, &to(&[])).await;
+        execute(store, "UPDATE webhook_replays SET hold_until = 0").await;
+        store.hold_replay("d1", SPAN).await.unwrap().unwrap();
+        let queued = ReplayStep { queued: 1, ..ReplayStep::NONE };
+        assert_eq!(step(fence + 1).await.unwrap(), queued);
+    }
+    // Fan-out is behind its end: nothing of it is to come any more.
+    let end = later(SPAN * 2).as_microsecond();
+    execute(store, &format!("UPDATE webhook_numbers SET at = {end} WHERE name = 'fan_out'")).await;
+    assert_eq!(step(fence + 2).await.unwrap().state, ReplayState::Done);
+    assert_eq!(ids(&hold(store, "e1", 9).await), ["a", "b"]);
+    sound(store).await;
+}
+
+pub(in crate::tests) async fn a_page_has_a_bounded_number_of_deliveries(store: &Store) {
+    accept(store, "acme", &["a", "b", "c"]).await;
+    fan_out(store, &to(&[])).await;
+    let (id, fence) = begun(store, replay(1, Dedupe::SkipDelivered)).await;
+    for (queued, state) in [(1_800, ReplayState::Running), (900, ReplayState::Done)] {
+        let step = store.replay_step(&id, fence, to_many(900), None, 100, SPAN).await.unwrap();
+        assert_eq!((step.queued, step.state), (queued, state));
+    }
+    sound(store).await;
+}
+
+pub(in crate::tests) async fn a_page_of_an_older_document_is_not_queued(store: &Store) {
+    accept(store, "acme", &["a"]).await;
+    fan_out(store, &to(&[])).await;
+    published(store, "one", 0).await;
+    let (id, fence) = begun(store, replay(1, Dedupe::SkipDelivered)).await;
+    for (revision, expected) in [
+        (Some(0), ReplayStep { outdated: true, ..ReplayStep::NONE }),
+        (Some(1), ReplayStep { queued: 1, state: ReplayState::Done, ..ReplayStep::NONE }),
+    ] {
+        let step = store.replay_step(&id, fence, to(&["e1"]), revision, 9, SPAN).await.unwrap();
+        assert_eq!(step, expected, "{revision:?}");
+    }
+    sound(store).await;
 }
