@@ -28,6 +28,8 @@ const ATTEMPTS_DEADLINE: Duration = Duration::from_secs(20);
 const END_DEADLINE: Duration = Duration::from_secs(5);
 /// How long shared counters may take to hear what became of the last requests.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long the store of keys may take to hear what became of the last requests: longer than most failovers.
+const OUTCOMES_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the store may take to write what waits, at the end.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a start waits for the store to take the first token.
@@ -172,9 +174,10 @@ impl Node {
                 kept.end().await;
             }
         };
-        let (lost, untold, (), ()) = tokio::join!(
+        let (lost, untold, outcomes, (), ()) = tokio::join!(
             gateway.recorder.flush(record::FLUSH_MAX),
             gateway.thresholds.flush(thresholds::FLUSH_MAX),
+            gateway.settling.drained(OUTCOMES_DEADLINE),
             gateway.quotas.close(SETTLE_DEADLINE),
             kept,
         );
@@ -182,6 +185,12 @@ impl Node {
             tracing::error!(
                 records = lost,
                 "decision records were lost: the store did not take them"
+            );
+        }
+        if outcomes > 0 {
+            tracing::warn!(
+                outcomes,
+                "the store of keys was not told outcomes: repeats are told that they are unknown"
             );
         }
         if untold > 0 {

@@ -31,6 +31,11 @@ impl Settling {
         let again = Again::new(UNTOLD_MAX, TRIED_FOR, runtime);
         Self { again, bytes: Budget::of(UNTOLD_BYTES_MAX) }
     }
+
+    /// Waits until all was told, at most for so long. Says how many outcomes are left.
+    pub async fn drained(&self, within: Duration) -> usize {
+        self.again.drained(within).await
+    }
 }
 
 /// Tells what an ending means for the key, and what is kept of an answer where one is. Says what became of the key, where

@@ -1,6 +1,8 @@
 -- Records are counted as well as bytes of answers; what an older release leaves of a record's columns is cleared; a `Location`
 -- is sealed where answers are; fences don't go back. For SQLite see 0009_sqlite.sql.
 
+-- Traffic queues behind whoever waits for this lock: it is tried again, rather than waited for.
+SET LOCAL lock_timeout = '2s';
 -- Until this is committed nobody writes what neither the first count nor a trigger would see. No other table that releases
 -- in service lock is locked: whoever waits for this one can't be waited for.
 LOCK TABLE idempotency IN ACCESS EXCLUSIVE MODE;

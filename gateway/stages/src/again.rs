@@ -18,6 +18,7 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Again {
     places: Arc<Semaphore>,
+    at_a_time: u32,
     tried_for: Duration,
     runtime: Handle,
 }
@@ -33,7 +34,8 @@ impl Again {
     /// So much is tried at a time, each for so long, on this runtime.
     pub fn new(at_a_time: usize, tried_for: Duration, runtime: &Handle) -> Self {
         let places = Arc::new(Semaphore::new(at_a_time));
-        Self { places, tried_for, runtime: runtime.clone() }
+        let at_a_time = u32::try_from(at_a_time).unwrap_or(u32::MAX);
+        Self { places, at_a_time, tried_for, runtime: runtime.clone() }
     }
 
     /// Begins this in the background. Whether there was room.
@@ -44,6 +46,17 @@ impl Again {
         let Ok(held) = Arc::clone(&self.places).try_acquire_owned() else { return false };
         self.runtime.spawn(work(Place { until: Instant::now() + self.tried_for, _held: held }));
         true
+    }
+}
+
+impl Again {
+    /// Waits until nothing is tried any more, at most for so long. Says how much is left.
+    pub async fn drained(&self, within: Duration) -> usize {
+        let all = self.places.acquire_many(self.at_a_time);
+        // What is left then is told by how many places are taken.
+        timeout_at(Instant::now() + within, all).await.map(drop).unwrap_or_default();
+        let at_a_time = usize::try_from(self.at_a_time).unwrap_or(usize::MAX);
+        at_a_time.saturating_sub(self.places.available_permits())
     }
 }
 

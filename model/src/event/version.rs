@@ -20,13 +20,15 @@ pub struct VersionChange {
     pub data: Value,
 }
 
-/// What differs between two documents, for every tenant of the later one with an endpoint.
+/// What differs between two documents, for every tenant of the later one with an endpoint. Of a service that is new nothing
+/// is told: nobody relied on it.
 pub fn version_changes(before: &Value, after: &Value) -> Vec<VersionChange> {
     let (old, new) = (versions(before), versions(after));
+    let services: BTreeSet<_> = old.keys().map(|(service, _)| *service).collect();
     let names: BTreeSet<_> = old.keys().chain(new.keys()).copied().collect();
     let mut changes = Vec::new();
     for tenant in receivers(after) {
-        for &(service, version) in &names {
+        for &(service, version) in names.iter().filter(|name| services.contains(name.0)) {
             let said = |versions: &Versions<'_>| {
                 versions.get(&(service, version)).map(|entry| said(entry, tenant))
             };
@@ -135,5 +137,12 @@ mod tests {
         let gone = version_changes(&with, &without);
         assert_eq!(gone[0].data["after"], Value::Null);
         assert_eq!(version_changes(&without, &with)[0].data["before"], Value::Null);
+    }
+
+    #[test]
+    fn of_a_service_that_is_new_nothing_is_told() {
+        let after = document(json!({ "name": "v1", "state": "active" }));
+        assert_eq!(version_changes(&json!({}), &after), []);
+        assert_eq!(version_changes(&Value::Null, &after), []);
     }
 }
