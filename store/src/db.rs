@@ -45,7 +45,7 @@ impl Db {
     /// The same, but nobody waits for it. For what may be lost, and can't be awaited.
     pub(crate) fn write_later<F>(&self, work: F)
     where
-        F: for<'a> FnOnce(&'a mut AnyConnection) -> Work<'a, ()> + Send + 'static,
+        F: for<'a> FnOnce(&'a mut AnyConnection) -> Work<'a, ()> + Clone + Send + 'static,
     {
         match self {
             Self::Sqlite(db) => db.writer.write_later(work),

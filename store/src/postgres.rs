@@ -23,6 +23,7 @@ use target::Target;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use upgrade::Standing;
 
 /// How many connections a process holds, beside the one that listens.
@@ -31,6 +32,10 @@ const CONNECTIONS: u32 = 10;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many writes and reads may wait or be on their way.
 const QUEUE: u32 = 1_024;
+/// How many writes that nobody waits for may be under way, for how long each is tried, and the pauses in between.
+const LATER_MAX: usize = 1_024;
+const LATER_FOR: Duration = Duration::from_secs(300);
+const LATER_PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 /// How many bytes they may hold.
 const QUEUE_BYTES: usize = 64 << 20;
 
@@ -54,6 +59,7 @@ struct Shared {
     standing: watch::Sender<Standing>,
     queue: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
+    later: Arc<Semaphore>,
     commits: AtomicU64,
     runtime: Handle,
     follower: JoinHandle<()>,
@@ -102,6 +108,7 @@ impl Postgres {
                 standing,
                 queue: Arc::new(Semaphore::new(usize::try_from(QUEUE).unwrap_or(usize::MAX))),
                 bytes: Arc::new(Semaphore::new(QUEUE_BYTES)),
+                later: Arc::new(Semaphore::new(LATER_MAX)),
                 commits: AtomicU64::new(0),
                 runtime: Handle::current(),
                 follower,
@@ -191,15 +198,24 @@ impl Postgres {
         }
     }
 
-    /// The same, but nobody waits for it.
+    /// The same, but nobody waits for it, and it is tried again where it fails: it must do no harm to do it twice.
     pub(crate) fn write_later<F>(&self, work: F)
     where
-        F: for<'a> FnOnce(&'a mut AnyConnection) -> Work<'a, ()> + Send + 'static,
+        F: for<'a> FnOnce(&'a mut AnyConnection) -> Work<'a, ()> + Clone + Send + 'static,
     {
+        let Ok(place) = Arc::clone(&self.shared.later).try_acquire_owned() else {
+            return tracing::warn!("a write was lost: too many wait for the database");
+        };
         let db = self.clone();
         self.shared.runtime.spawn(async move {
-            if let Err(error) = db.write(0, work).await {
-                tracing::warn!(%error, "a write was lost");
+            let _place = place;
+            let (until, mut pause) = (Instant::now() + LATER_FOR, LATER_PAUSES.0);
+            while let Err(error) = db.write(0, work.clone()).await {
+                if Instant::now() + pause > until {
+                    return tracing::warn!(%error, "a write was lost");
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LATER_PAUSES.1);
             }
         });
     }

@@ -107,3 +107,25 @@ async fn neither_debug_nor_errors_show_the_password() {
     assert!(!said.contains("s3cret"), "{said}");
     assert_eq!(store.label(), "postgres://127.0.0.1:1/tollgate");
 }
+
+#[tokio::test]
+async fn what_nobody_waits_for_is_tried_until_it_is_written() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    let (store, _database) = fresh().await;
+    let tries = Arc::new(AtomicU32::new(0));
+    let counted = tries.clone();
+    store.db.write_later(move |_| {
+        Box::pin(async move {
+            match counted.fetch_add(1, Ordering::Relaxed) {
+                0..3 => Err(sqlx::Error::PoolTimedOut),
+                _ => Ok(()),
+            }
+        })
+    });
+    let begun = Instant::now();
+    while tries.load(Ordering::Relaxed) < 4 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{tries:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
