@@ -65,6 +65,12 @@ async fn a_cluster_does_what_one_server_does() {
         servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
     let link = linked(&format!("redis+cluster://{}", addresses.join(","))).await;
     assert!(link.is_cluster());
+    // A link stands as soon as one master answers: until each does, a claim says so at once.
+    let first = RedisLedger::new(link.clone(), ClockOf::Redis, ROOM, &Handle::current());
+    for tenant in 0..20 {
+        hold_soon(&first, &scoped(&format!("t{tenant}"), "mobile", "contacts.create", "k", 1), 0)
+            .await;
+    }
     model::ledger_suite!(in turn, of async {
         connections.iter_mut().for_each(|connection| ask::<()>(connection, &["FLUSHALL"]));
         (RedisLedger::new(link.clone(), ClockOf::Caller, ROOM, &Handle::current()), ())
