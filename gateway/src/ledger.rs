@@ -16,6 +16,7 @@ use store::SqlLedger;
 use tokio::runtime::Handle;
 
 /// The store of idempotency records.
+#[allow(clippy::large_enum_variant, reason = "a process has one, behind a pointer that it shares")]
 pub enum AnyLedger {
     /// In process: gone with it.
     Memory(MemoryLedger),
