@@ -66,6 +66,8 @@ pub enum Claimed {
         fence: Fence,
         /// When the lease ends, in microseconds since the epoch, by the clock of whoever claimed.
         lease_until: i64,
+        /// Whether as many replicas have it as the route wants; false only under `on_store_error: bypass`.
+        is_replicated: bool,
     },
     /// Held, and nobody knows whether a request before it took effect: it is sent again, under a larger fence.
     Redriven {
@@ -73,6 +75,8 @@ pub enum Claimed {
         fence: Fence,
         /// As of [`Held`](Self::Held).
         lease_until: i64,
+        /// As of [`Held`](Self::Held).
+        is_replicated: bool,
     },
     /// The request was answered before: this is the answer.
     Replay(StoredResponse),

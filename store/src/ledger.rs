@@ -270,8 +270,12 @@ async fn claim(
     // By the clock of whoever asks, and since before they asked.
     let until = at.now.saturating_add(request.lease);
     Ok(Ok(match told {
-        Claimed::Held { fence, .. } => Claimed::Held { fence, lease_until: until },
-        Claimed::Redriven { fence, .. } => Claimed::Redriven { fence, lease_until: until },
+        Claimed::Held { fence, is_replicated, .. } => {
+            Claimed::Held { fence, lease_until: until, is_replicated }
+        }
+        Claimed::Redriven { fence, is_replicated, .. } => {
+            Claimed::Redriven { fence, lease_until: until, is_replicated }
+        }
         told => told,
     }))
 }

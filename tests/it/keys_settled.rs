@@ -144,7 +144,7 @@ async fn an_outcome_is_stored_when_a_store_that_was_away_is_back() {
 
 /// Connections that wait for replicas wait for nothing else; there is one where a route wants it, before it is asked for.
 #[tokio::test]
-async fn the_connection_that_waits_for_replicas_is_made_with_the_document_that_wants_it() {
+async fn a_route_that_wants_replicas_waits_for_them_on_a_connection_of_its_own() {
     let upstream = Upstream::start().await;
     let Kept::OnRedis(node, redis) = Kept::on_redis(&upstream).await else { unreachable!() };
     // Who asks is one of them.
@@ -157,6 +157,19 @@ async fn the_connection_that_waits_for_replicas_is_made_with_the_document_that_w
     eventually("there is one more", async || hoped(connections(), &(before + 1))).await;
     // Without replicas nothing is sent, and nothing is unknown either.
     node.keyed("few").body(ADA).send().await.refuses(503, "DEPENDENCY_UNAVAILABLE");
+    // Where the route goes on, the answer says what it had not; the key is held for all that, and its answer kept.
+    let arrived = upstream.arrivals().len();
+    let document = document.changed(|document| {
+        let rules = &mut document.entry("routes", "contacts.create")["idempotency"];
+        rules["on_store_error"] = json!("bypass");
+    });
+    node.publish(&document).await;
+    let first = node.keyed("few").body(ADA).send().await;
+    assert_eq!(first.is(201).header("idempotency-status"), "not-enforced");
+    let again = node.keyed("few").body(ADA).send().await;
+    assert!(again.is(201).is_replay());
+    assert_eq!(again.header("idempotency-status"), "");
+    assert_eq!(upstream.arrivals().len(), arrived + 1);
 }
 
 /// A server to which no connection comes about: its queue is full.

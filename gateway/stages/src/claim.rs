@@ -47,6 +47,7 @@ struct Held {
     upstream_key: HeaderValue,
     replicas: u8,
     is_redriven: bool,
+    is_replicated: bool,
     lease: Lease,
 }
 
@@ -146,15 +147,17 @@ pub async fn claim<L: Ledger>(
             (told, lease) = look().await;
         }
     }
-    let held = |fence, lease, is_redriven| {
+    let held = |fence, lease, is_redriven, is_replicated| {
         let upstream_key = scope.upstream_key(salt);
         let (key, replicas) = (request.key.clone(), request.replicas);
-        let held = Held { key, fence, upstream_key, replicas, is_redriven, lease };
+        let held = Held { key, fence, upstream_key, replicas, is_redriven, is_replicated, lease };
         Ok(Judged::Claim(Claim(Right::Held(Arc::new(held)))))
     };
     match told {
-        Ok(Claimed::Held { fence, .. }) => held(fence, lease, false),
-        Ok(Claimed::Redriven { fence, .. }) => held(fence, lease, true),
+        Ok(Claimed::Held { fence, is_replicated, .. }) => held(fence, lease, false, is_replicated),
+        Ok(Claimed::Redriven { fence, is_replicated, .. }) => {
+            held(fence, lease, true, is_replicated)
+        }
         Ok(Claimed::Replay(response)) if has_waited => Ok(Judged::Awaited(response)),
         Ok(Claimed::Replay(response)) => Ok(Judged::Replay(response)),
         Ok(told) => Err(refusal(told)),
@@ -209,9 +212,13 @@ impl Claim {
         Self(Right::Unkeyed)
     }
 
-    /// Whether the store couldn't answer and the route goes on without it.
-    pub const fn is_bypassed(&self) -> bool {
-        matches!(self.0, Right::Bypassed)
+    /// Whether the route goes on though the store couldn't answer, or fewer replicas than it wants have the claim.
+    pub fn is_bypassed(&self) -> bool {
+        match &self.0 {
+            Right::Unkeyed => false,
+            Right::Bypassed => true,
+            Right::Held(held) => !held.is_replicated,
+        }
     }
 
     /// How the key was treated, for metrics; none without one.
@@ -219,6 +226,7 @@ impl Claim {
         match &self.0 {
             Right::Unkeyed => None,
             Right::Bypassed => Some("bypassed"),
+            Right::Held(held) if !held.is_replicated => Some("bypassed"),
             Right::Held(held) if held.is_redriven => Some("redriven"),
             Right::Held(_) => Some("claimed"),
         }

@@ -218,7 +218,8 @@ impl World {
             self.redriven = Some(fence);
         }
         match told {
-            Claimed::Held { fence, lease_until } | Claimed::Redriven { fence, lease_until } => {
+            Claimed::Held { fence, lease_until, .. }
+            | Claimed::Redriven { fence, lease_until, .. } => {
                 prop_assert!(fence > self.newest, "{fence:?} after {:?}", self.newest);
                 self.newest = fence;
                 self.holders[place] = Holder::Holds { fence, lease_until, sent: false, request };

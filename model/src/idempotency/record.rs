@@ -153,10 +153,15 @@ pub fn claim(
     let held = Record::dispatched(request, next, now);
     let (fence, lease_until) = (next, now.saturating_add(request.lease));
     match Record::live(current, now) {
-        None => (Claimed::Held { fence, lease_until }, Change::Put(Box::new(held))),
+        None => {
+            (Claimed::Held { fence, lease_until, is_replicated: true }, Change::Put(Box::new(held)))
+        }
         Some(record) if is_redriven(record, request, now) => {
             let held = Record { in_doubt: true, ..held };
-            (Claimed::Redriven { fence, lease_until }, Change::Put(Box::new(held)))
+            (
+                Claimed::Redriven { fence, lease_until, is_replicated: true },
+                Change::Put(Box::new(held)),
+            )
         }
         Some(record) => (found(record, request.fingerprint, now), Change::Nothing),
     }
@@ -319,7 +324,10 @@ mod tests {
     fn dispatched() -> Option<Record> {
         let mut record = None;
         let told = apply(&mut record, claim(None, &request(1), Fence(7), NOW));
-        assert_eq!(told, Claimed::Held { fence: Fence(7), lease_until: NOW + LEASE });
+        assert_eq!(
+            told,
+            Claimed::Held { fence: Fence(7), lease_until: NOW + LEASE, is_replicated: true }
+        );
         record
     }
 
@@ -414,7 +422,11 @@ mod tests {
             assert!(is_free(record.as_ref(), &redrive(1), now));
             let mut record = record;
             let told = claim(record.as_ref(), &redrive(1), Fence(8), now);
-            let held = Claimed::Redriven { fence: Fence(8), lease_until: now + LEASE };
+            let held = Claimed::Redriven {
+                fence: Fence(8),
+                lease_until: now + LEASE,
+                is_replicated: true,
+            };
             assert_eq!(apply(&mut record, told), held);
             // The first one's answer comes too late.
             assert_eq!(complete(record.as_ref(), Fence(7), answer("a"), now).0, Settled::Stale);

@@ -287,7 +287,7 @@ pub async fn an_unknown_outcome_is_redriven_where_the_route_says_so(store: &impl
 
 async fn redriven(store: &impl Ledger, request: &ClaimRequest, now: i64) -> Fence {
     match claim(store, request, now).await {
-        Claimed::Redriven { fence, lease_until } => {
+        Claimed::Redriven { fence, lease_until, is_replicated: true } => {
             assert_eq!(lease_until, now + request.lease);
             fence
         }
@@ -614,7 +614,7 @@ async fn claim(store: &impl Ledger, request: &ClaimRequest, now: i64) -> Claimed
 
 async fn hold(store: &impl Ledger, request: &ClaimRequest, now: i64) -> Fence {
     match claim(store, request, now).await {
-        Claimed::Held { fence, lease_until } => {
+        Claimed::Held { fence, lease_until, is_replicated: true } => {
             assert_eq!(lease_until, now + request.lease);
             fence
         }

@@ -34,6 +34,7 @@ fn rules(wait: Duration, on_store_error: OnLedgerError, on_unknown: OnUnknown) -
 #[derive(Clone, Copy, PartialEq)]
 enum Mood {
     Works,
+    HasTooFewReplicas,
     Refuses,
     Hangs,
 }
@@ -74,7 +75,7 @@ impl Rig {
     async fn answers(&self) -> Result<(), StoreError> {
         let mood = *self.mood.lock().unwrap();
         match mood {
-            Mood::Works => Ok(()),
+            Mood::Works | Mood::HasTooFewReplicas => Ok(()),
             Mood::Refuses => Err(StoreError::Unavailable("gone".to_owned())),
             Mood::Hangs => std::future::pending().await,
         }
@@ -137,7 +138,13 @@ impl Ledger for Rig {
     async fn claim(&self, request: &ClaimRequest, now: i64) -> Result<Claimed, StoreError> {
         self.claims.fetch_add(1, Ordering::Relaxed);
         self.answers().await?;
-        self.ledger.claim(request, now).await
+        let mut told = self.ledger.claim(request, now).await?;
+        if let Claimed::Held { is_replicated, .. } | Claimed::Redriven { is_replicated, .. } =
+            &mut told
+        {
+            *is_replicated = *self.mood.lock().unwrap() != Mood::HasTooFewReplicas;
+        }
+        Ok(told)
     }
 
     async fn renew(
@@ -266,6 +273,22 @@ async fn a_store_that_breaks_off_while_a_repeat_waits_lets_nobody_through() {
     assert_eq!(refused(waiter.await.unwrap()), (ErrorCode::IdempotencyInProgress, Some(1)));
     // Who knows nothing of it goes on without protection, as the route says.
     assert!(rig.claimed(&rules).await.is_bypassed());
+}
+
+#[tokio::test]
+async fn a_claim_that_too_few_replicas_have_is_held_and_says_that_nothing_is_enforced() {
+    let rig = Rig::new(LONG);
+    let rules = rules(Duration::ZERO, OnLedgerError::Bypass, OnUnknown::Reject);
+    rig.is(Mood::HasTooFewReplicas);
+    let claim = rig.claimed(&rules).await;
+    assert!(claim.is_bypassed());
+    assert_eq!(claim.outcome(), Some("bypassed"));
+    assert!(claim.for_upstream().is_some());
+    assert_eq!(rig.settles(&claim, Ending::Answered(StatusCode::CREATED)).await, Settled::Applied);
+    assert!(matches!(rig.ask(&rules, b"a").await, Ok(Judged::Replay(_))));
+    // Where they have it there is nothing to say.
+    let rig = Rig::new(LONG);
+    assert!(!rig.claimed(&rules).await.is_bypassed());
 }
 
 #[tokio::test]

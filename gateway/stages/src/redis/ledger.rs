@@ -120,9 +120,14 @@ impl RedisLedger {
                 place.run(claim, until, &names.record, fill, replicas).await?
             }
         };
-        let told = told(request, value, now)?;
-        if let (Claimed::Held { .. } | Claimed::Redriven { .. }, Err(error)) = (&told, had) {
+        let mut told = told(request, value, now)?;
+        if let (
+            Claimed::Held { is_replicated, .. } | Claimed::Redriven { is_replicated, .. },
+            Err(error),
+        ) = (&mut told, had)
+        {
             too_few(request, error)?;
+            *is_replicated = false;
         }
         Ok(told)
     }
@@ -236,8 +241,8 @@ fn told(request: &ClaimRequest, value: Value, now: i64) -> Result<Claimed, Store
             // By the clock of whoever asks, and since before they asked: never later than Redis' own says.
             let (fence, lease_until) = (Fence(fence), now.saturating_add(request.lease));
             Ok(match word == b"held" {
-                true => Claimed::Held { fence, lease_until },
-                false => Claimed::Redriven { fence, lease_until },
+                true => Claimed::Held { fence, lease_until, is_replicated: true },
+                false => Claimed::Redriven { fence, lease_until, is_replicated: true },
             })
         }
         Value::BulkString(word) if word == b"found" => {
