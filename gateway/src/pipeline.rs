@@ -11,7 +11,7 @@ use crate::record::Due;
 use crate::report::Store;
 use crate::respond::Reply;
 use crate::route::Matched;
-use crate::settling;
+use crate::settling::{self, Unsent};
 use crate::snapshot::Snapshot;
 use crate::trace::Trace;
 use crate::upstream::Upstream;
@@ -295,7 +295,10 @@ async fn clear_again<B: BodySource>(
     version: &Resolved,
     claim: &Claim,
 ) -> Result<Clearance, Halt> {
+    // An exchange that is cut off meanwhile leaves nothing held.
+    let unsent = Unsent::of(cx.gateway, claim, &cx.trace.request_id);
     let cleared = clear(cx, facts, caller, version).await;
+    unsent.goes_on();
     if cleared.is_err() {
         let (free, request_id) = (Ending::Unsent.disposition(&[]), &cx.trace.request_id);
         facts.settled = settling::settle(cx.gateway, claim, free, || None, request_id).await;

@@ -256,7 +256,7 @@ impl ProxyHttp for Edge {
         let target =
             target.parse().map_err(|_| Error::explain(InternalError, "the upstream's target"))?;
         request.set_uri(target);
-        // The last thing that is asked before it is written.
+        // The last thing that is asked of us before it is written. What pingora still refuses after it counts as sent.
         dispatch.has_begun.store(true, Ordering::Relaxed);
         Ok(())
     }

@@ -112,7 +112,8 @@ pub enum Settled {
     Stale,
 }
 
-/// Orders the holders of a key: each is given a larger one than any before, over all keys of a store.
+/// Orders the holders of a key: each is given a larger one than any before. Those of different keys say nothing about each
+/// other: stores give them per tenant, or by several clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fence(pub i64);
 

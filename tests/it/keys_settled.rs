@@ -6,12 +6,12 @@ use crate::harness::cluster::{self, Member};
 use crate::harness::document::{self, ACME, Edit as _};
 use crate::harness::metrics::Metrics;
 use crate::harness::node::Setup;
-use crate::harness::postgres::Server;
+use crate::harness::postgres::{Database, Server};
 use crate::harness::redis::Redis;
 use crate::harness::{
     Arrival, Latch, Node, PATIENCE, Reply, Upstream, eventually, hoped, pattern, sha256,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpSocket, TcpStream};
@@ -21,6 +21,8 @@ const PATH: &str = "/v1/contacts";
 const ADA: &str = r#"{"first_name":"Ada"}"#;
 /// Longer than one try to tell the store.
 const BEYOND_A_TRY: Duration = Duration::from_secs(3);
+/// Longer than a lease lasts that nobody renews: here the total time, the time to connect and ten seconds.
+const BEYOND_A_LEASE: Duration = Duration::from_secs(13);
 
 /// A store that goes and comes, and a gateway whose records are there.
 enum Kept {
@@ -45,11 +47,7 @@ impl Kept {
 
     async fn in_database(upstream: &Upstream) -> Self {
         let server = Server::start();
-        let setup = cluster::Setup::named("alone", &["gateway", "admin"]).on(&server.url());
-        let mut node = setup.start();
-        node.answers().await;
-        node.api.publish_first(&document::standard(upstream.address)).await;
-        node.is_ready().await;
+        let node = alone(&server.url(), &document::standard(upstream.address)).await;
         node.post(PATH).key(ACME).idempotency_key("first").body(ADA).send().await.is(201);
         Self::InDatabase(Box::new(node), server)
     }
@@ -82,6 +80,16 @@ impl Kept {
             Self::InDatabase(_, server) => server.start_again(),
         }
     }
+}
+
+/// A gateway on this database.
+async fn alone(database: &str, document: &Value) -> Member {
+    let setup = cluster::Setup::named("alone", &["gateway", "admin"]).on(database);
+    let mut node = setup.start();
+    node.answers().await;
+    node.api.publish_first(document).await;
+    node.is_ready().await;
+    node
 }
 
 /// How its first arrival is answered when the latch opens.
@@ -140,6 +148,35 @@ async fn an_outcome_is_stored_when_a_store_that_was_away_is_back() {
         kept.post("lost").send().await.refuses(409, "IDEMPOTENCY_OUTCOME_UNKNOWN");
         assert_eq!(upstream.arrivals().len(), arrived + 3 + 1);
     }
+}
+
+/// The store takes renewals and no answers: a lease ends meanwhile only where nobody renews it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_an_answer_waits_to_be_stored_nobody_else_is_let_through() {
+    let upstream = Upstream::scripted(|_| Reply::of(201).body("made")).await;
+    let document = document::standard(upstream.address).timeouts("1s", "1s", "1s");
+    let document = document.changed(|document| {
+        let rules = &mut document.entry("routes", "contacts.create")["idempotency"];
+        rules["on_unknown"] = json!("redrive");
+    });
+    let database = Database::fresh();
+    let node = alone(&database.url(), &document).await;
+    let repeat = || node.post(PATH).key(ACME).idempotency_key("waits").body(ADA).send();
+    database.sql(
+        "create function refuse() returns trigger language plpgsql as $$ begin raise 'no room'; end $$; \
+         create trigger refuses before update on idempotency for each row \
+         when (new.state = 'done') execute function refuse()",
+    );
+    repeat().await.is(201);
+    sleep(BEYOND_A_LEASE).await;
+    repeat().await.refuses(409, "IDEMPOTENCY_IN_PROGRESS");
+    database.sql("drop trigger refuses on idempotency");
+    eventually("it is stored", async || {
+        let again = repeat().await;
+        hoped((again.status, again.is_replay()), &(201, true))
+    })
+    .await;
+    upstream.only_arrival();
 }
 
 /// Connections that wait for replicas wait for nothing else; there is one where a route wants it, before it is asked for.

@@ -288,51 +288,57 @@ impl Holder {
         now: i64,
     ) -> Result<Settled, StoreError> {
         let Held { key, fence, replicas, .. } = &*self.0;
-        let settled = match (disposition, answer) {
-            (Disposition::Release, _) => ledger.release(key, *fence, now).await?,
+        match (disposition, answer) {
+            (Disposition::Release, _) => ledger.release(key, *fence, now).await,
             (Disposition::Keep, Some(answer)) => {
-                ledger.complete(key, *fence, answer, *replicas, now).await?
+                ledger.complete(key, *fence, answer, *replicas, now).await
             }
             (Disposition::Keep, None) | (Disposition::Unknown, _) => {
-                ledger.mark_unknown(key, *fence, now).await?
+                ledger.mark_unknown(key, *fence, now).await
             }
-        };
-        if settled == Settled::Stale {
-            tracing::warn!(%fence, "a stale holder's outcome was refused");
         }
-        Ok(settled)
+    }
+
+    /// Renews the lease, where it is time to, while the store does not take an outcome that somebody knows. Where that
+    /// fails, telling the outcome says what became of the key.
+    pub async fn renew<L: Ledger>(&self, ledger: &L, clock: &Clock) {
+        if self.0.lease.is_due_in().is_zero()
+            && let Err(error) = self.0.renew(ledger, clock).await
+        {
+            tracing::debug!(fence = %self.0.fence, %error, "a lease was not renewed");
+        }
     }
 }
 
 impl Held {
     /// Renews the lease until it is lost.
     async fn keep<L: Ledger>(&self, ledger: &L, clock: &Clock) {
-        let lasts = self.lease.lasts;
-        let apart = lasts / RENEWALS;
-        let mut pause = apart;
+        let mut pause = self.lease.is_due_in();
         loop {
             sleep(pause).await;
-            let (now, at) = (clock.micros(), Instant::now());
-            let renewal = ledger.renew(&self.key, self.fence, micros(lasts), now);
-            pause = match timeout(apart, renewal).await {
-                Ok(Ok(Settled::Applied)) => {
-                    self.lease.is_renewed(now, at);
-                    apart
-                }
-                Ok(Ok(Settled::Already | Settled::Stale)) => {
+            pause = match self.renew(ledger, clock).await {
+                Ok(Settled::Applied) => self.lease.apart(),
+                Ok(Settled::Already | Settled::Stale) => {
                     tracing::warn!(fence = %self.fence, "a lease was lost while the upstream worked");
                     return;
                 }
-                Ok(Err(error)) => {
+                Err(error) => {
                     tracing::warn!(fence = %self.fence, %error, "a lease was not renewed");
-                    apart / RENEWAL_TRIES
-                }
-                Err(_) => {
-                    tracing::warn!(fence = %self.fence, "a lease was not renewed in time");
-                    apart / RENEWAL_TRIES
+                    self.lease.apart() / RENEWAL_TRIES
                 }
             };
         }
+    }
+
+    /// Renews the lease once.
+    async fn renew<L: Ledger>(&self, ledger: &L, clock: &Clock) -> Result<Settled, StoreError> {
+        let (now, at, within) = (clock.micros(), Instant::now(), self.lease.apart());
+        let renewal = ledger.renew(&self.key, self.fence, micros(self.lease.lasts), now);
+        let told = timeout(within, renewal).await.unwrap_or(Err(StoreError::TimedOut(within)))?;
+        if told == Settled::Applied {
+            self.lease.is_renewed(now, at);
+        }
+        Ok(told)
     }
 }
 
@@ -353,6 +359,18 @@ impl Lease {
         self.until.fetch_max(now.saturating_add(lasts), Ordering::Relaxed);
         let since = micros(at.saturating_duration_since(self.began));
         self.ends_after.fetch_max(since.saturating_add(lasts), Ordering::Relaxed);
+    }
+
+    /// How far one renewal is from the next.
+    fn apart(&self) -> Duration {
+        self.lasts / RENEWALS
+    }
+
+    /// How long until it is to be renewed: also of one for which the store took its time.
+    fn is_due_in(&self) -> Duration {
+        let since = self.ends_after.load(Ordering::Relaxed).saturating_sub(micros(self.lasts));
+        let due_after = Duration::from_micros(since.unsigned_abs()) + self.apart();
+        due_after.saturating_sub(self.began.elapsed())
     }
 
     fn lasts_at(&self, now: i64) -> bool {

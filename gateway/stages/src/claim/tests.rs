@@ -372,6 +372,34 @@ async fn a_lease_is_short_and_renewed_while_the_upstream_works() {
 }
 
 #[tokio::test]
+async fn a_lease_for_which_the_store_took_its_time_is_renewed_at_once() {
+    let rules = rules(Duration::ZERO, OnLedgerError::Closed, OnUnknown::Reject);
+    let rig = Rig::new(SHORT);
+    let held = rig.claimed(&rules).await;
+    // Longer than one renewal is from the next: the answer took so long.
+    sleep(SHORT / RENEWALS).await;
+    timeout(SHORT / 10, held.keep(&*rig, &rig.clock)).await.unwrap_err();
+    assert_eq!(rig.renewals.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn an_outcome_that_waits_to_be_told_holds_its_key_until_it_is() {
+    let rules = rules(Duration::ZERO, OnLedgerError::Closed, OnUnknown::Redrive);
+    let rig = Rig::new(SHORT);
+    let held = rig.claimed(&rules).await;
+    let (holder, began) = (held.holder().unwrap(), Instant::now());
+    while began.elapsed() < SHORT * 3 / 2 {
+        holder.renew(&*rig, &rig.clock).await;
+        sleep(Duration::from_millis(20)).await;
+    }
+    let renewals = rig.renewals.load(Ordering::Relaxed);
+    assert!((1..=6).contains(&renewals), "when it is time to, and not before: {renewals}");
+    assert_eq!(refused(rig.ask(&rules, b"a").await).0, ErrorCode::IdempotencyInProgress);
+    assert_eq!(rig.settles(&held, Ending::Answered(StatusCode::CREATED)).await, Settled::Applied);
+    assert!(matches!(rig.ask(&rules, b"a").await, Ok(Judged::Replay(_))));
+}
+
+#[tokio::test]
 async fn a_renewal_that_fails_is_tried_again_and_a_lost_lease_is_not() {
     let rig = Rig::new(SHORT);
     let rules = rules(Duration::ZERO, OnLedgerError::Closed, OnUnknown::Redrive);

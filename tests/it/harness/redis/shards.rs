@@ -24,6 +24,8 @@ struct Known {
     flags: String,
     linked: bool,
     slots: Vec<(u16, u16)>,
+    /// Whether one of its slots is on its way, which each server says of itself alone.
+    moves: bool,
 }
 
 impl Known {
@@ -91,20 +93,27 @@ impl Shards {
         self.alive().next().unwrap()
     }
 
-    /// Waits until every server that runs agrees that each slot has a master that is well.
+    /// Waits until all servers that run agree about who has which slot, each has a master that is well, and none is on its
+    /// way.
     pub(crate) fn have_settled(&self) {
         let deadline = Instant::now() + PATIENCE;
-        let settled = |node: &Redis| {
-            let known = known_to(node);
-            let well = || known.iter().filter(|known| known.is_well());
-            let covered: u32 = well().flat_map(|known| &known.slots).map(count).sum();
-            covered == 16_384 && well().count() == self.alive().count()
-        };
-        while !self.alive().all(settled) {
+        while !self.agree() {
             let seen = || self.any().ask(&["CLUSTER", "NODES"]);
             assert!(Instant::now() < deadline, "the cluster does not settle:\n{}", seen());
             sleep(Duration::from_millis(50));
         }
+    }
+
+    fn agree(&self) -> bool {
+        let all: Vec<_> = self.alive().map(known_to).collect();
+        let settled = |known: &Vec<Known>| {
+            let well = || known.iter().filter(|known| known.is_well());
+            let covered: u32 = well().flat_map(|known| &known.slots).map(count).sum();
+            covered == 16_384
+                && well().count() == all.len()
+                && !known.iter().any(|known| known.moves)
+        };
+        all.iter().all(settled) && all.windows(2).all(|two| owners(&two[0]) == owners(&two[1]))
     }
 
     /// The slot of what belongs to a tenant.
@@ -175,39 +184,71 @@ impl Shards {
         let from = self.master_of(slot);
         let (target, address) = (self.id_of(to), self.nodes[to].address());
         let (text, port) = (slot.to_string(), address.port().to_string());
+        let belongs = ["CLUSTER", "SETSLOT", &text, "NODE", &target];
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let keys = self.nodes[from].ask(&["CLUSTER", "GETKEYSINSLOT", &text, "100"]);
             let keys: Vec<&str> = keys.lines().filter(|key| !key.is_empty()).collect();
-            if keys.is_empty() {
-                break;
+            if !keys.is_empty() {
+                let mut migrate = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+                migrate.extend(keys);
+                self.nodes[from].ask(&migrate);
+                continue;
             }
-            let mut migrate = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
-            migrate.extend(keys);
-            self.nodes[from].ask(&migrate);
+            // The new master first, so that it takes what the old one refuses from then on; that one refuses while it has
+            // keys of it.
+            self.nodes[to].ask(&belongs);
+            match self.nodes[from].try_ask(&belongs) {
+                Ok(_) => break,
+                Err(error) => assert!(Instant::now() < deadline, "{error:?}"),
+            }
         }
-        // The new master first, so that it takes what the old one refuses from then on.
-        for node in [&self.nodes[to], &self.nodes[from]].into_iter().chain(self.alive()) {
+        for node in self.alive() {
             // Replicas refuse, and learn of it by themselves.
-            node.try_ask(&["CLUSTER", "SETSLOT", &text, "NODE", &target]).ok();
+            node.try_ask(&belongs).ok();
         }
         self.have_settled();
         assert_eq!(self.master_of(slot), to);
     }
 
-    /// Moves so many slots from one master to another, as operators do.
+    /// Moves so many slots from one master to another, as operators do: where a slot stays on its way, they mend that first
+    /// and begin again.
     pub(crate) fn reshard(&self, from: usize, to: usize, slots: u32) {
-        let mut reshard = self.nodes[from].cli();
-        reshard.args(["--cluster", "reshard", &self.nodes[from].address().to_string()]);
-        reshard.args(["--cluster-from", &self.id_of(from), "--cluster-to", &self.id_of(to)]);
-        reshard.args(["--cluster-slots", &slots.to_string(), "--cluster-yes"]);
-        let output = reshard.stdin(Stdio::null()).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        let place = self.nodes[from].address().to_string();
+        let operator = |arguments: &[&str]| {
+            let mut command = self.nodes[from].cli();
+            command.arg("--cluster").args(arguments).arg("--cluster-yes");
+            command.stdin(Stdio::null()).output().unwrap()
+        };
+        let (source, target, slots) = (self.id_of(from), self.id_of(to), slots.to_string());
+        let moved = ["--cluster-from", &source, "--cluster-to", &target, "--cluster-slots", &slots];
+        let reshard = [&["reshard", &place][..], &moved].concat();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let output = operator(&reshard);
+            if output.status.success() {
+                break;
+            }
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(Instant::now() < deadline, "{said}");
+            println!("it is mended and tried again:\n{said}");
+            operator(&["fix", &place]);
+        }
         self.have_settled();
     }
 
     fn id_of(&self, node: usize) -> String {
         self.nodes[node].ask(&["CLUSTER", "MYID"])
     }
+}
+
+/// Who has which slots.
+fn owners(known: &[Known]) -> Vec<(&str, &[(u16, u16)])> {
+    let masters = known.iter().filter(|known| !known.slots.is_empty());
+    let mut owners: Vec<_> =
+        masters.map(|known| (known.address.as_str(), known.slots.as_slice())).collect();
+    owners.sort_unstable();
+    owners
 }
 
 /// How many slots a range has.
@@ -221,7 +262,8 @@ fn known_to(node: &Redis) -> Vec<Known> {
     let read = |line: &str| {
         let words: Vec<&str> = line.split(' ').collect();
         // Slots that move are told as `[slot->-id]`.
-        let slots = words[8..].iter().filter(|slots| !slots.starts_with('['));
+        let (moving, slots): (Vec<&str>, Vec<&str>) =
+            words[8..].iter().partition(|slots| slots.starts_with('['));
         let range = |slots: &&str| {
             let (first, last) = slots.split_once('-').unwrap_or((slots, slots));
             (first.parse().unwrap(), last.parse().unwrap())
@@ -230,7 +272,8 @@ fn known_to(node: &Redis) -> Vec<Known> {
             address: words[1].split('@').next().unwrap().to_owned(),
             flags: words[2].to_owned(),
             linked: words[7] == "connected",
-            slots: slots.map(range).collect(),
+            slots: slots.iter().map(range).collect(),
+            moves: !moving.is_empty(),
         }
     };
     told.lines().filter(|line| !line.is_empty()).map(read).collect()
