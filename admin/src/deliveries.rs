@@ -1,8 +1,8 @@
 //! `/v1/deliveries` and `/v1/dead_letters`: what became of events at their endpoints, and what an operator does about it.
 //!
 //! Invariant: a token that is bound to a tenant sees that tenant's only, without the names of nodes. What an event says is a
-//! tenant's data: it is told to whoever may operate, after the audit has it. A retry and a discard are one transaction with
-//! their audit entry.
+//! tenant's data: it is told to whoever may operate, after the audit has it. Receivers like to repeat it in their answers,
+//! which are shown to nobody else either. A retry and a discard are one transaction with their audit entry.
 
 use crate::Shared;
 use crate::acting::Acting;
@@ -102,7 +102,8 @@ pub(crate) struct AttemptShown {
     /// The status, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
-    /// What went wrong, for people, or how the answer's body began.
+    /// What went wrong, for people, where there was no answer; else how the answer's body began, which is told to whoever may
+    /// operate only.
     #[serde(skip_serializing_if = "Option::is_none")]
     excerpt: Option<String>,
     /// The node that made it. Not told to tokens of a tenant.
@@ -195,8 +196,7 @@ async fn get(
         true => told(&shared, &acting, &delivery).await?,
         false => None,
     };
-    let bound = acting.tenant().is_some();
-    let history = attempts.into_iter().map(|attempt| AttemptShown::of(attempt, bound)).collect();
+    let history = attempts.into_iter().map(|attempt| AttemptShown::to(&acting, attempt)).collect();
     Ok(Answer::ok(&DeliveryWhole { delivery, history, event }))
 }
 
@@ -221,24 +221,7 @@ async fn retry(
     NoQuery: NoQuery,
     Posted { body: Empty {}, once }: Posted<Empty>,
 ) -> Result<Response, Refused> {
-    let work = async {
-        let Seen { number, delivery, .. } = Seen::of(&shared, &acting, verb(&segment).0).await?;
-        if matches!(delivery.state, DeliveryState::Delivered | DeliveryState::Held) {
-            return Err(settled(&delivery));
-        }
-        let newest = shared.newest().await?;
-        Endpoint::of_delivery(&newest, &delivery)?.is_served(&shared).await?;
-        let will = Delivery {
-            state: DeliveryState::Pending,
-            reason: None,
-            attempts: 0,
-            due_at: Some(shared.clock.now()),
-            settled_at: None,
-            ..delivery.clone()
-        };
-        change(&shared, &acting, &once, Effect::RetryDelivery { number }, &delivery, will).await
-    };
-    once.done(&shared, work).await
+    once.done(&shared, change(&shared, &acting, &once, &segment, Verb::Retry)).await
 }
 
 /// `POST /v1/deliveries/{id}:discard`
@@ -249,18 +232,13 @@ async fn discard(
     NoQuery: NoQuery,
     Posted { body: Empty {}, once }: Posted<Empty>,
 ) -> Result<Response, Refused> {
-    let work = async {
-        let Seen { number, delivery, .. } = Seen::of(&shared, &acting, verb(&segment).0).await?;
-        let will = Delivery {
-            state: DeliveryState::Dead,
-            reason: Some(Reason::Discarded),
-            due_at: None,
-            settled_at: Some(shared.clock.now()),
-            ..delivery.clone()
-        };
-        change(&shared, &acting, &once, Effect::DiscardDelivery { number }, &delivery, will).await
-    };
-    once.done(&shared, work).await
+    once.done(&shared, change(&shared, &acting, &once, &segment, Verb::Discard)).await
+}
+
+/// What an operator does about a delivery.
+enum Verb {
+    Retry,
+    Discard,
 }
 
 /// Does it, and answers with the delivery as it is then.
@@ -268,10 +246,29 @@ async fn change(
     shared: &Shared,
     acting: &Acting,
     once: &Once,
-    effect: Effect,
-    was: &Delivery,
-    will: Delivery,
+    segment: &str,
+    asked: Verb,
 ) -> Result<Answer, Refused> {
+    let Seen { number, delivery: was, .. } = Seen::of(shared, acting, verb(segment).0).await?;
+    let now = Some(shared.clock.now());
+    let (effect, will) = match asked {
+        Verb::Retry => {
+            if matches!(was.state, DeliveryState::Delivered | DeliveryState::Held) {
+                return Err(settled(&was));
+            }
+            let newest = shared.newest().await?;
+            Endpoint::of_delivery(&newest, &was)?.is_served(shared).await?;
+            let (state, reason, settled_at) = (DeliveryState::Pending, None, None);
+            let will =
+                Delivery { state, reason, attempts: 0, due_at: now, settled_at, ..was.clone() };
+            (Effect::RetryDelivery { number }, will)
+        }
+        Verb::Discard => {
+            let (state, reason) = (DeliveryState::Dead, Some(Reason::Discarded));
+            let will = Delivery { state, reason, due_at: None, settled_at: now, ..was.clone() };
+            (Effect::DiscardDelivery { number }, will)
+        }
+    };
     let facts = json!({
         "delivery": was.id,
         "endpoint": was.endpoint,
@@ -283,14 +280,14 @@ async fn change(
     let write = Write { effect, audit, answer: once.keep(&answer)? };
     match shared.store.write(write).await {
         Ok(_) => Ok(answer),
-        Err(WriteError::Stale) => Err(settled(was)),
+        Err(WriteError::Stale) => Err(settled(&was)),
         Err(error) => Err(error.into()),
     }
 }
 
 fn settled(delivery: &Delivery) -> Refused {
-    let message = "It is under way, delivered or discarded: look it up again. What was delivered is sent once more by a \
-         replay with `dedupe: force`.";
+    let message = "It is under way, waits behind another one, is delivered or discarded: look it up again. What was delivered is \
+         sent once more by a replay with `dedupe: force`.";
     Reject::new(ErrorCode::Conflict)
         .message(message)
         .detail("state", delivery.state.as_str())
@@ -315,16 +312,18 @@ impl Seen {
 }
 
 impl AttemptShown {
-    fn of(attempt: Attempt, bound: bool) -> Self {
+    fn to(acting: &Acting, attempt: Attempt) -> Self {
         let Attempt { attempt, at, took, outcome, status, excerpt, node } = attempt;
+        // What is said without an answer is the gateway's own.
+        let is_told = status.is_none() || acting.may(Permission::Operate).is_ok();
         Self {
             attempt,
             at,
             took_us: took,
             outcome,
             status,
-            excerpt,
-            node: (!bound).then_some(node),
+            excerpt: excerpt.filter(|_| is_told),
+            node: acting.tenant().is_none().then_some(node),
         }
     }
 }

@@ -18,6 +18,7 @@ mod ports;
 mod ready;
 mod rekey;
 mod remote;
+mod retention;
 mod scenario;
 mod schema;
 mod serve;

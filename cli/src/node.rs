@@ -4,7 +4,7 @@ use crate::folder::FirstToken;
 use crate::parts::Parts;
 use crate::settings::{IdempotencyStore, Role, Settings};
 use crate::status::{self, Readiness};
-use crate::{listener, ports, say};
+use crate::{listener, ports, retention, say};
 use anyhow::Context as _;
 use dispatcher::Dispatcher;
 use gateway::kept::Kept;
@@ -34,8 +34,6 @@ const OUTCOMES_DEADLINE: Duration = Duration::from_secs(10);
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a start waits for the store to take the first token.
 const TOKEN_PATIENCE: Duration = Duration::from_secs(2);
-/// Between two looks for events that are too old to be kept.
-const EVENTS_PAUSE: Duration = Duration::from_secs(3_600);
 /// Between two tries to bring the first token to the store.
 const TOKEN_PAUSE: Duration = Duration::from_secs(1);
 
@@ -204,19 +202,9 @@ impl Node {
 
 /// What takes events in, and what forgets them when they are too old.
 fn ingest(settings: &Settings, parts: &Parts, tasks: &mut JoinSet<()>) -> Ingest {
-    tasks.spawn(forget_events(parts.clone(), settings.webhooks.retention.0));
+    tasks.spawn(retention::forget_events(parts.clone(), settings.webhooks.retention));
     let (store, revisions, clock) = (parts.store.clone(), parts.revisions(), parts.clock.clone());
     Ingest::start(ingest::Settings { store, revisions, clock })
-}
-
-/// Keeps events as long as the settings say, for as long as it is polled.
-async fn forget_events(parts: Parts, retention: Duration) {
-    loop {
-        if let Err(error) = parts.store.purge_webhooks(retention).await {
-            tracing::warn!(%error, "events that are too old could not be deleted");
-        }
-        tokio::time::sleep(EVENTS_PAUSE).await;
-    }
 }
 
 fn dispatcher(

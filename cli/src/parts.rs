@@ -86,6 +86,7 @@ impl Parts {
             store: store.clone(),
             keys: keys.clone(),
             reach: Reach::new(settings.webhooks.allow_private.clone()),
+            events_kept: settings.webhooks.retention,
             records: record::Settings {
                 buffer: settings.records.buffer,
                 retention: settings.records.retention.0,

@@ -192,7 +192,8 @@ impl TokenSource {
         headers.insert(CONTENT_TYPE, form);
         let bounds = Bounds { read: ANSWER_MAX, kept: ANSWER_MAX };
         let (place, body) = (&self.place, self.body.clone());
-        let asked = Asked { place, method: Method::POST, headers, body, bounds };
+        let method = Method::POST;
+        let asked = Asked { place, method, headers, body, bounds, is_ours: &|| true };
         // A little less than the caller waits, so that this failure is kept for those who wait as well.
         let answer = client.exchange(asked, TOKEN_MAX - Duration::from_millis(200)).await;
         let answer = answer.map_err(|failure| match failure {

@@ -123,8 +123,8 @@ impl Untried {
 /// Parks what is of a tenant whose endpoint is another's by the newest document: theirs is removed. Where the document here is
 /// not the newest one, or nobody can tell, it waits.
 async fn park(dispatcher: &Dispatcher, strangers: Vec<(u64, Untried)>) {
-    let newest = match dispatcher.revisions.newest().await {
-        Ok(newest) => newest.map(|newest| newest.number),
+    let newest = match dispatcher.newest().await {
+        Ok(newest) => newest,
         Err(error) => {
             dispatcher.away(&error);
             None
@@ -135,5 +135,37 @@ async fn park(dispatcher: &Dispatcher, strangers: Vec<(u64, Untried)>) {
             untried.settlement.next = Next::Parked(Reason::Removed);
         }
         untried.give_back(dispatcher);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settle;
+    use crate::tests::world::World;
+    use model::webhook::DeliveryState;
+
+    #[tokio::test]
+    async fn what_waited_until_others_may_have_it_is_not_sent() {
+        let world = World::with(&[("/ok", "")]).await;
+        // It never beats, so that everybody else takes it for silent.
+        let dispatcher = world.dispatcher_at_rest();
+        let book = dispatcher.fresh_book().await.unwrap();
+        world.accept(0, &[("a", "x")]).await;
+        let (plan, _) = dispatcher.plan().unwrap();
+        world.store.fan_out(plan, None, 10).await.unwrap();
+        let now = dispatcher.time.micros();
+        dispatcher.lanes.follow(&book, now);
+        dispatcher.lanes.due([("acme".into(), "e0".into(), now)], now);
+        let mut attempts = JoinSet::new();
+        assert!(matches!(claim(&dispatcher, &mut attempts).await, Claimed::Some));
+        assert_eq!(attempts.len(), 1, "it was held");
+        attempts.join_all().await;
+        dispatcher.settler.finish();
+        settle::run(dispatcher.clone()).await;
+        assert_eq!(world.sink.at("/ok").len(), 0);
+        let delivery = &world.deliveries().await[0];
+        assert_eq!((delivery.state, delivery.attempts), (DeliveryState::Pending, 0));
+        assert_eq!(dispatcher.lanes.counts().in_hand, 0);
     }
 }

@@ -54,6 +54,10 @@ pub(crate) enum ClientError {
     Version(#[from] InvalidHeaderValue),
 }
 
+/// Asked right before an attempt is sent: whether what is to be sent is still this process' to send. Names, tokens and
+/// connections take their time, and others may have taken over meanwhile.
+pub(crate) type StillOurs<'a> = &'a (dyn Fn() -> bool + Sync);
+
 /// What came of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sent {
@@ -125,16 +129,22 @@ impl Client {
     }
 
     /// Makes one attempt: takes as long as the endpoint's timeout at most, and where it needs a token, twice
-    /// [`crate::authorization::TOKEN_MAX`] more.
-    pub(crate) async fn send(&self, target: &Target, message: &Message<'_>) -> Sent {
-        match self.try_send(target, message).await {
-            Ok((answer, authorization)) => self.judge(&answer, authorization.as_ref()),
-            Err(failure) => Sent {
+    /// [`crate::authorization::TOKEN_MAX`] more. None where it was not sent, as it is not ours any more.
+    pub(crate) async fn send(
+        &self,
+        target: &Target,
+        message: &Message<'_>,
+        is_ours: StillOurs<'_>,
+    ) -> Option<Sent> {
+        match self.try_send(target, message, is_ours).await {
+            Ok((answer, authorization)) => Some(self.judge(&answer, authorization.as_ref())),
+            Err(Failure::Others) => None,
+            Err(failure) => Some(Sent {
                 outcome: failure.outcome(),
                 status: None,
                 excerpt: excerpt(failure.to_string().as_bytes(), None),
                 retry_after: None,
-            },
+            }),
         }
     }
 
@@ -142,10 +152,12 @@ impl Client {
         &self,
         target: &Target,
         message: &Message<'_>,
+        is_ours: StillOurs<'_>,
     ) -> Result<(Answer, Option<HeaderValue>), Failure> {
         let (headers, body) = target.compose(message, self.clock.now())?;
         let bounds = Bounds { read: ANSWER_MAX, kept: ANSWER_KEPT };
-        let request = Asked { place: target.place(), method: Method::POST, headers, body, bounds };
+        let (place, method) = (target.place(), Method::POST);
+        let request = Asked { place, method, headers, body, bounds, is_ours };
         self.authorized(target.authorization(), request, target.timeout()).await
     }
 
@@ -176,7 +188,7 @@ impl Client {
         let place = question.place(query)?;
         let (method, body) = (Method::GET, Bytes::new());
         let bounds = Bounds { read: most, kept: most };
-        let request = Asked { place: &place, method, headers, body, bounds };
+        let request = Asked { place: &place, method, headers, body, bounds, is_ours: &|| true };
         let asked = self.authorized(question.authorization(), request, question.timeout());
         let (Answer { status, headers, body, extent }, _) = asked.await?;
         match extent {
@@ -225,14 +237,14 @@ impl Client {
     }
 
     async fn exchange_unbounded(&self, asked: Asked<'_>) -> Result<Answer, Failure> {
-        let Asked { place, method, mut headers, body, bounds } = asked;
+        let Asked { place, method, mut headers, body, bounds, is_ours } = asked;
         headers.insert(http::header::HOST, place.authority().clone());
         headers.insert(USER_AGENT, self.agent.clone());
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = place.path().clone();
         *request.headers_mut() = headers;
-        let mut answering = self.pool.send(place, request).await?;
+        let mut answering = self.pool.send(place, request, is_ours).await?;
         let (body, extent) = read(answering.response.body_mut(), bounds).await?;
         let status = answering.response.status();
         let headers = std::mem::take(answering.response.headers_mut());
@@ -251,6 +263,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) bounds: Bounds,
+    pub(crate) is_ours: StillOurs<'a>,
 }
 
 /// Reads a body to its end, or to its bound.

@@ -1,7 +1,7 @@
 //! One attempt: sends a held delivery, and says what becomes of it.
 //!
-//! Invariant: an attempt that began is settled, also when its task is cut off or panics: it then counts as lost, since it may
-//! have arrived.
+//! Invariants: an attempt that began is settled, also when its task is cut off or panics: it then counts as lost, since it may
+//! have arrived. Nothing is sent that others may have taken over, however long it waited for a name or a token.
 
 use crate::Dispatcher;
 use crate::client::{Message, Sent};
@@ -47,11 +47,26 @@ impl UnderWay {
             Ok(target) => {
                 let HeldDelivery { webhook_id, attempt, content, .. } = &self.held;
                 let message = Message { webhook_id, attempt: *attempt, content };
-                self.dispatcher.client.send(target, &message).await
+                let Dispatcher { client, presence, .. } = &*self.dispatcher;
+                client.send(target, &message, &|| presence.is_heard()).await
             }
-            Err(error) => not_sent(Outcome::Unready, error),
+            Err(error) => Some(not_sent(Outcome::Unready, error)),
         };
-        self.end(sent, Tells::Something);
+        match sent {
+            Some(sent) => self.end(sent, Tells::Something),
+            None => self.withdraw(),
+        }
+    }
+
+    /// It was not sent, and is due again: for this dispatcher when it is heard again, if nobody else was quicker.
+    fn withdraw(&mut self) {
+        let Some(place) = self.place.take() else { return };
+        let now = self.dispatcher.time.micros();
+        let next = Next::Due(self.held.due_at);
+        let (class, asked, tells) = (Class::Transient, None, Tells::Nothing);
+        let ending = Ending { class, next, asked, tells, at: now };
+        self.dispatcher.lanes.ended(&self.endpoint, self.started, &ending);
+        self.settle(None, next, place);
     }
 
     fn end(&mut self, sent: Sent, tells: Tells) {
@@ -84,9 +99,14 @@ impl UnderWay {
             excerpt,
             node: dispatcher.node.to_string(),
         };
+        self.settle(Some(attempt), next, place);
+    }
+
+    fn settle(&self, attempt: Option<Attempt>, next: Next, place: Place) {
         let HeldDelivery { number, fence, .. } = self.held;
-        dispatcher.settler.settle(Settling {
-            settlement: Settlement { number, fence, attempt: Some(attempt), next },
+        let endpoint = &self.endpoint;
+        self.dispatcher.settler.settle(Settling {
+            settlement: Settlement { number, fence, attempt, next },
             lane: (endpoint.tenant.clone(), endpoint.id.clone()),
             is_awaited: endpoint.is_ordered(),
             place,

@@ -1,8 +1,8 @@
 //! Fan-out: events become deliveries, one for each endpoint that wants them. One dispatcher works at it at a time; the store
 //! sees to that.
 //!
-//! Invariant: without a document no event is fanned out: it would go nowhere. Nor is any by a document that is older than the
-//! newest one that is everybody's: it would miss the endpoints that are new in it.
+//! Invariant: without a document no event is fanned out: it would go nowhere. Nor is any by another document than the newest
+//! one that is everybody's: it would miss the endpoints that are new in it.
 
 use crate::Dispatcher;
 use model::port::StoreError;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How many events one transaction takes.
+/// How many events of all tenants one transaction takes, and of each that is aside.
 const BATCH: u32 = 256;
 /// Between two transactions at least, so that what comes meanwhile shares the next one.
 const PACE: Duration = Duration::from_millis(4);
@@ -119,8 +119,8 @@ async fn step(dispatcher: &Dispatcher) -> Result<Found, StoreError> {
     let lanes = fanned_out.lanes.into_iter().map(|(tenant, endpoint)| (tenant, endpoint, now));
     dispatcher.lanes.due(lanes, now);
     Ok(match fanned_out.events {
-        0 => Found::Nothing,
         _ if fanned_out.more => Found::More,
+        0 => Found::Nothing,
         _ => Found::Some,
     })
 }

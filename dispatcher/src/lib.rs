@@ -133,7 +133,7 @@ impl Dispatcher {
         let lanes = Lanes::new(time.micros());
         Ok(Arc::new(Self {
             holder: format!("{node}/{}", Uuid::now_v7()),
-            books: Books::new(revisions.clone(), client.clone(), secrets.clone()),
+            books: Books::new(revisions.clone(), store.clone(), client.clone(), secrets.clone()),
             settler: Settler::new(),
             presence: Presence::default(),
             metrics: Metrics::new()?,
@@ -190,6 +190,11 @@ impl Dispatcher {
         }
         health::keep(&self).await;
         beside.shutdown().await;
+        // What was read is read on elsewhere at once; else when the holds are over.
+        let leave = tokio::time::timeout(SETTLE_PATIENCE, self.store.leave(&self.holder));
+        if !matches!(leave.await, Ok(Ok(()))) {
+            tracing::debug!("others wait until what this dispatcher read is not held any more");
+        }
         self.ended.send_replace(true);
     }
 
@@ -252,6 +257,14 @@ impl Dispatcher {
         let book = self.book()?;
         let revision = (!self.revisions.is_read_only()).then_some(book.revision);
         Some((Arc::new(move |event| book.plan(event)), revision))
+    }
+
+    /// The number of the newest revision that is everybody's, wherever it is in force.
+    pub(crate) async fn newest(&self) -> Result<Option<u64>, StoreError> {
+        match self.revisions.newest().await? {
+            Some(newest) if newest.nodes.is_some() => self.store.everybodys().await,
+            newest => Ok(newest.map(|newest| newest.number)),
+        }
     }
 
     /// Waits until it is to stop.

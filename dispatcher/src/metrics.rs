@@ -2,6 +2,7 @@
 
 use crate::Dispatcher;
 use crate::lanes::Counts;
+use jiff::Timestamp;
 use model::webhook::{Next, Outcome, Settlement};
 use prometheus::core::Collector;
 use prometheus::{
@@ -11,6 +12,7 @@ use prometheus::{
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
+use store::webhooks::Backlog;
 use tokio::time::Instant;
 
 /// Between two looks at the backlog.
@@ -33,9 +35,7 @@ pub(crate) struct Metrics {
     stale: IntCounter,
     in_hand: IntGauge,
     endpoints: IntGaugeVec,
-    queue_age: Gauge,
-    waiting: IntGauge,
-    dead_letters: IntGauge,
+    to_do: ToDo,
     /// From an event's acceptance to the first attempt of a delivery.
     pub(crate) first_attempt: Histogram,
     /// Events that were fanned out here.
@@ -48,6 +48,15 @@ pub(crate) struct Metrics {
     pub(crate) dispatchers: IntGauge,
     /// Whether the store can't answer.
     pub(crate) store_degraded: IntGauge,
+}
+
+/// How much there is to do in the store, for whichever dispatcher.
+struct ToDo {
+    queue_age: Gauge,
+    waiting: IntGauge,
+    dead_letters: IntGauge,
+    fan_out_lag: Gauge,
+    aside: IntGauge,
 }
 
 struct Maker(Registry);
@@ -83,9 +92,46 @@ impl Maker {
         self.registered(IntGauge::new(name, help)?)
     }
 
+    /// Gauges by a label.
+    fn gauges(&self, name: &str, help: &str, label: &str) -> Made<IntGaugeVec> {
+        self.registered(IntGaugeVec::new(Opts::new(name, help), &[label])?)
+    }
+
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Made<Histogram> {
         let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
         self.registered(Histogram::with_opts(options)?)
+    }
+}
+
+impl ToDo {
+    fn new(made: &Maker) -> Made<Self> {
+        Ok(Self {
+            queue_age: made.registered(Gauge::new(
+                "tollgate_webhook_queue_age_seconds",
+                "How long ago the oldest of what waits became due: a delivery that nobody holds, or an event before fan-out.",
+            )?)?,
+            waiting: made.gauge("tollgate_webhook_waiting", "Events and deliveries not done yet.")?,
+            dead_letters: made.gauge("tollgate_webhook_dead_letters", "Dead letters.")?,
+            fan_out_lag: made.registered(Gauge::new(
+                "tollgate_webhook_fan_out_lag_seconds",
+                "How long ago the oldest event was accepted whose deliveries are not planned yet.",
+            )?)?,
+            aside: made.gauge(
+                "tollgate_webhook_tenants_aside",
+                "Tenants whose events are planned in turns of their own: they sent more than their share.",
+            )?,
+        })
+    }
+
+    fn show(&self, backlog: &Backlog, now: i64) {
+        let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        self.waiting.set(number(backlog.waiting));
+        self.dead_letters.set(number(backlog.dead));
+        self.aside.set(number(backlog.aside));
+        let next = backlog.next_event.map(|(_, at)| at);
+        self.fan_out_lag.set(seconds_since(next, now));
+        let oldest = backlog.oldest_due.into_iter().chain(next).min();
+        self.queue_age.set(seconds_since(oldest, now));
     }
 }
 
@@ -121,22 +167,12 @@ impl Metrics {
             )?,
             in_hand: made
                 .gauge("tollgate_webhook_in_hand", "Deliveries that this process holds.")?,
-            endpoints: made.registered(IntGaugeVec::new(
-                Opts::new(
-                    "tollgate_webhook_endpoints",
-                    "Endpoints that are left alone (`open`) or `disabled`.",
-                ),
-                &["state"],
-            )?)?,
-            queue_age: made.registered(Gauge::new(
-                "tollgate_webhook_queue_age_seconds",
-                "How long ago the oldest of what waits became due: a delivery that nobody holds, or an event before fan-out.",
-            )?)?,
-            waiting: made.gauge(
-                "tollgate_webhook_waiting",
-                "Events and deliveries that are not done with.",
+            endpoints: made.gauges(
+                "tollgate_webhook_endpoints",
+                "Endpoints that are left alone (`open`) or `disabled`.",
+                "state",
             )?,
-            dead_letters: made.gauge("tollgate_webhook_dead_letters", "Dead letters.")?,
+            to_do: ToDo::new(&made)?,
             first_attempt: made.histogram(
                 "tollgate_webhook_first_attempt_seconds",
                 "From the acceptance of an event to the first attempt of a delivery.",
@@ -210,17 +246,9 @@ pub(crate) async fn run(dispatcher: Arc<Dispatcher>) {
     while !dispatcher.is_stopping() {
         match dispatcher.store.backlog().await {
             Ok(backlog) => {
-                let metrics = &dispatcher.metrics;
-                let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
-                metrics.waiting.set(number(backlog.waiting));
-                metrics.dead_letters.set(number(backlog.dead));
-                let now = dispatcher.time.micros();
-                let next = backlog.next_event;
-                dispatcher.stall.saw(next.map(|(number, _)| number), Instant::now());
-                let oldest = backlog.oldest_due.into_iter().chain(next.map(|(_, at)| at)).min();
-                let age = oldest.map_or(0, |oldest| now.saturating_sub(oldest.as_microsecond()));
-                let age = Duration::from_micros(u64::try_from(age).unwrap_or(0));
-                metrics.queue_age.set(age.as_secs_f64());
+                dispatcher.metrics.to_do.show(&backlog, dispatcher.time.micros());
+                let next = backlog.next_event.map(|(number, _)| number);
+                dispatcher.stall.saw(next, Instant::now());
             }
             Err(error) => {
                 dispatcher.stall.saw(None, Instant::now());
@@ -229,4 +257,10 @@ pub(crate) async fn run(dispatcher: Arc<Dispatcher>) {
         }
         dispatcher.pause(PAUSE).await;
     }
+}
+
+/// How many seconds ago that was; none where it is not over, or never was.
+fn seconds_since(at: Option<Timestamp>, now: i64) -> f64 {
+    let micros = at.map_or(0, |at| now.saturating_sub(at.as_microsecond()));
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0)).as_secs_f64()
 }

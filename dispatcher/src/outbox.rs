@@ -9,29 +9,19 @@ use ingest::{Ingest, Origin};
 use model::event::{CloudEvent, Malformed, New};
 use model::port::StoreError;
 use model::webhook::Acceptance;
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 use store::Store;
-use store::control::Outgoing;
+use store::control::{OUTBOX_READER, OutboxRead, Outgoing};
 
 /// `source` of the gateway's own events.
 const SOURCE: &str = "/tollgate";
-
-/// The name of the place.
-const NAME: &str = "outbox";
 
 /// How often the outbox is looked at.
 const LOOK_TIME: Duration = Duration::from_secs(1);
 
 /// How many events are read at once.
 const PAGE: u32 = 256;
-
-/// The number of the last event that was accepted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Read {
-    number: u64,
-}
 
 /// Why reading stops for now.
 #[derive(Debug, thiserror::Error)]
@@ -66,21 +56,21 @@ enum More {
 /// Accepts what is new in the outbox, unless another dispatcher is about it.
 async fn forward(store: &Store, ingest: &Ingest, holder: &str) -> Result<More, Trouble> {
     // Nothing is written while there is nothing.
-    let seen: Read = Bookmark::look(store, NAME).await?;
+    let seen: OutboxRead = Bookmark::look(store, OUTBOX_READER).await?;
     if store.outbox(seen.number, 1).await?.is_empty() {
         return Ok(More::No);
     }
-    let Some(mut bookmark) = Bookmark::take(store, NAME, holder).await? else {
+    let Some(mut bookmark) = Bookmark::take(store, OUTBOX_READER, holder).await? else {
         return Ok(More::No);
     };
-    let seen: Read = bookmark.state();
+    let seen: OutboxRead = bookmark.state();
     let page = store.outbox(seen.number, PAGE).await?;
     let Some(newest) = page.last().map(|outgoing| outgoing.number) else {
         bookmark.give_back(&seen).await?;
         return Ok(More::No);
     };
     bookmark.while_waiting(accept(ingest, &page)).await??;
-    bookmark.give_back(&Read { number: newest }).await?;
+    bookmark.give_back(&OutboxRead { number: newest }).await?;
     Ok(if page.len() < PAGE as usize { More::No } else { More::Yes })
 }
 

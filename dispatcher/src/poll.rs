@@ -16,6 +16,7 @@ use model::id::SourceId;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use store::webhooks::source_reader;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use turn::{Trouble, Turn};
@@ -100,7 +101,7 @@ async fn turn_if_due(
 ) -> Result<Duration, Trouble> {
     let (store, clock) = (&dispatcher.store, &dispatcher.clock);
     let Some(poll) = &source.poll else { return Ok(TAKEN_TIME) };
-    let name = format!("poll/{}", source.id);
+    let name = source_reader(&source.id);
     let longest = poll.interval.0.max(BACKOFF_MAX);
     let seen = Bookmark::look::<State>(store, &name).await?.of(source);
     if let Some(left) = seen.due_in(clock.micros(), longest) {

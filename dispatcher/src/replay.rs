@@ -1,7 +1,8 @@
 //! Replays at work: each is held by one dispatcher at a time, which queues its window page by page.
 //!
 //! Invariant: a page is queued once, whoever comes and goes (the store moves the job's cursor with it). The rate is kept
-//! between pages, so that at one moment no more than a page is queued.
+//! between pages, so that at one moment no more than a page is queued: what takes longer than a replay is held for is waited
+//! for in the store, by nobody.
 
 use crate::Dispatcher;
 use crate::compile::Pattern;
@@ -16,10 +17,9 @@ use tokio::time::Instant;
 const AT_ONCE: usize = 4;
 /// Between two looks for replays that nobody works at.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
-/// How long a replay is held for a page and the pause behind it. After that another dispatcher may take it.
-const SPAN: Duration = Duration::from_secs(30);
-/// The longest pause between two pages.
-const PAUSE_MAX: Duration = Duration::from_secs(20);
+/// How long a replay is held for a page and the pause behind it: after that, another dispatcher takes one whose holder was
+/// killed.
+const SPAN: Duration = Duration::from_secs(10);
 /// The most events of a page.
 const PAGE_MAX: u32 = 200;
 /// So many pages a second are queued where the rate is high enough.
@@ -69,7 +69,7 @@ async fn work(dispatcher: Arc<Dispatcher>, replay: Replay, fence: u64) {
             Ok(step) if step.state != ReplayState::Running => {
                 return tracing::info!(replay = id, "a replay is done: all of it is queued");
             }
-            Ok(step) => dispatcher.pause(pause(step.queued, request.rate)).await,
+            Ok(step) => dispatcher.pause(request.time_of(step.queued)).await,
             // The hold ends by itself, and then somebody goes on.
             Err(error) => {
                 return tracing::warn!(%error, replay = id, "a replay waits: the store can't answer");
@@ -93,12 +93,6 @@ fn of_request(plan: Plan, request: &ReplayRequest, patterns: Arc<[Pattern]>) -> 
         planned.retain(|planned| endpoint.as_ref().is_none_or(|only| *only == planned.endpoint));
         planned
     })
-}
-
-/// How long so many take at this rate a second.
-fn pause(queued: u64, rate: u32) -> Duration {
-    let micros = queued.saturating_mul(1_000_000) / u64::from(rate.max(1));
-    Duration::from_micros(micros).min(PAUSE_MAX)
 }
 
 #[cfg(test)]
@@ -146,15 +140,6 @@ mod tests {
             let found = plan(&event(kind));
             let found: Vec<&str> = found.iter().map(|planned| planned.endpoint.as_str()).collect();
             assert_eq!(found, expected, "{endpoint:?} {types:?}");
-        }
-    }
-
-    #[test]
-    fn the_rate_is_kept_between_pages() {
-        for (queued, rate, millis) in
-            [(0, 100, 0), (25, 100, 250), (1, 1, 1_000), (1_000, 1, 20_000)]
-        {
-            assert_eq!(pause(queued, rate), Duration::from_millis(millis), "{queued} {rate}");
         }
     }
 }

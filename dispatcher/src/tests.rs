@@ -7,4 +7,4 @@ mod limits;
 mod order;
 mod outages;
 mod sink;
-mod world;
+pub(crate) mod world;

@@ -18,6 +18,7 @@ use model::config::{Config, ConfigError};
 use model::id::NodeName;
 use model::idempotency::{Owner, Salt};
 use model::node::{ERRORS_MAX, Rejected};
+use model::units;
 use model::webhook::Reach;
 use stages::authenticate::Memory;
 use stages::claim::Waiters;
@@ -61,6 +62,8 @@ pub struct Settings {
     pub records: record::Settings,
     /// Which addresses webhooks may be sent to.
     pub reach: Reach,
+    /// How long events of webhooks are kept, with their deliveries.
+    pub events_kept: units::Duration,
 }
 
 /// The data plane of one process.
@@ -105,6 +108,8 @@ pub struct Gateway {
     pub thresholds: Thresholds,
     /// Which addresses webhooks may be sent to.
     pub(crate) reach: Reach,
+    /// How long events of webhooks are kept: no schedule that is published lasts for longer.
+    pub(crate) events_kept: units::Duration,
     /// Decision records, for callers.
     pub(crate) lookups: Lookups,
     /// Events of endpoints, for callers.
@@ -201,6 +206,7 @@ impl Gateway {
             protection,
             thresholds: Thresholds::start(settings.store.clone(), &settings.runtime),
             reach: settings.reach,
+            events_kept: settings.events_kept,
             lookups: Lookups::new(settings.store.clone()),
             polls: Polls::new(settings.store.clone(), settings.keys.clone()),
             store: settings.store,

@@ -123,8 +123,9 @@ impl Publisher {
         let _room = self.room.acquire().await.expect("the semaphore is never closed");
         let judged = judge(self.gateway.clone(), text).await;
         let Some(Watched { config, .. }) = &judged.watched else { return judged };
-        let forbidden = destinations::forbidden(config, &self.gateway.reach);
-        if forbidden.is_empty() { judged } else { judged.without(forbidden) }
+        let mut refused = destinations::forbidden(config, &self.gateway.reach);
+        refused.extend(config.schedules_beyond(self.gateway.events_kept));
+        if refused.is_empty() { judged } else { judged.without(refused) }
     }
 
     /// Reads and compiles a text, and forgets it.

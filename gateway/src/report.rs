@@ -17,7 +17,8 @@ use crate::facts::{Facts, KEY_OUTCOMES, SETTLED, Stage};
 use crate::gateway::Gateway;
 use crate::record::Due;
 use limits::{LimitMetrics, SharedCounters};
-use model::id::{PackId, RouteId, UpstreamId};
+use model::id::{PackId, RouteId, TenantId, UpstreamId};
+use model::webhook::DeliveryState;
 use packs::PackMetrics;
 use prometheus::core::Collector;
 use prometheus::{
@@ -82,6 +83,7 @@ pub struct Metrics {
     packs: PackMetrics,
     rollouts: RolloutMetrics,
     protection: ProtectionMetrics,
+    expired: IntCounterVec,
     config_revision: IntGaugeVec,
     degraded: [IntGauge; Store::ALL.len()],
     records: RecordMetrics,
@@ -260,6 +262,11 @@ impl Metrics {
             packs: PackMetrics::new(&made)?,
             rollouts: RolloutMetrics::new(&made)?,
             protection: ProtectionMetrics::new(&made)?,
+            expired: made.counters(
+                "tollgate_webhook_expired_total",
+                "Deliveries that went by age and were neither delivered nor given up, by what state they were in.",
+                &["tenant", "state"],
+            )?,
             in_flight: made.gauge("tollgate_in_flight", "Exchanges in progress.")?,
             config_revision: made.gauges("tollgate_config_revision", revision, &["state"])?,
             degraded: Store::ALL.map(|store| degraded.with_label_values(&[store.as_str()])),
@@ -340,6 +347,12 @@ impl Metrics {
         Ok(())
     }
 
+    /// Deliveries of webhooks went by age that were neither delivered nor given up.
+    pub fn expired(&self, tenant: &TenantId, state: DeliveryState, deliveries: u64) {
+        let labels = [self.tenant_label(tenant.as_str()), state.as_str()];
+        self.expired.with_label_values(&labels).inc_by(deliveries);
+    }
+
     /// What there is to say of decision records as a whole.
     pub fn records(&self) -> &RecordMetrics {
         &self.records
@@ -418,6 +431,30 @@ impl Metrics {
                 tenant
             }
             _ => OTHER,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_went_by_age_is_counted_by_tenant_as_long_as_there_is_room() {
+        let metrics = Metrics::new("test").unwrap();
+        for tenant in 0..TENANT_SERIES_MAX + 2 {
+            let tenant = TenantId::from(format!("t{tenant}").as_str());
+            metrics.expired(&tenant, DeliveryState::Parked, 2);
+            metrics.expired(&tenant, DeliveryState::Dead, 1);
+        }
+        let text = metrics.text();
+        for (tenant, state, count) in
+            [("t0", "parked", 2), ("t0", "dead", 1), ("other", "parked", 4), ("other", "dead", 2)]
+        {
+            let line = format!(
+                r#"tollgate_webhook_expired_total{{state="{state}",tenant="{tenant}"}} {count}"#
+            );
+            assert!(text.lines().any(|found| found == line), "{line}");
         }
     }
 }

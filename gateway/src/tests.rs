@@ -73,6 +73,7 @@ pub(crate) fn settings(store: &Store, name: &str, folder: &Path) -> Settings {
         keys: MasterKeys::default(),
         records: record::Settings::default(),
         reach: model::webhook::Reach::default(),
+        events_kept: model::units::Duration(Duration::from_secs(30 * 86_400)),
     }
 }
 

@@ -11,6 +11,7 @@ mod shape;
 pub use event_schema::event_schema;
 
 use crate::document::Document;
+use crate::units;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -54,6 +55,11 @@ impl Config {
     /// What was checked.
     pub fn document(&self) -> &Document {
         &self.document
+    }
+
+    /// The schedules of endpoints that may last for longer than events are kept for, each as an error.
+    pub fn schedules_beyond(&self, kept: units::Duration) -> Vec<ConfigError> {
+        rules::schedules_beyond(&self.document, kept)
     }
 }
 

@@ -53,6 +53,8 @@ pub const QUOTA_REACHED: &str = "tollgate.quota.reached";
 pub const VERSION_CHANGED: &str = "tollgate.version.changed";
 /// An endpoint of webhooks was disabled: it said 410, or failed for too long.
 pub const ENDPOINT_DISABLED: &str = "tollgate.endpoint.disabled";
+/// Deliveries to an endpoint went by age that were neither delivered nor given up.
+pub const DELIVERIES_EXPIRED: &str = "tollgate.deliveries.expired";
 /// A source no longer knew how far it was read: it is read from the start.
 pub const SOURCE_RESTARTED: &str = "tollgate.source.restarted";
 /// Entries of a source can't be accepted, and are passed over.

@@ -1,16 +1,27 @@
 -- Webhooks, but for events and attempts: see 0011.
 
--- The newest numbers, and how far fan-out has come. Who raises one holds its row until the commit.
+-- The newest numbers, and how far fan-out has come. Who raises one holds its row until the commit. `turn`: how often
+-- fan-out moved.
 CREATE TABLE webhook_numbers (
     name   TEXT   NOT NULL PRIMARY KEY,
     number BIGINT NOT NULL,
-    at     BIGINT NOT NULL
+    at     BIGINT NOT NULL,
+    turn   BIGINT NOT NULL
 );
 
-INSERT INTO webhook_numbers (name, number, at) VALUES ('events', 0, 0), ('deliveries', 0, 0), ('fan_out', 0, 0);
+INSERT INTO webhook_numbers (name, number, at, turn) VALUES ('events', 0, 0, 0), ('deliveries', 0, 0, 0), ('fan_out', 0, 0, 0);
+
+-- Tenants that are aside: fan-out's cursor passes their events. `number`: up to which they are planned; `at`: no later one
+-- is from before then; `turn`: when some were planned last.
+CREATE TABLE webhook_aside (
+    tenant TEXT   NOT NULL PRIMARY KEY,
+    number BIGINT NOT NULL,
+    at     BIGINT NOT NULL,
+    turn   BIGINT NOT NULL
+);
 
 -- An event's way to one endpoint. `blocks`: those of its endpoint and order_key with greater numbers wait for it, and have
--- no due_at meanwhile.
+-- no due_at meanwhile. Those that wait for one that is parked or dead are parked, too, as `blocked`.
 CREATE TABLE webhook_deliveries (
     number      INTEGER PRIMARY KEY,
     event       BIGINT NOT NULL,
@@ -36,7 +47,10 @@ CREATE INDEX webhook_deliveries_due ON webhook_deliveries (endpoint, due_at, num
     WHERE state = 'pending' AND due_at IS NOT NULL;
 CREATE INDEX webhook_deliveries_held ON webhook_deliveries (holder) WHERE state = 'held';
 CREATE INDEX webhook_deliveries_order ON webhook_deliveries (endpoint, order_key, number) WHERE blocks = 1;
-CREATE INDEX webhook_deliveries_parked ON webhook_deliveries (endpoint, number) WHERE state = 'parked';
+CREATE INDEX webhook_deliveries_waiting ON webhook_deliveries (endpoint, order_key, number)
+    WHERE state = 'pending' AND due_at IS NULL;
+CREATE INDEX webhook_deliveries_parked ON webhook_deliveries (endpoint, number)
+    WHERE state = 'parked' AND reason <> 'blocked';
 CREATE INDEX webhook_deliveries_dead ON webhook_deliveries (number) WHERE state = 'dead';
 CREATE INDEX webhook_deliveries_dead_letters ON webhook_deliveries (number)
     WHERE state = 'dead' AND reason <> 'discarded';
@@ -54,7 +68,7 @@ CREATE TABLE webhook_waiting (
 );
 
 -- What is known of endpoints beside the document. `recovery`: what is still to be done with those that were parked up to
--- the number `recover_to`.
+-- the number `recover_to`. `enabled_at`: when somebody enabled it last.
 CREATE TABLE webhook_standings (
     endpoint        TEXT   NOT NULL PRIMARY KEY,
     tenant          TEXT   NOT NULL,
@@ -65,7 +79,8 @@ CREATE TABLE webhook_standings (
     disabled_since  BIGINT,
     at              BIGINT NOT NULL,
     recovery        TEXT,
-    recover_to      BIGINT
+    recover_to      BIGINT,
+    enabled_at      BIGINT
 );
 
 CREATE TABLE webhook_dispatchers (
@@ -101,3 +116,16 @@ CREATE TABLE webhook_replays (
 );
 
 CREATE INDEX webhook_replays_running ON webhook_replays (hold_until) WHERE state = 'running';
+
+-- Deliveries that were deleted and came to nothing, until their tenants are told. `first_at`, `last_at`: when their events
+-- were accepted.
+CREATE TABLE webhook_expired (
+    tenant   TEXT   NOT NULL,
+    endpoint TEXT   NOT NULL,
+    pending  BIGINT NOT NULL,
+    parked   BIGINT NOT NULL,
+    dead     BIGINT NOT NULL,
+    first_at BIGINT NOT NULL,
+    last_at  BIGINT NOT NULL,
+    PRIMARY KEY (tenant, endpoint)
+);

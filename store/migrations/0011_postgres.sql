@@ -46,3 +46,4 @@ CREATE TABLE webhook_attempts_rest PARTITION OF webhook_attempts DEFAULT;
 ALTER TABLE webhook_deliveries SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.1);
 ALTER TABLE webhook_numbers SET (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 ALTER TABLE webhook_waiting SET (fillfactor = 50);
+ALTER TABLE webhook_aside SET (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);

@@ -18,7 +18,7 @@ mod write;
 pub(crate) use revisions::is_outdated;
 
 pub use crate::webhooks::Recover;
-pub use outbox::{Outgoing, ToldOnce};
+pub use outbox::{OUTBOX_READER, OutboxRead, Outgoing, ToldOnce};
 pub use pack_data::{
     DATA_BYTES_MAX, DATA_KEYS_MAX, DATUM_KEY_MAX, DATUM_VALUE_MAX, PackData, PackDatum,
 };
@@ -297,7 +297,7 @@ impl Store {
     async fn enable(&self, write: Write) -> Result<Written, WriteError> {
         let written = self.write_at_once(write).await?;
         let store = self.clone();
-        let taken = match tokio::spawn(async move { store.take_up().await }).await {
+        let taken = match tokio::spawn(async move { store.take_up(usize::MAX).await }).await {
             Ok(Ok(taken)) => taken,
             Ok(Err(error)) => {
                 tracing::warn!(%error, "parked deliveries are taken up later");

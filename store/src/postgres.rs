@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use upgrade::Standing;
 
 /// How many connections a process holds, beside the one that listens.
-const CONNECTIONS: u32 = 10;
+pub(crate) const CONNECTIONS: u32 = 10;
 /// How long anyone waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many writes and reads may wait or be on their way.

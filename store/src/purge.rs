@@ -2,6 +2,7 @@
 
 use crate::Store;
 use crate::ledger::{ClockOf, Time};
+use crate::rows::stored;
 use model::Clock;
 use model::port::StoreError;
 use std::time::Duration;
@@ -12,6 +13,8 @@ pub(crate) const PURGE_ROWS: i64 = 500;
 const SILENT_NODE: i64 = 7 * 24 * 3_600 * 1_000_000;
 /// For how long the outbox keeps what happened, in microseconds: 7 days.
 const TOLD_EVENT: i64 = 7 * 24 * 3_600 * 1_000_000;
+/// For how long it keeps what who reads it on has not read yet, in microseconds: 90 days.
+const UNREAD_EVENT: i64 = 90 * 24 * 3_600 * 1_000_000;
 /// For how long a rollout that ended is remembered, in microseconds: 90 days.
 const ENDED_ROLLOUT: i64 = 90 * 24 * 3_600 * 1_000_000;
 
@@ -31,7 +34,7 @@ const NODES: &str = "DELETE FROM nodes WHERE seen_at <= $1 AND name IN \
     (SELECT name FROM nodes WHERE seen_at <= $1 LIMIT $2)";
 
 const EVENTS: &str = "DELETE FROM outbox WHERE at <= $1 AND number IN \
-    (SELECT number FROM outbox WHERE at <= $1 LIMIT $2)";
+    (SELECT number FROM outbox WHERE at <= $1 AND number <= $3 LIMIT $2)";
 
 const ROLLOUTS: &str = "DELETE FROM rollouts WHERE ended_at <= $1 AND id IN \
     (SELECT id FROM rollouts WHERE ended_at <= $1 LIMIT $2)";
@@ -44,7 +47,7 @@ const QUOTAS: &str = "DELETE FROM quotas WHERE ends <= $1 AND (node, digest) IN 
 
 impl Store {
     /// Deletes what expired: idempotency records, kept answers, revocations, nodes that have been silent for 7 days, events
-    /// of the outbox after 7 days, rollouts 90 days after their end, quotas whose windows are over, names of what was told
+    /// of the outbox after 7 days or, unread, 90, rollouts 90 days after their end, quotas whose windows are over, names of what was told
     /// once. Says how many rows. Decision records have a retention of their own: [`purge_records`](Self::purge_records).
     /// Of idempotency records the clock decides that decided when they expire: a node that is ahead forgets none too early.
     pub async fn purge(&self, now: i64) -> Result<u64, StoreError> {
@@ -61,7 +64,6 @@ impl Store {
             (QUOTAS, ago(0)),
             (REVOCATIONS, ago(0)),
             (NODES, ago(SILENT_NODE)),
-            (EVENTS, ago(TOLD_EVENT)),
             (ROLLOUTS, ago(ENDED_ROLLOUT)),
         ] {
             loop {
@@ -72,7 +74,39 @@ impl Store {
                 }
             }
         }
-        Ok(purged)
+        Ok(purged + self.purge_outbox(now).await?)
+    }
+
+    /// Deletes events of the outbox: those that were read on, or where nobody reads, after a while; the others much later,
+    /// should whoever read them never come back.
+    async fn purge_outbox(&self, now: i64) -> Result<u64, StoreError> {
+        let read = self.outbox_read().await?.map_or(i64::MAX, |read| stored(read.number));
+        let told = self.delete_told(now.saturating_sub(TOLD_EVENT), read).await?;
+        let unread = self.delete_told(now.saturating_sub(UNREAD_EVENT), i64::MAX).await?;
+        if unread > 0 {
+            tracing::error!(
+                unread,
+                "events of the gateway went by age that no dispatcher had taken: their tenants are not told"
+            );
+        }
+        Ok(told + unread)
+    }
+
+    async fn delete_told(&self, before: i64, to: i64) -> Result<u64, StoreError> {
+        let mut purged = 0;
+        loop {
+            let done = self.db.write(0, move |connection| {
+                Box::pin(async move {
+                    let delete = sqlx::query(EVENTS).bind(before).bind(PURGE_ROWS).bind(to);
+                    Ok(delete.execute(connection).await?.rows_affected())
+                })
+            });
+            let rows = done.await?;
+            purged += rows;
+            if rows < PURGE_ROWS.unsigned_abs() {
+                return Ok(purged);
+            }
+        }
     }
 
     /// Purges again and again, with a pause between. Ends never; drop it to stop.

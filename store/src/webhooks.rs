@@ -5,14 +5,19 @@
 //!
 //! In PostgreSQL many work at once. Whoever makes deliveries raises their number before anything else of them. Only those
 //! and settling wait for several rows of deliveries, both in the order of endpoint, order key and number; everyone else
-//! leaves rows that others have, or waits for one and has none. What waits is counted last. So nobody waits crosswise.
+//! leaves rows that others have, or waits for one and has none. Who goes by how endpoints stand waits for that before, in the
+//! order of endpoints. What expired is counted before the last, what waits last. So nobody waits crosswise.
 
 mod accept;
+mod aside;
 mod bell;
+mod expired;
 mod fan_out;
+mod gone;
 mod hold;
 mod lost;
 mod order;
+mod planning;
 mod readers;
 mod reading;
 mod replay_count;
@@ -22,17 +27,22 @@ mod settle;
 mod sql;
 mod standings;
 mod taking_up;
+mod turn;
 mod verbs;
 mod waiting;
 
 pub use accept::Arriving;
-pub use fan_out::{FannedOut, Plan};
+pub use expired::Expired;
+pub use fan_out::FannedOut;
+pub use gone::Known;
 pub use hold::HELD_MAX;
 pub use lost::Beat;
-pub use readers::{READER_BYTES_MAX, Reader};
+pub use planning::Plan;
+pub use readers::{READER_BYTES_MAX, Reader, source_reader};
 pub use reading::{Backlog, DeliveryQuery, Polled};
 pub use replay_count::{COUNTED_MAX, ReplayCount};
 pub use replays::ReplayStep;
+pub use retention::Purged;
 pub use settle::Settled;
 pub use verbs::Recover;
 
@@ -55,6 +65,7 @@ pub(crate) fn texts(is_postgres: bool) -> std::collections::BTreeMap<&'static st
         ("taken", taken),
         ("release", &order::RELEASE),
         ("sweep", &order::SWEEP),
+        ("block", &order::BLOCK),
         ("give_back", &lost::GIVE_BACK),
         ("park", &standings::PARK),
         ("take", &taking_up::TAKE),
@@ -64,7 +75,9 @@ pub(crate) fn texts(is_postgres: bool) -> std::collections::BTreeMap<&'static st
         ("made", &replays::MADE),
         ("again", &replays::AGAIN),
         ("deliveries_to_purge", &retention::DELIVERIES),
-        ("attempts_to_purge", &retention::ATTEMPTS),
+        ("delivery_to_purge", &retention::DELIVERY),
+        ("deliveries_without_event", &hold::FORGET),
+        ("attempts_to_purge", &expired::ATTEMPTS),
     ];
     let plain = [
         ("events", reading::EVENTS),
@@ -72,7 +85,10 @@ pub(crate) fn texts(is_postgres: bool) -> std::collections::BTreeMap<&'static st
         ("poll", reading::POLL),
         ("attempts", reading::ATTEMPTS),
         ("dead", reading::DEAD),
-        ("window", replays::WINDOW),
+        ("window", planning::WINDOW),
+        ("page", turn::PAGE),
+        ("next", reading::NEXT),
+        ("aside", reading::ASIDE),
         ("counted", replay_count::COUNTED),
         ("ids_to_purge", retention::IDS),
     ];

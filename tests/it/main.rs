@@ -69,6 +69,8 @@ mod webhook_commands;
 mod webhooks;
 mod webhooks_accepted;
 mod webhooks_guarded;
+mod webhooks_in_order;
 mod webhooks_neighbour;
+mod webhooks_replayed;
 mod webhooks_signed;
 mod webhooks_under_kills;

@@ -85,7 +85,11 @@ async fn settle(api: &Api, id: &str, outcome: Outcome, next: Next) {
             at: Clock::system().now(),
             took: 1_234,
             outcome,
-            status: Some(if outcome == Outcome::Delivered { 200 } else { 500 }),
+            status: match outcome {
+                Outcome::Delivered => Some(200),
+                Outcome::ServerError => Some(500),
+                _ => None,
+            },
             excerpt: Some("hello".to_owned()),
             node: "dispatcher-1".to_owned(),
         };
@@ -184,10 +188,9 @@ async fn a_delivery_is_told_with_its_attempts_and_the_event_to_who_operates() {
     assert!(told.get("event").is_none());
     let whole = format!("{target}?body=true");
     let viewer = api.token(Role::Viewer, None).await;
-    api.ask("GET", &target).bearer(&viewer).send().await.is(200);
     api.ask("GET", &whole).bearer(&viewer).send().await.refuses(403, "FORBIDDEN");
-    let before = api.audit().await.len();
     let operator = api.token(Role::Operator, None).await;
+    let before = api.audit().await.len();
     let told = api.ask("GET", &whole).bearer(&operator).send().await.is(200).json();
     assert_eq!(told["event"]["data"], json!({ "name": "of acme" }));
     let audit = api.audit().await;
@@ -197,6 +200,30 @@ async fn a_delivery_is_told_with_its_attempts_and_the_event_to_who_operates() {
     for id in ["dlv_999", "dlv_", "4711", "dlv_-1"] {
         let told = api.ask("GET", &format!("/v1/deliveries/{id}")).send().await;
         told.refuses(404, "NOT_FOUND");
+    }
+}
+
+#[tokio::test]
+async fn what_receivers_answered_is_told_to_who_operates_as_they_may_repeat_the_event() {
+    let api = webhooks().await;
+    let unreached = Next::Due(Clock::system().now());
+    settle(&api, "3", Outcome::Unreachable, unreached).await;
+    for (role, tenant, answered) in [
+        (Role::Viewer, None, false),
+        (Role::Viewer, Some("acme"), false),
+        (Role::Publisher, None, false),
+        (Role::Operator, None, true),
+        (Role::Operator, Some("acme"), true),
+        (Role::Admin, None, true),
+    ] {
+        let token = api.token(role, tenant).await;
+        // What is said where there was no answer is the gateway's own.
+        for (id, is_told) in [("2", answered), ("3", true)] {
+            let target = format!("/v1/deliveries/{}", delivery_id(number(&api, id).await));
+            let told = api.ask("GET", &target).bearer(&token).send().await.is(200).json();
+            let excerpt = told["history"][0].get("excerpt");
+            assert_eq!(excerpt.is_some(), is_told, "{id} to {role:?} of {tenant:?}: {told}");
+        }
     }
 }
 

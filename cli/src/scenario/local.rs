@@ -90,6 +90,7 @@ impl Local {
             store: store.clone(),
             keys: MasterKeys::default(),
             reach: Reach::new(vec![loopback]),
+            events_kept: crate::settings::Webhooks::default().retention,
             records: record::Settings::default(),
         })?;
         let file = DocumentFile::new(gateway.clone(), document);

@@ -29,7 +29,8 @@ fn oauth(client: &Client, receiver: &Sink, issuer: &Sink) -> Target {
 async fn send(client: &Client, target: &Target) -> Sent {
     let id = WebhookId::known("evt_1");
     let content = Bytes::from_static(b"{}");
-    client.send(target, &Message { webhook_id: &id, attempt: 1, content: &content }).await
+    let message = Message { webhook_id: &id, attempt: 1, content: &content };
+    client.send(target, &message, &|| true).await.unwrap()
 }
 
 #[tokio::test]

@@ -35,6 +35,9 @@ pub(crate) enum Failure {
     /// Its address is none.
     #[error("the address {0}")]
     Address(#[from] DestinationError),
+    /// It was not sent: others may be about it by now.
+    #[error("the store did not hear this dispatcher in time: others may have taken it over")]
+    Others,
     /// It could not be made.
     #[error("the request could not be made: {0}")]
     Compose(String),
@@ -54,6 +57,7 @@ impl Failure {
             Self::Connect(ConnectError::Tls(_)) => Outcome::Tls,
             Self::Http(error) if error.is_parse() => Outcome::ServerError,
             Self::Http(_) => Outcome::Unreachable,
+            Self::Others => Outcome::Lost,
             Self::Late(_) => Outcome::TimedOut,
             Self::Long(_) => Outcome::ServerError,
         }

@@ -7,7 +7,7 @@
 //! repeats only what was never written, which leaves the race above; and its connections never get too old, so that a busy
 //! one would not see that its name moved.
 
-use super::{Failure, Place};
+use super::{Failure, Place, StillOurs};
 use crate::guard::Guard;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -71,11 +71,13 @@ impl Pool {
         Self { guard, kept }
     }
 
-    /// Sends a request, whose target is in origin form and which has a `Host`, and waits for the head of the answer.
+    /// Sends a request, whose target is in origin form and which has a `Host`, and waits for the head of
+    /// the answer. Not where it is not ours any more.
     pub(super) async fn send(
         &self,
         to: &Place,
         request: Request<Body>,
+        is_ours: StillOurs<'_>,
     ) -> Result<Answering, Failure> {
         let host = to.origin();
         while let Some(mut connection) = self.take(host) {
@@ -83,6 +85,7 @@ impl Pool {
             if !matches!(timeout(READY_MAX, connection.sender.ready()).await, Ok(Ok(()))) {
                 continue;
             }
+            still(is_ours)?;
             match connection.sender.try_send_request(request.clone()).await {
                 Ok(response) => {
                     return Ok(Answering { response, connection, host: Arc::clone(host) });
@@ -94,6 +97,7 @@ impl Pool {
             }
         }
         let mut connection = self.connect(to).await?;
+        still(is_ours)?;
         let response = connection.sender.send_request(request).await.map_err(Failure::Http)?;
         Ok(Answering { response, connection, host: Arc::clone(host) })
     }
@@ -158,6 +162,10 @@ impl Connection {
     fn serves(&self, now: Instant) -> bool {
         !self.sender.is_closed() && now < self.idle + IDLE_MAX && now < self.made + AGE_MAX
     }
+}
+
+fn still(is_ours: StillOurs<'_>) -> Result<(), Failure> {
+    if is_ours() { Ok(()) } else { Err(Failure::Others) }
 }
 
 fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {

@@ -1,7 +1,8 @@
 //! The book in force: follows the revision that is in force in this process, and the files that secrets stand in.
 //!
 //! Invariant: whoever asks for it [fresh](Books::fresh) gets that of the revision in force; one that can't be read changes
-//! nothing and is told once.
+//! nothing and is told once. One that is on some nodes only is no book: events and deliveries are of all nodes, which go by
+//! the newest document that is everybody's.
 
 use super::Book;
 use crate::Dispatcher;
@@ -9,9 +10,11 @@ use crate::client::Client;
 use crate::secret::Secrets;
 use model::config::{self, Config};
 use model::document::{Document, Secret};
+use model::port::StoreError;
 use model::revision::{Published, Revisions};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+use store::Store;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -19,26 +22,32 @@ use tokio::time::Instant;
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// Between two looks at files that secrets stand in.
 const FILES_PAUSE: Duration = Duration::from_secs(10);
+/// How many hex digits of its digest a document is known by.
+const ETAG_DIGITS: usize = 32;
 
 /// The book in force.
 pub(crate) struct Books {
     revisions: Arc<dyn Revisions>,
+    store: Store,
     client: Arc<Client>,
     secrets: Secrets,
     current: RwLock<Option<Arc<Book>>>,
     /// Taken by whoever compiles: number and etag of the last revision that was looked at.
     seen: Mutex<Option<(u64, String)>>,
+    /// While the one in force is on some nodes only: its number, and the newest that is everybody's.
+    everybodys: Mutex<Option<(u64, Published)>>,
 }
 
 impl Books {
     /// None yet.
     pub(crate) fn new(
         revisions: Arc<dyn Revisions>,
+        store: Store,
         client: Arc<Client>,
         secrets: Secrets,
     ) -> Self {
-        let (current, seen) = (RwLock::default(), Mutex::default());
-        Self { revisions, client, secrets, current, seen }
+        let (current, seen, everybodys) = (RwLock::default(), Mutex::default(), Mutex::default());
+        Self { revisions, store, client, secrets, current, seen, everybodys }
     }
 
     /// The one that was in force when somebody last looked.
@@ -48,7 +57,7 @@ impl Books {
 
     /// The one in force now. None before the first document.
     pub(crate) async fn fresh(&self) -> Option<Arc<Book>> {
-        let Some(published) = self.revisions.in_force() else { return self.current() };
+        let Some(published) = self.published().await else { return self.current() };
         let mut seen = self.seen.lock().await;
         let is_seen =
             |(number, etag): &(u64, String)| *number == published.number && *etag == published.etag;
@@ -66,6 +75,39 @@ impl Books {
         }
         drop(seen);
         self.current()
+    }
+
+    /// The document in force here, or the newest that is everybody's where that is not. None where nobody knows.
+    async fn published(&self) -> Option<Published> {
+        let in_force = self.revisions.in_force()?;
+        if in_force.nodes.is_none() {
+            return Some(in_force);
+        }
+        let mut known = self.everybodys.lock().await;
+        if let Some((_, known)) = known.as_ref().filter(|(staged, _)| *staged == in_force.number) {
+            return Some(known.clone());
+        }
+        match self.everybodys().await {
+            Ok(found) => {
+                let found = found?;
+                *known = Some((in_force.number, found.clone()));
+                Some(found)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "everybody's document is not known: the store can't answer");
+                None
+            }
+        }
+    }
+
+    async fn everybodys(&self) -> Result<Option<Published>, StoreError> {
+        let Some(number) = self.store.everybodys().await? else { return Ok(None) };
+        let found = self.store.revision(number).await?;
+        Ok(found.map(|found| {
+            let digest = found.info.digest.trim_start_matches("sha256:");
+            let etag = digest.chars().take(ETAG_DIGITS).collect();
+            Published { number, text: found.text, etag, nodes: None }
+        }))
     }
 
     /// Reads secrets by file anew, where there are any.

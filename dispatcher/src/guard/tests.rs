@@ -21,7 +21,7 @@ async fn send(client: &Client, url: &str) -> Sent {
     let id = WebhookId::known("evt_1");
     let content = Bytes::from_static(b"{}");
     let message = Message { webhook_id: &id, attempt: 1, content: &content };
-    client.send(&target(client, url, json!({})), &message).await
+    client.send(&target(client, url, json!({})), &message, &|| true).await.unwrap()
 }
 
 /// A private receiver and a public one, at the same port.

@@ -1,5 +1,6 @@
 //! What lanes grant, without a store and without waiting: time is a number.
 
+use super::claims::{Claim, STRANGER_PAUSE};
 use super::*;
 use crate::client::Client;
 use crate::secret::Secrets;
@@ -7,7 +8,8 @@ use bytes::Bytes;
 use model::Clock;
 use model::config;
 use model::webhook::policy::Class;
-use model::webhook::{Disabled, WebhookId};
+use model::webhook::{Disabled, HeldDelivery, Next, Settlement, Take, WebhookId};
+use std::time::Duration;
 use store::seal::MasterKeys;
 
 const SECOND: i64 = 1_000_000;
@@ -469,8 +471,7 @@ async fn a_tenants_large_events_leave_room_for_all_others() {
     let (sent, _) = take(&lanes, 1, START);
     assert_eq!(sent.iter().filter(|due| matches!(due, Due::Send { endpoint, .. } if endpoint.tenant.as_str() == "globex")).count(), 8);
     drop((sent, under_way));
-    assert_eq!(lanes.inner().in_hand.bytes, 0);
-    assert!(lanes.inner().in_hand.by_tenant.is_empty());
+    assert_eq!(lanes.inner().in_hand, InHand::default());
 }
 
 #[tokio::test]
@@ -502,7 +503,7 @@ async fn what_is_another_tenants_is_neither_sent_nor_counted() {
     assert_eq!(settlement.next, Next::Due(timestamp(START + STRANGER_PAUSE)));
     assert_eq!(lanes.changed_standings(), []);
     drop(told);
-    assert!(lanes.inner().in_hand.by_tenant.is_empty());
+    assert_eq!(lanes.inner().in_hand, InHand::default());
 }
 
 #[tokio::test]

@@ -41,10 +41,13 @@ async fn what_the_gateway_tells_of_a_tenant_is_an_event_of_that_tenant_once() {
     tell(&entrance, "5", Some("globex")).await;
     let another = entrance.another();
     forward_all(&entrance, &another).await;
-    assert_eq!(Bookmark::look::<Read>(&entrance.store, NAME).await.unwrap(), Read { number: 5 });
+    assert_eq!(
+        Bookmark::look::<OutboxRead>(&entrance.store, OUTBOX_READER).await.unwrap(),
+        OutboxRead { number: 5 }
+    );
     // One that ended before it could say how far it had come is followed by one that repeats.
-    let bookmark = Bookmark::take(&entrance.store, NAME, "ended").await.unwrap().unwrap();
-    bookmark.give_back(&Read { number: 1 }).await.unwrap();
+    let bookmark = Bookmark::take(&entrance.store, OUTBOX_READER, "ended").await.unwrap().unwrap();
+    bookmark.give_back(&OutboxRead { number: 1 }).await.unwrap();
     forward_all(&entrance, &entrance.dispatcher).await;
     assert_eq!(entrance.ids().await, ["1", "3", "4", "5"]);
 }
@@ -53,11 +56,11 @@ async fn what_the_gateway_tells_of_a_tenant_is_an_event_of_that_tenant_once() {
 async fn while_one_dispatcher_reads_no_other_does() {
     let entrance = Entrance::with(json!([])).await;
     tell(&entrance, "1", Some("acme")).await;
-    let mut held = Bookmark::take(&entrance.store, NAME, "other").await.unwrap().unwrap();
+    let mut held = Bookmark::take(&entrance.store, OUTBOX_READER, "other").await.unwrap().unwrap();
     assert_eq!(forward_all(&entrance, &entrance.dispatcher).await, More::No);
     assert!(entrance.kept().await.is_empty());
-    assert!(held.keep(&Read::default()).await.is_ok());
-    held.give_back(&Read::default()).await.unwrap();
+    assert!(held.keep(&OutboxRead::default()).await.is_ok());
+    held.give_back(&OutboxRead::default()).await.unwrap();
     forward_all(&entrance, &entrance.dispatcher).await;
     assert_eq!(entrance.ids().await, ["1"]);
 }
@@ -66,11 +69,11 @@ async fn while_one_dispatcher_reads_no_other_does() {
 async fn nothing_is_passed_over_that_is_not_accepted() {
     let entrance = Entrance::with(json!([])).await;
     tell(&entrance, "1", Some("acme")).await;
-    let mut stale = Bookmark::take(&entrance.store, NAME, "one").await.unwrap().unwrap();
+    let mut stale = Bookmark::take(&entrance.store, OUTBOX_READER, "one").await.unwrap().unwrap();
     // The same process starts again: what the one before keeps changes nothing.
-    let newer = Bookmark::take(&entrance.store, NAME, "one").await.unwrap().unwrap();
-    assert!(matches!(stale.keep(&Read { number: 9 }).await, Err(Lost::Stale)));
-    newer.give_back(&Read::default()).await.unwrap();
+    let newer = Bookmark::take(&entrance.store, OUTBOX_READER, "one").await.unwrap().unwrap();
+    assert!(matches!(stale.keep(&OutboxRead { number: 9 }).await, Err(Lost::Stale)));
+    newer.give_back(&OutboxRead::default()).await.unwrap();
     entrance.store.close().await;
     let forwarded = forward(&entrance.store, &entrance.dispatcher.ingest, "one").await;
     assert!(matches!(forwarded, Err(Trouble::Store(_))));

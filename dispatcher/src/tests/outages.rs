@@ -48,6 +48,22 @@ async fn what_a_silent_dispatcher_held_is_given_back_within_ten_seconds() {
 }
 
 #[tokio::test]
+async fn what_a_dispatcher_was_reading_is_read_on_at_once_when_it_ends() {
+    let world = World::with(&[("/ok", "")]).await;
+    let running = world.dispatcher().await;
+    let span = Duration::from_secs(60);
+    let holder = running.dispatcher.holder().to_owned();
+    for (name, holder) in [("poll/crm", holder.as_str()), ("poll/erp", "other/1")] {
+        world.store.hold_reader(name, holder, span).await.unwrap().unwrap();
+    }
+    running.close().await;
+    for (name, is_free) in [("poll/crm", true), ("poll/erp", false)] {
+        let held = world.store.hold_reader(name, "third/1", span).await.unwrap();
+        assert_eq!(held.is_some(), is_free, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn after_an_outage_of_the_store_everybody_beats_before_anybody_is_taken_for_silent() {
     let world = World::with(&[("/ok", "")]).await;
     held_by(&world, "other/1").await;
@@ -86,24 +102,28 @@ async fn a_task_that_panics_is_told_and_started_again() {
 }
 
 #[tokio::test]
-async fn what_waits_for_fan_out_counts_in_the_age_of_the_queue() {
+async fn what_waits_for_fan_out_counts_in_the_age_of_the_queue_and_in_its_lag() {
     // Without a document nothing is fanned out.
     let world = World::new().await;
     let running = world.dispatcher().await;
     world.accept(0, &[("a", "x"); 3]).await;
-    let age = "tollgate_webhook_queue_age_seconds";
+    let ages = || {
+        ["tollgate_webhook_queue_age_seconds", "tollgate_webhook_fan_out_lag_seconds"]
+            .map(|age| running.metric(age))
+    };
     eventually(|| async {
-        let age = running.metric(age);
-        if age >= 1.0 { Ok(()) } else { Err(format!("{age} s")) }
+        let ages = ages();
+        if ages.iter().all(|age| *age >= 1.0) { Ok(()) } else { Err(format!("{ages:?} s")) }
     })
     .await;
     world.serve(&[("/ok", "")]);
     world.until(DeliveryState::Delivered, 3).await;
     eventually(|| async {
-        let age = running.metric(age);
-        if age == 0.0 { Ok(()) } else { Err(format!("{age} s")) }
+        let ages = ages();
+        if ages == [0.0, 0.0] { Ok(()) } else { Err(format!("{ages:?} s")) }
     })
     .await;
+    assert_eq!(running.metric("tollgate_webhook_tenants_aside"), 0.0);
     running.close().await;
 }
 
@@ -207,5 +227,29 @@ async fn a_dispatcher_with_an_older_document_leaves_events_to_those_with_the_new
     world.serve(&[("/ok/old", ""), ("/ok/new", "")]);
     world.until(DeliveryState::Delivered, 6).await;
     assert_eq!(world.sink.at("/ok/new").len(), 3);
+    running.close().await;
+}
+
+/// Events are of all nodes. One that started with a document of its own knows the others' from the store.
+#[tokio::test]
+async fn a_document_that_is_on_some_nodes_only_says_nothing_of_webhooks() {
+    let world = World::with(&[("/ok/all", "")]).await;
+    world.keep(None).await;
+    world.serve(&[("/ok/all", ""), ("/ok/staged", "")]);
+    world.keep(Some(vec!["test".into()])).await;
+    let running = world.dispatcher().await;
+    world.accept(0, &[("a", "x"); 3]).await;
+    world.until(DeliveryState::Delivered, 3).await;
+    assert_eq!(world.deliveries().await.len(), 3, "to everybody's endpoint alone");
+    assert_eq!(running.dispatcher.is_ready(), Ok(()));
+    world.release().await;
+    eventually(|| async {
+        let book = running.dispatcher.fresh_book().await.ok_or("there is none")?;
+        if book.revision == 2 { Ok(()) } else { Err(format!("{} is in force", book.revision)) }
+    })
+    .await;
+    world.accept(3, &[("a", "x"); 3]).await;
+    world.until(DeliveryState::Delivered, 9).await;
+    assert_eq!(world.sink.at("/ok/staged").len(), 3);
     running.close().await;
 }

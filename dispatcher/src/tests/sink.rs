@@ -20,21 +20,21 @@ use tokio::time::Instant;
 
 /// One request that came.
 #[derive(Clone, Debug)]
-pub(super) struct Arrival {
-    pub(super) path: String,
-    pub(super) id: String,
-    pub(super) attempt: u32,
-    pub(super) at: Instant,
-    pub(super) body: Bytes,
-    pub(super) signature: String,
+pub(crate) struct Arrival {
+    pub(crate) path: String,
+    pub(crate) id: String,
+    pub(crate) attempt: u32,
+    pub(crate) at: Instant,
+    pub(crate) body: Bytes,
+    pub(crate) signature: String,
 }
 
 /// The receiver.
 #[derive(Clone)]
-pub(super) struct Sink {
-    pub(super) url: String,
+pub(crate) struct Sink {
+    pub(crate) url: String,
     /// Answers byte by byte, for ever.
-    pub(super) dripping: String,
+    pub(crate) dripping: String,
     seen: Arc<Seen>,
 }
 
@@ -47,7 +47,7 @@ struct Seen {
 }
 
 impl Sink {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let seen = Arc::new(Seen { is_well: AtomicBool::new(true), ..Seen::default() });
         let router = Router::new().fallback(receive).with_state(seen.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -57,22 +57,22 @@ impl Sink {
     }
 
     /// What came so far.
-    pub(super) fn arrivals(&self) -> Vec<Arrival> {
+    pub(crate) fn arrivals(&self) -> Vec<Arrival> {
         self.seen.arrivals.lock().unwrap().clone()
     }
 
     /// What came to this path.
-    pub(super) fn at(&self, path: &str) -> Vec<Arrival> {
+    pub(crate) fn at(&self, path: &str) -> Vec<Arrival> {
         self.arrivals().into_iter().filter(|arrival| arrival.path == path).collect()
     }
 
     /// How many requests to this path were ever answered at once.
-    pub(super) fn most_at_once(&self, path: &str) -> usize {
+    pub(crate) fn most_at_once(&self, path: &str) -> usize {
         self.seen.at_once.lock().unwrap().get(path).map_or(0, |(_, most)| *most)
     }
 
     /// How `/switch` answers from now on.
-    pub(super) fn switch(&self, is_well: bool) {
+    pub(crate) fn switch(&self, is_well: bool) {
         self.seen.is_well.store(is_well, Ordering::SeqCst);
     }
 }

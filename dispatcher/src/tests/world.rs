@@ -37,9 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// `whsec_` and 32 bytes.
 const SECRET: &str = "whsec_MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=";
 
-pub(super) struct World {
-    pub(super) store: Store,
-    pub(super) sink: Sink,
+pub(crate) struct World {
+    pub(crate) store: Store,
+    pub(crate) sink: Sink,
     document: Arc<Document>,
     folder: TempDir,
 }
@@ -63,7 +63,7 @@ impl World {
     }
 
     /// A world with these endpoints of `acme`: path or URL, and what else is to be said of it. The first is `e0`.
-    pub(super) async fn with(endpoints: &[(&str, &str)]) -> Self {
+    pub(crate) async fn with(endpoints: &[(&str, &str)]) -> Self {
         let world = Self::new().await;
         world.serve(endpoints);
         world
@@ -122,6 +122,40 @@ impl World {
         }
     }
 
+    /// Keeps the document in force in the store, as the next revision; for these nodes first.
+    pub(super) async fn keep(&self, nodes: Option<Vec<NodeName>>) {
+        let published = {
+            let mut published = self.document.published.lock().unwrap();
+            let known = published.as_mut().unwrap();
+            known.nodes.clone_from(&nodes);
+            known.clone()
+        };
+        let effect = Effect::Publish {
+            text: published.text,
+            base: published.number - 1,
+            nodes,
+            replaces_staged: false,
+            events: Vec::new(),
+        };
+        self.write(effect).await;
+    }
+
+    /// Gives the document in force to all nodes.
+    pub(super) async fn release(&self) {
+        let number = {
+            let mut published = self.document.published.lock().unwrap();
+            let known = published.as_mut().unwrap();
+            known.nodes = None;
+            known.number
+        };
+        self.write(Effect::Release(number)).await;
+    }
+
+    async fn write(&self, effect: Effect) {
+        let audit = audit("revisions.write", "/v1/revisions");
+        self.store.write(Write { effect, audit, answer: None }).await.unwrap();
+    }
+
     /// Whether whoever asks for the document panics.
     pub(super) fn panics(&self, panics: bool) {
         self.document.panics.store(panics, Ordering::Relaxed);
@@ -129,6 +163,13 @@ impl World {
 
     /// Starts a dispatcher.
     pub(super) async fn dispatcher(&self) -> Running {
+        let dispatcher = self.dispatcher_at_rest();
+        let task = tokio::spawn(dispatcher.clone().run());
+        Running { dispatcher, task }
+    }
+
+    /// A dispatcher that does nothing.
+    pub(crate) fn dispatcher_at_rest(&self) -> Arc<Dispatcher> {
         let clock = Clock::system();
         let ingest = Ingest::start(ingest::Settings {
             store: self.store.clone(),
@@ -145,13 +186,11 @@ impl World {
             allow_private: vec!["127.0.0.0/8".parse().unwrap()],
             version: "test",
         });
-        let dispatcher = dispatcher.unwrap();
-        let task = tokio::spawn(dispatcher.clone().run());
-        Running { dispatcher, task }
+        dispatcher.unwrap()
     }
 
     /// Accepts events of `acme`: type and subject of each. Their ids count from what is given.
-    pub(super) async fn accept(&self, from: usize, events: &[(&str, &str)]) -> Vec<WebhookId> {
+    pub(crate) async fn accept(&self, from: usize, events: &[(&str, &str)]) -> Vec<WebhookId> {
         self.accept_of("acme", from, events).await
     }
 
@@ -219,7 +258,7 @@ impl World {
     }
 
     /// Every delivery, the oldest first.
-    pub(super) async fn deliveries(&self) -> Vec<Delivery> {
+    pub(crate) async fn deliveries(&self) -> Vec<Delivery> {
         let query = DeliveryQuery { limit: 1_000, ..DeliveryQuery::default() };
         let mut deliveries = self.store.deliveries(&query).await.unwrap();
         deliveries.reverse();

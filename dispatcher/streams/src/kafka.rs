@@ -213,7 +213,7 @@ async fn reject(
     tracing::warn!(topic, partition = record.partition(), offset, why, "a record was refused");
     let headers = record.headers().map(rdkafka::message::BorrowedHeaders::detach);
     let why = Header { key: ERROR_HEADER, value: Some(why) };
-    let headers = headers.unwrap_or_else(OwnedHeaders::new).insert(why);
+    let headers = headers.unwrap_or_default().insert(why);
     let mut put = FutureRecord::to(&from.rejected).headers(headers);
     if let Some(key) = record.key() {
         put = put.key(key);

@@ -69,7 +69,7 @@ pub enum StreamError {
 }
 
 /// Runs all streams that the settings name until told to stop. A broker that is away is waited for.
-pub async fn run(settings: Settings, parts: Parts, stop: watch::Receiver<bool>) {
+pub async fn run(settings: Settings, parts: Parts, mut stop: watch::Receiver<bool>) {
     let mut tasks: JoinSet<()> = JoinSet::new();
     #[cfg(feature = "nats")]
     if let Some(settings) = settings.nats {
@@ -79,7 +79,13 @@ pub async fn run(settings: Settings, parts: Parts, stop: watch::Receiver<bool>) 
     if let Some(settings) = settings.kafka {
         kafka::spawn(&settings, &parts, &stop, &mut tasks);
     }
+    // An error means that nobody can tell it to stop any more.
+    stop.wait_for(|stopped| *stopped).await.ok();
     while tasks.join_next().await.is_some() {}
+    // Other processes go on at once.
+    if let Err(error) = parts.store.leave(&parts.holder).await {
+        tracing::debug!(%error, "others wait until the sinks are not held any more");
+    }
 }
 
 /// Runs a stream again and again: each time that it fails after a longer pause.

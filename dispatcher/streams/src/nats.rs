@@ -6,7 +6,6 @@ use crate::{BATCH, Parts, StreamError, lasting, sink};
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::{self, AckKind, Context};
 use async_nats::{ConnectOptions, HeaderMap as NatsHeaders};
-use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use model::event::CloudEvent;

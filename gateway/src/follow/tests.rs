@@ -1,6 +1,9 @@
 use super::*;
+use crate::gateway::Settings;
 use crate::tests::pack::{lay, quiet};
-use crate::tests::{change, document, entry, eventually, gateway, gateway_with, store, with_pack};
+use crate::tests::{
+    change, document, entry, eventually, gateway, gateway_with, settings, store, with_pack,
+};
 use model::config::ConfigError;
 use model::id::NodeName;
 use model::revision::{Change, PublishError, Revisions as _, Staged};
@@ -595,5 +598,28 @@ async fn a_sealed_secret_is_opened_by_its_key_alone_and_never_shown() {
         assert_eq!(pointers, Vec::from_iter(pointer), "{case}: {errors:?}");
         let shown = format!("{errors:?}").to_lowercase();
         assert!(!shown.contains("hunter2") && !shown.contains("thirty-two"), "{shown}");
+    }
+}
+
+/// Its deliveries would go before they are dead letters. One that is in force already serves on.
+#[tokio::test]
+async fn a_schedule_that_outlasts_the_events_is_not_published() {
+    let (store, _keep) = store().await;
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "{}endpoints:\n  - {{ id: e, tenant: acme, url: \"https://hooks.example/\", events: [\"*\"], secret: {{ file: f }}, schedule: [100h] }}\n",
+        document(1)
+    );
+    written(&store, &text, 0).await;
+    for (kept, expected) in [("120h", &[][..]), ("119h", &["/endpoints/0/schedule"])] {
+        let kept = kept.parse().unwrap();
+        let settings = settings(&store, "a", folder.path());
+        let gateway = Gateway::new(Settings { events_kept: kept, ..settings }).unwrap();
+        let follower = follower(&gateway, folder.path());
+        let errors = follower.check(text.clone()).await.err().unwrap_or_default();
+        let pointers: Vec<_> = errors.iter().map(|error| error.pointer.as_str()).collect();
+        assert_eq!(pointers, expected, "{kept}: {errors:?}");
+        follower.start().await;
+        assert_eq!(follower.in_force().unwrap().number, 1, "{kept}");
     }
 }

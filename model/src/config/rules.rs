@@ -4,6 +4,8 @@ mod limits;
 mod packs;
 mod webhooks;
 
+pub(super) use webhooks::beyond as schedules_beyond;
+
 use super::references::{items, once};
 use super::{ConfigError, escape};
 use crate::document::{

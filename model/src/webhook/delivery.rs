@@ -61,17 +61,20 @@ pub enum Reason {
     Disabled,
     /// Parked: the endpoint is no longer in the document.
     Removed,
+    /// Parked: it waits behind one of its order that is parked or dead, and is sent in its turn.
+    Blocked,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Exhausted,
         Self::Refused,
         Self::Discarded,
         Self::Gone,
         Self::Disabled,
         Self::Removed,
+        Self::Blocked,
     ];
 
     /// The name that the API and the store use.
@@ -83,6 +86,7 @@ impl Reason {
             Self::Gone => "gone",
             Self::Disabled => "disabled",
             Self::Removed => "removed",
+            Self::Blocked => "blocked",
         }
     }
 

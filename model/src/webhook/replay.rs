@@ -4,6 +4,7 @@ use crate::id::{EndpointId, TenantId};
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// A replay as it is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -29,6 +30,14 @@ pub struct ReplayRequest {
     #[serde(default = "hundred")]
     #[schemars(range(min = 1, max = 10_000))]
     pub rate: u32,
+}
+
+impl ReplayRequest {
+    /// How long so many deliveries take at its rate.
+    pub fn time_of(&self, deliveries: u64) -> Duration {
+        let micros = deliveries.saturating_mul(1_000_000) / u64::from(self.rate.max(1));
+        Duration::from_micros(micros)
+    }
 }
 
 fn hundred() -> u32 {

@@ -28,6 +28,13 @@ impl Schedule {
         Some(planned.mul_f64(factor).max(floor))
     }
 
+    /// From the first attempt to the last at most, by its delays: spread as far as they are, and each as long as the endpoint
+    /// may ask for.
+    pub fn longest(&self) -> Duration {
+        let delay = |attempt| self.delay(attempt, 1.0, Some(RETRY_AFTER_MAX));
+        (1..).map_while(delay).fold(Duration::ZERO, Duration::saturating_add)
+    }
+
     /// How many attempts there are.
     pub fn attempts(&self) -> usize {
         1 + match self {
@@ -62,6 +69,20 @@ mod tests {
         assert_eq!(delay(3).as_secs(), 10, "never shorter");
         assert_eq!(delay(30).as_secs(), 30);
         assert_eq!(delay(u64::MAX), RETRY_AFTER_MAX);
+    }
+
+    #[test]
+    fn the_longest_way_is_spread_and_asked_for_as_far_as_may_be() {
+        let seconds = |seconds| units::Duration(Duration::from_secs(seconds));
+        for (schedule, longest) in [
+            (Schedule::Delays(vec![]), 0),
+            (Schedule::Delays(vec![seconds(10_000)]), 12_000),
+            // An endpoint may ask for an hour.
+            (Schedule::Delays(vec![seconds(1), seconds(1)]), 7_200),
+            (Schedule::Standard, 3 * 3_600 + (20 + 50 + 100 + 140 + 200 + 240) * 360 * 6 / 5),
+        ] {
+            assert_eq!(schedule.longest().as_secs(), longest, "{schedule:?}");
+        }
     }
 
     proptest! {

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use model::event::Event;
 use model::id::TenantId;
 use model::port::StoreError;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
@@ -29,6 +30,16 @@ const AFTER: &str = "SELECT number, id, at, type, tenant, subject, data FROM out
 // Who comes second waits for the commit of who came first.
 const TOLD: &str =
     "INSERT INTO told (digest, until) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING";
+
+/// Under this name the outbox is [read on](Store::hold_reader), where its events become those of their tenants.
+pub const OUTBOX_READER: &str = "outbox";
+
+/// How far the outbox was read: what its reader keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutboxRead {
+    /// The number of the last event that was accepted.
+    pub number: u64,
+}
 
 /// An event that is told once, whoever has it to tell.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,11 +62,18 @@ pub struct Outgoing {
 }
 
 impl Store {
-    /// The events after this number, 0 for all, in the order of their commits. They are kept for 7 days.
+    /// The events after this number, 0 for all, in the order of their commits. They are kept for 7 days, and for 90 while
+    /// they wait for who reads them on.
     pub async fn outbox(&self, after: u64, limit: u32) -> Result<Vec<Outgoing>, StoreError> {
         let find = sqlx::query(AFTER).bind(stored(after)).bind(i64::from(limit.min(ROWS_MAX)));
         let rows = self.db.read(|connection| Box::pin(find.fetch_all(connection))).await?;
         rows.iter().map(read).collect()
+    }
+
+    /// How far the outbox was read on; none where nobody ever did.
+    pub(crate) async fn outbox_read(&self) -> Result<Option<OutboxRead>, StoreError> {
+        let state = self.reader_state(OUTBOX_READER).await?;
+        Ok(state.map(|state| serde_json::from_str(&state).unwrap_or_default()))
     }
 
     /// Puts into the outbox what was not told before under its name; all of it or nothing. Says how many events that were.

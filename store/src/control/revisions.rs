@@ -56,6 +56,13 @@ impl Store {
         self.revision_of(sqlx::query(NEWEST_FOR).bind(quoted)).await
     }
 
+    /// The number of the newest revision that is everybody's.
+    pub async fn everybodys(&self) -> Result<Option<u64>, StoreError> {
+        let find = sqlx::query(EVERYBODYS);
+        let row = self.db.read(|connection| Box::pin(find.fetch_optional(connection))).await?;
+        row.map(|row| row.number("number")).transpose()
+    }
+
     /// One revision.
     pub async fn revision(&self, number: u64) -> Result<Option<Revision>, StoreError> {
         // Beyond what is counted, there is none.
@@ -88,13 +95,13 @@ impl Store {
     }
 }
 
-/// Whether a later revision than this one is everybody's.
+/// Whether another revision than this one is the newest of everybody's.
 pub(crate) async fn is_outdated(
     connection: &mut AnyConnection,
     revision: u64,
 ) -> Result<bool, sqlx::Error> {
     let newest = sqlx::query_scalar(EVERYBODYS).fetch_optional(connection).await?;
-    Ok(newest.is_some_and(|newest: i64| newest > stored(revision)))
+    Ok(newest.is_some_and(|newest: i64| newest != stored(revision)))
 }
 
 /// Whether a revision made from `base` may follow. To be asked while the feed's row is held.

@@ -56,6 +56,7 @@ macro_rules! store_suite {
             what_expired_is_purged,
             events_are_told_with_the_revision_that_they_tell_of,
             what_was_told_under_a_name_is_not_told_again,
+            what_waits_for_who_reads_the_outbox_is_kept_for_longer,
             a_nodes_quotas_are_what_it_kept_last,
             very_many_quotas_are_kept_and_read,
             a_pack_file_is_kept_for_good_under_its_version,
@@ -77,9 +78,14 @@ macro_rules! store_suite {
             what_waits_is_bounded_by_tenant,
             an_event_becomes_one_delivery_for_each_endpoint,
             a_transaction_makes_a_bounded_number_of_deliveries,
+            nobody_waits_for_who_is_wide_or_sends_much,
+            those_aside_take_turns,
+            a_replay_goes_no_further_than_its_tenants_own_place,
+            nothing_is_purged_of_who_is_aside,
             a_plan_of_an_older_document_does_nothing,
             what_there_is_to_do_ends_the_wait,
             what_is_due_is_held_once_and_in_its_order,
+            lanes_are_read_on_behind_the_last_one,
             what_is_due_later_waits_and_low_water_is_kept,
             every_attempt_is_in_the_ledger,
             who_no_longer_holds_changes_nothing,
@@ -88,10 +94,16 @@ macro_rules! store_suite {
             of_a_key_the_first_alone_is_due,
             one_that_came_to_nothing_stops_its_key_or_is_skipped,
             what_is_stuck_is_mended,
+            what_waits_behind_one_that_nobody_works_at_takes_up_no_backlog,
+            what_waits_behind_many_is_parked_a_few_at_a_time,
             what_is_known_later_of_an_endpoint_counts,
             a_disabled_endpoint_parks_what_is_due_and_tells_once,
             what_is_not_recovered_stays_parked_and_stops_nobody,
             very_many_that_were_parked_are_taken_up,
+            what_waited_goes_in_its_turn_once_its_endpoint_is_enabled,
+            what_waited_is_left_with_the_rest_where_nothing_is_recovered,
+            what_is_said_of_an_endpoint_before_it_was_enabled_parks_nothing,
+            whoever_enables_an_endpoint_ends_its_parking,
             what_was_another_tenants_stays_theirs,
             what_is_known_of_another_tenants_endpoint_says_nothing,
             single_deliveries_are_retried_and_given_up,
@@ -105,7 +117,12 @@ macro_rules! store_suite {
             a_page_has_a_bounded_number_of_deliveries,
             a_page_of_an_older_document_is_not_queued,
             a_reader_that_was_taken_over_keeps_nothing,
+            what_somebody_leaves_is_held_by_others_at_once,
+            a_replay_rests_for_as_long_as_what_it_queued_takes_at_its_rate,
             old_days_go_with_all_that_is_of_them,
+            what_goes_undelivered_is_told_to_its_tenant_once,
+            a_delivery_without_its_event_is_told_and_held_by_nobody,
+            what_the_document_no_longer_names_is_forgotten_in_time,
         );
         $crate::tests::behaviour::store_suite!(@at_once $fresh;
             of_many_who_publish_each_is_acknowledged_once: many_publish,
@@ -116,6 +133,7 @@ macro_rules! store_suite {
             what_many_report_counts_until_the_rollout_ends: many_report,
             of_events_that_many_accept_none_is_missed: many_accept,
             an_event_is_fanned_out_once_by_many: many_fan_out,
+            what_is_wide_is_fanned_out_once_by_many: many_fan_out_what_is_wide,
             a_delivery_is_settled_once_by_many: many_hold,
             order_is_kept_by_many_while_events_arrive: many_order,
         );
@@ -124,6 +142,7 @@ macro_rules! store_suite {
         #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
         async fn $claim() {
             let (store, _keep) = $fresh.await;
+            $crate::tests::databases::connect(&store).await;
             $crate::tests::behaviour::$many(store).await;
         }
     )* };

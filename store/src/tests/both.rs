@@ -1,12 +1,11 @@
 //! What both kinds of database can get wrong, in their own ways: many who open at once, a schema of a later release,
 //! history that is touched, waiters that leave.
 
-use super::databases::{Database, postgres, sqlite, sqlite_url};
+use super::databases::{Database, both, execute, sqlite_url};
 use super::hold;
 use super::samples::{done, publish, published, record, write};
 use crate::Store;
 use crate::control::{AuditQuery, Effect};
-use crate::db::is_postgres;
 use crate::records::RecordQuery;
 use model::idempotency::suite::{START, request};
 use model::idempotency::{ClaimRequest, Claimed, Fence, Key, Ledger as _};
@@ -15,46 +14,11 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Makes a test of each claim for each kind of database.
-macro_rules! both {
-    ($($claim:ident,)*) => {
-        mod with_sqlite { $(
-            #[tokio::test]
-            async fn $claim() {
-                let (store, _keep) = super::sqlite().await;
-                super::$claim(store).await;
-            }
-        )* }
-        mod with_postgres { $(
-            #[tokio::test]
-            async fn $claim() {
-                let (store, _keep) = super::postgres().await;
-                super::$claim(store).await;
-            }
-        )* }
-    };
-}
-
 both! {
     an_older_release_serves_on_a_newer_schema,
     audit_entries_are_never_changed_nor_deleted,
     a_claim_whose_waiter_left_holds_nothing,
     what_is_closed_refuses,
-}
-
-/// Executes a statement, on PostgreSQL perhaps another one.
-async fn execute(
-    store: &Store,
-    sqlite: &'static str,
-    postgres: &'static str,
-) -> Result<(), String> {
-    let done = store.db.write(0, move |connection| {
-        Box::pin(async move {
-            let sql = if is_postgres(connection) { postgres } else { sqlite };
-            sqlx::query(sql).execute(connection).await.map(drop)
-        })
-    });
-    done.await.map_err(|error| error.to_string())
 }
 
 async fn an_older_release_serves_on_a_newer_schema(store: Store) {

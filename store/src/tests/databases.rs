@@ -1,6 +1,8 @@
 //! Fresh databases of both kinds, gone when they are dropped.
 
 use crate::Store;
+use crate::db::is_postgres;
+use crate::postgres::CONNECTIONS;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use std::path::Path;
@@ -24,6 +26,61 @@ pub(super) async fn postgres() -> (Store, Database) {
     let store = Store::open(&database.url).await.unwrap();
     assert!(store.is_up_to_date());
     (store, database)
+}
+
+/// Makes a test of each claim for each kind of database.
+macro_rules! both {
+    ($($claim:ident,)*) => {
+        mod with_sqlite { $(
+            #[tokio::test]
+            async fn $claim() {
+                let (store, _keep) = $crate::tests::databases::sqlite().await;
+                super::$claim(store).await;
+            }
+        )* }
+        mod with_postgres { $(
+            #[tokio::test]
+            async fn $claim() {
+                let (store, _keep) = $crate::tests::databases::postgres().await;
+                super::$claim(store).await;
+            }
+        )* }
+    };
+}
+
+pub(super) use both;
+
+/// Opens every connection that a process has, before many want one: on a busy machine that may take longer than anyone waits.
+pub(super) async fn connect(store: &Store) {
+    const TRIES: usize = 30;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let store = store.clone();
+        tasks.spawn(async move {
+            for _ in 0..TRIES {
+                if execute(&store, "SELECT 1", "SELECT pg_sleep(0.1)").await.is_ok() {
+                    return;
+                }
+            }
+            panic!("no connection in {TRIES} tries");
+        });
+    }
+    tasks.join_all().await;
+}
+
+/// Executes a statement, on PostgreSQL perhaps another one. Says how many rows it concerned.
+pub(super) async fn execute(
+    store: &Store,
+    sqlite: &'static str,
+    postgres: &'static str,
+) -> Result<u64, String> {
+    let done = store.db.write(0, move |connection| {
+        Box::pin(async move {
+            let sql = if is_postgres(connection) { postgres } else { sqlite };
+            sqlx::query(sql).execute(connection).await.map(|done| done.rows_affected())
+        })
+    });
+    done.await.map_err(|error| error.to_string())
 }
 
 /// A database on the server of the tests.

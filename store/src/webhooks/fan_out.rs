@@ -1,37 +1,28 @@
 //! Fan-out: the first reader of the events. Of each it makes one delivery for every endpoint that is planned.
 //!
-//! Invariant: of an event it plans once, however many processes fan out: the cursor is moved from where the events were read,
-//! or nothing is done. Nor is anything done by a plan of a revision that is not the newest of everybody's: of those that were
-//! accepted after a revision was published, no event misses an endpoint of it.
+//! Invariant: an event is planned once, however many processes fan out: a [turn](super::turn) is the next one after what it
+//! was read from, or nothing is done. Nor is anything done by a plan of a revision that is not the newest of everybody's: of
+//! those that were accepted after a revision was published, no event misses an endpoint of it.
 
-use super::order::{self, OrderKey};
-use super::reading;
+use super::aside;
+use super::order::{self, Behind, OrderKey};
+use super::planning::Plan;
 use super::sql::Sql;
+use super::turn::Turn;
 use super::waiting::Waiting;
 use crate::Store;
 use crate::control::is_outdated;
-use crate::rows::{Columns as _, searched, stored};
+use crate::rows::{searched, stored};
 use crate::search::ROWS_MAX;
 use model::id::{EndpointId, TenantId};
 use model::port::StoreError;
-use model::webhook::{Planned, StoredEvent};
+use model::webhook::{Planned, Reason, StoredEvent};
 use serde::Serialize;
 use sqlx::AnyConnection;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
 
-/// Says where an event goes: the same whenever it is asked, in no time.
-pub type Plan = Arc<dyn Fn(&StoredEvent) -> Vec<Planned> + Send + Sync>;
-
-/// How many deliveries one transaction makes, or as many as one event has.
-const MADE_MAX: usize = 2_000;
-
-const CURSOR: &str = "SELECT cursor.number AS number, cursor.at AS at FROM webhook_numbers cursor, webhook_numbers newest \
-     WHERE cursor.name = 'fan_out' AND newest.name = 'events' AND newest.number > cursor.number";
-
-const MOVE: &str =
-    "UPDATE webhook_numbers SET number = $1, at = $2 WHERE name = 'fan_out' AND number = $3";
+const MOVE: &str = "UPDATE webhook_numbers SET number = $1, at = $2, turn = turn + 1 WHERE name = 'fan_out' AND turn = $3";
 
 const NUMBERS: &str =
     "UPDATE webhook_numbers SET number = number + $1 WHERE name = 'deliveries' RETURNING number";
@@ -49,7 +40,7 @@ pub(super) static INSERT: Sql = Sql::of_rows(
 /// What fan-out did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FannedOut {
-    /// How many events it has done with: none when all are done, or another one is at it.
+    /// How many events it planned: none when all are, or another one is at it.
     pub events: u32,
     /// Whether there may be more.
     pub more: bool,
@@ -112,31 +103,23 @@ impl fmt::Debug for New {
 }
 
 impl Store {
-    /// Plans the deliveries of the next events, at most so many: fewer where they have many. `revision`: the one that the
-    /// plan was made from; none where the document is not kept in the store.
+    /// Plans the deliveries of the next events: of at most so many of all tenants, and of each that is aside. `revision`: the
+    /// one that the plan was made from; none where the document is not kept in the store.
     pub async fn fan_out(
         &self,
         plan: Plan,
         revision: Option<u64>,
         limit: u32,
     ) -> Result<FannedOut, StoreError> {
-        let find = sqlx::query(CURSOR);
-        let cursor = self.db.read(|connection| Box::pin(find.fetch_optional(connection))).await?;
-        let Some(cursor) = cursor else { return Ok(FannedOut::default()) };
-        let (after, since) = (cursor.number("number")?, cursor.of("at")?);
-        let events = self.events_since(after, since, limit).await?;
-        let read = events.len();
-        let planned = planned(events, &plan);
-        let Some((last, _)) = planned.last() else { return Ok(FannedOut::default()) };
-        let (number, at) = (stored(last.number), last.accepted_at.as_microsecond());
-        let count = u32::try_from(planned.len()).unwrap_or(u32::MAX);
-        let more = planned.len() < read || count >= limit.min(ROWS_MAX);
-        let mut planned_for = Waiting::default();
-        let mut new = Vec::new();
-        for (event, planned) in planned {
+        let Some(start) = self.start_of_turn().await? else { return Ok(FannedOut::default()) };
+        let turn = self.turn(start, &plan, limit.clamp(1, ROWS_MAX)).await?;
+        let count = u32::try_from(turn.events.len()).unwrap_or(u32::MAX);
+        let (mut planned_for, mut new) = (Waiting::default(), Vec::new());
+        for (event, planned) in turn.events {
             planned_for.add(event.tenant.as_str(), -1);
             new.extend(planned.into_iter().map(|planned| New::of(&event, planned, None)));
         }
+        let Turn { number, cursor, aside, back, more, .. } = turn;
         let done = self.db.write(0, move |connection| {
             Box::pin(async move {
                 if let Some(revision) = revision
@@ -144,10 +127,12 @@ impl Store {
                 {
                     return Ok(FannedOut { outdated: true, ..FannedOut::default() });
                 }
-                let moved = sqlx::query(MOVE).bind(number).bind(at).bind(stored(after));
+                let moved = sqlx::query(MOVE).bind(cursor.number).bind(cursor.at).bind(number);
                 if moved.execute(&mut *connection).await?.rows_affected() == 0 {
                     return Ok(FannedOut::default());
                 }
+                aside::put(connection, &aside, number).await?;
+                aside::take_back(connection, &back).await?;
                 let lanes = insert(connection, new, &mut planned_for).await?;
                 planned_for.count(connection).await?;
                 let lanes = lanes.into_iter().collect();
@@ -160,41 +145,6 @@ impl Store {
         }
         Ok(done)
     }
-
-    /// Events after this number, 0 for all, in the order of their numbers.
-    pub async fn events_after(
-        &self,
-        number: u64,
-        limit: u32,
-    ) -> Result<Vec<StoredEvent>, StoreError> {
-        self.events_since(number, 0, limit).await
-    }
-
-    /// The same, where all are known to be of that time or later.
-    async fn events_since(
-        &self,
-        number: u64,
-        since: i64,
-        limit: u32,
-    ) -> Result<Vec<StoredEvent>, StoreError> {
-        let find = reading::events_after(number, since, limit);
-        let rows = self.db.read(|connection| Box::pin(find.fetch_all(connection))).await?;
-        rows.iter().map(reading::event).collect()
-    }
-}
-
-/// Plans events until there are enough deliveries for a transaction: of the first one in any case.
-pub(super) fn planned(events: Vec<StoredEvent>, plan: &Plan) -> Vec<(StoredEvent, Vec<Planned>)> {
-    let (mut all, mut deliveries) = (Vec::with_capacity(events.len()), 0);
-    for event in events {
-        let planned = plan(&event);
-        deliveries += planned.len();
-        if deliveries > MADE_MAX && !all.is_empty() {
-            break;
-        }
-        all.push((event, planned));
-    }
-    all
 }
 
 /// Makes deliveries; says where some may be due. What waits is added up, to be counted at the transaction's end.
@@ -217,9 +167,15 @@ pub(super) async fn insert(
     for (number, new) in (newest - count + 1..).zip(&new) {
         let endpoint = &new.planned.endpoint;
         let order_key = new.order_key();
-        let is_first = order_key.clone().is_none_or(|order_key| taken.insert(order_key));
-        let is_due = is_first && new.planned.parked.is_none();
-        if new.planned.parked.is_none() {
+        let behind = order_key.as_ref().and_then(|order_key| taken.get(order_key)).copied();
+        let is_blocked = behind == Some(Behind::IsBlocked);
+        let parked = new.planned.parked.or(is_blocked.then_some(Reason::Blocked));
+        if let (Some(order_key), None) = (&order_key, behind) {
+            let behind = if parked.is_some() { Behind::IsBlocked } else { Behind::Waits };
+            taken.insert(order_key.clone(), behind);
+        }
+        let is_due = behind.is_none() && parked.is_none();
+        if parked.is_none() {
             // Also where it waits behind another one: who was about to hold that one left it, as its row was locked here.
             lanes.insert((new.tenant.clone(), endpoint.clone()));
             waiting.add(new.tenant.as_str(), 1);
@@ -232,8 +188,8 @@ pub(super) async fn insert(
             endpoint: endpoint.as_str(),
             blocks: i64::from(order_key.is_some()),
             order_key: order_key.map(|known| known.order_key),
-            state: if new.planned.parked.is_some() { "parked" } else { "pending" },
-            reason: new.planned.parked.map(|reason| reason.as_str()),
+            state: if parked.is_some() { "parked" } else { "pending" },
+            reason: parked.map(Reason::as_str),
             is_due: i64::from(is_due),
             replay: new.replay.as_deref(),
         });

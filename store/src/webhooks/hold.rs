@@ -2,6 +2,7 @@
 //!
 //! Invariant: what is held has a fence that nobody had before, and nobody else holds it.
 
+use super::expired;
 use super::lost::LOST;
 use super::order::lane;
 use super::settle::settle;
@@ -27,7 +28,7 @@ pub const HELD_MAX: u32 = 2_000;
 pub(super) static LANES: Sql = Sql::new(
     "WITH RECURSIVE lanes(endpoint) AS ( \
          SELECT (SELECT d.endpoint FROM webhook_deliveries d WHERE d.state = 'pending' AND d.due_at IS NOT NULL \
-             ORDER BY d.endpoint, d.due_at, d.number LIMIT 1) \
+             AND d.endpoint > $1 ORDER BY d.endpoint, d.due_at, d.number LIMIT 1) \
          UNION ALL \
          SELECT (SELECT d.endpoint FROM webhook_deliveries d WHERE d.state = 'pending' AND d.due_at IS NOT NULL \
              AND d.endpoint > lanes.endpoint ORDER BY d.endpoint, d.due_at, d.number LIMIT 1) \
@@ -35,7 +36,7 @@ pub(super) static LANES: Sql = Sql::new(
      SELECT d.tenant, d.endpoint, d.due_at FROM \
          (SELECT (SELECT d.number FROM webhook_deliveries d WHERE d.state = 'pending' AND d.due_at IS NOT NULL \
               AND d.endpoint = lanes.endpoint ORDER BY d.endpoint, d.due_at, d.number LIMIT 1) AS number \
-          FROM lanes WHERE lanes.endpoint IS NOT NULL LIMIT $1) firsts \
+          FROM lanes WHERE lanes.endpoint IS NOT NULL LIMIT $2) firsts \
      JOIN webhook_deliveries d ON d.number = firsts.number",
 );
 
@@ -67,6 +68,18 @@ pub(super) static EVENTS: Sql = Sql::of_rows(
      JOIN webhook_events e ON e.number = asked.event AND e.accepted_at = asked.at",
 );
 
+// Only who was about to make it or had it when its event went leaves one.
+pub(super) static FORGET: Sql = Sql::of_rows(
+    "number BIGINT",
+    "DELETE FROM webhook_deliveries WHERE number IN (SELECT number FROM {rows} AS gone) \
+     RETURNING number, tenant, endpoint, state, reason, accepted_at",
+);
+
+#[derive(Serialize)]
+struct Gone {
+    number: i64,
+}
+
 #[derive(Serialize)]
 struct Asked {
     endpoint: String,
@@ -81,12 +94,19 @@ struct Event {
 }
 
 impl Store {
-    /// Every endpoint with something that is due, now or later, in the order of their ids: at most so many. Also those that
-    /// are disabled, or no longer in the document.
-    pub async fn due_lanes(&self, limit: u32) -> Result<Vec<DueLane>, StoreError> {
+    /// The endpoints with something that is due, now or later: of those whose ids follow this one, the first so many, in no
+    /// order. Also those that are disabled, or no longer in the document.
+    pub async fn due_lanes(
+        &self,
+        after: Option<&EndpointId>,
+        limit: u32,
+    ) -> Result<Vec<DueLane>, StoreError> {
+        // No id is empty.
+        let after = after.map_or_else(String::new, |after| text(after.as_str()));
         let read = self.db.read(move |connection| {
             Box::pin(async move {
-                LANES.query(connection).bind(i64::from(limit)).fetch_all(connection).await
+                let lanes = LANES.query(connection).bind(after).bind(i64::from(limit));
+                lanes.fetch_all(connection).await
             })
         });
         let rows = read.await?;
@@ -130,6 +150,7 @@ impl Store {
                     hold_each(connection, asked, holder, span).await?
                 };
                 let events = events_of(connection, &rows).await?;
+                forget(connection, &rows, &events).await?;
                 let held = rows.iter().filter_map(|row| read(row, &events).transpose());
                 let held = held.collect::<Result<Vec<_>, _>>();
                 Ok(held.map(|held| Handed { held, db }))
@@ -210,7 +231,28 @@ async fn events_of(
     rows.iter().map(event).collect()
 }
 
-/// None of an event that is gone: its deliveries go with it, and this one is held until then.
+/// Deletes what is held of events that are gone: there is nothing to send. What waits behind it is freed by
+/// [`mend_order`](Store::mend_order).
+async fn forget(
+    connection: &mut AnyConnection,
+    held: &[AnyRow],
+    events: &HashMap<i64, (WebhookId, Bytes)>,
+) -> Result<(), sqlx::Error> {
+    use sqlx::Row as _;
+    let mut gone = Vec::new();
+    for row in held {
+        if !events.contains_key(&row.try_get("event")?) {
+            gone.push(Gone { number: row.try_get("number")? });
+        }
+    }
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let rows = FORGET.with(connection, &gone)?.fetch_all(&mut *connection).await?;
+    expired::deleted(connection, &rows).await
+}
+
+/// None of an event that is gone.
 fn read(
     row: &AnyRow,
     events: &HashMap<i64, (WebhookId, Bytes)>,

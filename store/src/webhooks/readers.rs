@@ -7,6 +7,7 @@ use super::hold::micros;
 use super::sql::Sql;
 use crate::Store;
 use crate::rows::{Columns as _, stored, text};
+use model::id::SourceId;
 use model::port::StoreError;
 use std::time::Duration;
 
@@ -24,7 +25,20 @@ pub(super) static KEEP: Sql = Sql::new(
     "UPDATE webhook_readers SET hold_until = {now} + $3, state = COALESCE($4, state) WHERE name = $1 AND fence = $2",
 );
 
+pub(super) static LEAVE_READERS: Sql = Sql::new(
+    "UPDATE webhook_readers SET hold_until = {now} WHERE holder = $1 AND hold_until > {now}",
+);
+
+pub(super) static LEAVE_REPLAYS: Sql = Sql::new(
+    "UPDATE webhook_replays SET hold_until = {now} WHERE holder = $1 AND state = 'running' AND hold_until > {now}",
+);
+
 const HELD: &str = "SELECT state FROM webhook_readers WHERE name = $1";
+
+/// The name under which a source is read on, from one question to the next.
+pub fn source_reader(source: &SourceId) -> String {
+    format!("poll/{source}")
+}
 
 /// A reader's place, held.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +86,20 @@ impl Store {
                 let keep =
                     KEEP.query(connection).bind(name).bind(stored(fence)).bind(span).bind(state);
                 Ok(keep.execute(connection).await?.rows_affected() > 0)
+            })
+        });
+        done.await
+    }
+
+    /// Gives back every place, and every replay, that somebody holds who ends: others need not wait until the holds are over.
+    pub async fn leave(&self, holder: &str) -> Result<(), StoreError> {
+        let holder = text(holder);
+        let done = self.db.write(0, move |connection| {
+            Box::pin(async move {
+                for leave in [&LEAVE_READERS, &LEAVE_REPLAYS] {
+                    leave.query(connection).bind(holder.clone()).execute(&mut *connection).await?;
+                }
+                Ok(())
             })
         });
         done.await

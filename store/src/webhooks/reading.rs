@@ -1,7 +1,6 @@
 //! Looking: events, deliveries with their attempts, what endpoints poll, and how much waits.
 
 use super::hold::at;
-use super::lost::LOST;
 use super::sql::Sql;
 use crate::Store;
 use crate::rows::{Columns as _, searched, stored, text, unreadable};
@@ -13,9 +12,7 @@ use model::port::StoreError;
 use model::webhook::{
     Attempt, Delivery, DeliveryState, Outcome, Reason, StoredEvent, WebhookId, delivery_id,
 };
-use sqlx::Any;
-use sqlx::any::{AnyArguments, AnyRow};
-use sqlx::query::Query;
+use sqlx::any::AnyRow;
 
 /// How many attempts of a delivery are shown: the newest.
 const ATTEMPTS_SHOWN: i64 = 200;
@@ -23,7 +20,7 @@ const ATTEMPTS_SHOWN: i64 = 200;
 const DEAD_COUNTED: i64 = 100_000;
 
 pub(super) const EVENTS: &str = "SELECT number, accepted_at, webhook_id, tenant, source, id, type, content FROM webhook_events \
-     WHERE number > $1 AND accepted_at >= $2 ORDER BY number LIMIT $3";
+     WHERE number > $1 ORDER BY number LIMIT $2";
 
 pub(super) const EVENT: &str = "SELECT e.number, e.accepted_at, e.webhook_id, e.tenant, e.source, e.id, e.type, e.content \
      FROM webhook_ids i JOIN webhook_events e ON e.number = i.event AND e.accepted_at = i.at WHERE i.webhook_id = $1";
@@ -49,10 +46,18 @@ const WAITING: &str =
 pub(super) const DEAD: &str = "SELECT count(*) AS dead FROM (SELECT 1 AS one FROM webhook_deliveries WHERE state = 'dead' AND reason <> 'discarded' \
      LIMIT $1) dead";
 
-/// The event that fan-out takes next.
+/// The event behind fan-out's cursor.
 pub(super) const NEXT: &str = "SELECT number, accepted_at FROM webhook_events \
      WHERE number > (SELECT number FROM webhook_numbers WHERE name = 'fan_out') \
          AND accepted_at >= (SELECT at FROM webhook_numbers WHERE name = 'fan_out') ORDER BY number LIMIT 1";
+
+/// How many tenants are aside; and of the one whose events were planned least far, the next one.
+pub(super) const ASIDE: &str = "SELECT (SELECT count(*) FROM webhook_aside) AS aside, \
+         (SELECT e.number FROM webhook_events e WHERE e.tenant = a.tenant AND e.accepted_at >= a.at \
+             AND e.number > a.number ORDER BY e.accepted_at, e.number LIMIT 1) AS number, \
+         (SELECT e.accepted_at FROM webhook_events e WHERE e.tenant = a.tenant AND e.accepted_at >= a.at \
+             AND e.number > a.number ORDER BY e.accepted_at, e.number LIMIT 1) AS accepted_at \
+     FROM webhook_aside a WHERE a.number = (SELECT MIN(number) FROM webhook_aside) LIMIT 1";
 
 /// The first of each lane: as many steps as there are lanes.
 pub(super) static OLDEST: Sql = Sql::new(
@@ -115,11 +120,25 @@ pub struct Backlog {
     pub dead: u64,
     /// When the oldest pending delivery is due; may be in the future.
     pub oldest_due: Option<Timestamp>,
-    /// The number of the event that is fanned out next, and when it was accepted.
+    /// The number of the oldest event that is not planned, and when it was accepted.
     pub next_event: Option<(u64, Timestamp)>,
+    /// How many tenants' events are planned in turns of their own.
+    pub aside: u64,
 }
 
 impl Store {
+    /// Events after this number, 0 for all, in the order of their numbers.
+    pub async fn events_after(
+        &self,
+        number: u64,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let limit = i64::from(limit.min(ROWS_MAX));
+        let find = sqlx::query(EVENTS).bind(stored(number)).bind(limit);
+        let rows = self.db.read(|connection| Box::pin(find.fetch_all(connection))).await?;
+        rows.iter().map(event).collect()
+    }
+
     /// The event that receivers know by this id.
     pub async fn event(&self, id: &WebhookId) -> Result<Option<StoredEvent>, StoreError> {
         let find = sqlx::query(EVENT).bind(text(id.as_str()));
@@ -218,18 +237,30 @@ impl Store {
                 let waiting = sqlx::query(WAITING).fetch_one(&mut *connection).await?;
                 let dead = sqlx::query(DEAD).bind(DEAD_COUNTED).fetch_one(&mut *connection).await?;
                 let next = sqlx::query(NEXT).fetch_optional(&mut *connection).await?;
-                Ok((waiting, dead, next, OLDEST.query(connection).fetch_one(connection).await?))
+                let aside = sqlx::query(ASIDE).fetch_optional(&mut *connection).await?;
+                let oldest = OLDEST.query(connection).fetch_one(connection).await?;
+                Ok((waiting, dead, next, aside, oldest))
             })
         });
-        let (waiting, dead, next, oldest) = read.await?;
-        let next = next.map(|row| Ok((row.number("number")?, row.time("accepted_at")?)));
+        let (waiting, dead, next, aside, oldest) = read.await?;
+        let mut next_event = next.as_ref().map(next_of).transpose()?.flatten();
+        if let Some(aside) = aside.as_ref().map(next_of).transpose()?.flatten() {
+            next_event = Some(next_event.map_or(aside, |next| next.min(aside)));
+        }
         Ok(Backlog {
             waiting: waiting.of::<i64>("waiting")?.max(0).unsigned_abs(),
             dead: dead.number("dead")?,
             oldest_due: oldest.maybe_time("oldest")?,
-            next_event: next.transpose()?,
+            next_event,
+            aside: aside.map_or(Ok(0), |row| row.number("aside"))?,
         })
     }
+}
+
+/// Number and time of an event, where there is one.
+fn next_of(row: &AnyRow) -> Result<Option<(u64, Timestamp)>, StoreError> {
+    let Some(at) = row.maybe_time("accepted_at")? else { return Ok(None) };
+    Ok(Some((row.number("number")?, at)))
 }
 
 /// With the state's name in the text: else no index of a state is found fit.
@@ -241,15 +272,6 @@ const fn in_state(state: DeliveryState) -> &'static str {
         DeliveryState::Parked => "d.state = 'parked'",
         DeliveryState::Dead => "d.state = 'dead'",
     }
-}
-
-pub(super) fn events_after(
-    number: u64,
-    since: i64,
-    limit: u32,
-) -> Query<'static, Any, AnyArguments> {
-    let limit = i64::from(limit.min(ROWS_MAX));
-    sqlx::query(EVENTS).bind(stored(number)).bind(since).bind(limit)
 }
 
 pub(super) fn event(row: &AnyRow) -> Result<StoredEvent, StoreError> {
@@ -266,10 +288,13 @@ pub(super) fn event(row: &AnyRow) -> Result<StoredEvent, StoreError> {
 }
 
 fn delivery(row: &AnyRow) -> Result<Delivery, StoreError> {
-    let reason = row.of::<Option<&str>>("reason")?.filter(|reason| *reason != LOST);
+    let state = DeliveryState::parse(row.of("state")?).ok_or_else(|| unreadable("state"))?;
+    // Of what is on its way it says how it came to be so.
+    let is_told = matches!(state, DeliveryState::Parked | DeliveryState::Dead);
+    let reason = row.of::<Option<&str>>("reason")?.filter(|_| is_told);
     Ok(Delivery {
         id: delivery_id(row.number("number")?),
-        state: DeliveryState::parse(row.of("state")?).ok_or_else(|| unreadable("state"))?,
+        state,
         reason: reason
             .map(|name| Reason::parse(name).ok_or_else(|| unreadable("reason")))
             .transpose()?,

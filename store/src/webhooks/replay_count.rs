@@ -11,16 +11,18 @@ use wildmatch::WildMatchPattern;
 /// How many events of a window are counted at most.
 pub const COUNTED_MAX: u32 = 100_000;
 
-pub(super) const COUNTED: &str = "SELECT counted.type, d.state, count(*) AS rows FROM \
+pub(super) const COUNTED: &str = "SELECT counted.type, CASE WHEN d.reason = 'blocked' THEN 'pending' ELSE d.state END AS state, count(*) AS rows FROM \
          (SELECT number, type FROM webhook_events WHERE tenant = $1 AND accepted_at >= $2 AND accepted_at < $3 \
-             AND number <= (SELECT number FROM webhook_numbers WHERE name = 'fan_out') \
+             AND number <= COALESCE((SELECT number FROM webhook_aside WHERE tenant = $1), \
+                 (SELECT number FROM webhook_numbers WHERE name = 'fan_out')) \
           ORDER BY accepted_at, number LIMIT $4) counted \
      LEFT JOIN webhook_deliveries d ON d.event = counted.number AND ($5 = '' OR d.endpoint = $5) \
-     GROUP BY counted.type, d.state";
+     GROUP BY counted.type, CASE WHEN d.reason = 'blocked' THEN 'pending' ELSE d.state END";
 
 pub(super) const COUNTED_EVENTS: &str = "SELECT type, count(*) AS rows FROM \
          (SELECT type FROM webhook_events WHERE tenant = $1 AND accepted_at >= $2 AND accepted_at < $3 \
-             AND number <= (SELECT number FROM webhook_numbers WHERE name = 'fan_out') \
+             AND number <= COALESCE((SELECT number FROM webhook_aside WHERE tenant = $1), \
+                 (SELECT number FROM webhook_numbers WHERE name = 'fan_out')) \
           ORDER BY accepted_at, number LIMIT $4) e GROUP BY type";
 
 /// What a replay would do, by the deliveries that there are. Of the first [`COUNTED_MAX`] events.

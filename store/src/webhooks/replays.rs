@@ -1,13 +1,14 @@
 //! Replays: jobs that queue the events of a window again, a page at a time.
 //!
 //! Invariant: a page is queued once: the job's cursor moves in the same transaction, from where the page was read, and only
-//! for who holds the job. Only what was fanned out is queued, so that fan-out does not send it as well.
+//! for who holds the job. Only what was fanned out of its tenant is queued, so that fan-out does not send it as well.
 
 use super::accept::{ACCEPTING, NEWEST};
-use super::fan_out::{New, Plan, insert, planned};
+use super::aside::{self, PLACE};
+use super::fan_out::{New, insert};
 use super::hold::micros;
 use super::order::released;
-use super::reading;
+use super::planning::{MADE_MAX, Page, Place, Placed, Plan, Window};
 use super::sql::Sql;
 use super::taking_up::order_key;
 use super::waiting::Waiting;
@@ -20,7 +21,7 @@ use jiff::Timestamp;
 use model::Clock;
 use model::id::TenantId;
 use model::port::StoreError;
-use model::webhook::{Dedupe, Planned, Replay, ReplayState, StoredEvent};
+use model::webhook::{Dedupe, Replay, ReplayState};
 use serde::Serialize;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
@@ -47,6 +48,9 @@ pub(super) static HOLD: Sql = Sql::new(
      RETURNING id, request, state, created_at, created_by, counted, queued, skipped, cursor, cursor_at, ended_at, fence",
 );
 
+pub(super) static REST: Sql =
+    Sql::new("UPDATE webhook_replays SET holder = NULL, hold_until = {now} + $2 WHERE id = $1");
+
 pub(super) static MOVE: Sql = Sql::new(
     "UPDATE webhook_replays SET cursor = $3, cursor_at = $4, hold_until = {now} + $5, \
          state = CASE $6 WHEN 1 THEN 'done' ELSE state END, ended_at = CASE $6 WHEN 1 THEN {now} END \
@@ -56,15 +60,10 @@ pub(super) static MOVE: Sql = Sql::new(
 const COUNT: &str =
     "UPDATE webhook_replays SET queued = queued + $2, skipped = skipped + $3 WHERE id = $1";
 
-pub(super) const WINDOW: &str = "SELECT number, accepted_at, webhook_id, tenant, source, id, type, content FROM webhook_events \
-     WHERE tenant = $1 AND accepted_at >= $2 AND accepted_at < $3 AND number > $4 AND number <= $5 \
-     ORDER BY accepted_at, number LIMIT $6";
-
-const FANNED_OUT: &str = "SELECT number, at FROM webhook_numbers WHERE name = 'fan_out'";
-
+// What waits behind one that is parked or dead goes in its turn: it is on its way.
 pub(super) static MADE: Sql = Sql::of_rows(
     "event BIGINT",
-    "SELECT number, event, endpoint, state FROM webhook_deliveries \
+    "SELECT number, event, endpoint, CASE WHEN reason = 'blocked' THEN 'pending' ELSE state END AS state FROM webhook_deliveries \
      WHERE event IN (SELECT event FROM {rows} AS asked)",
 );
 
@@ -90,7 +89,8 @@ pub struct ReplayStep {
     pub stale: bool,
     /// Whether a later revision than the plan's is everybody's: nothing was done.
     pub outdated: bool,
-    /// Whether its window has no more events for now: it is held no longer, and to be taken up again after a second.
+    /// Whether it is held no longer, for now: its window has no more events yet, or what it queued has its time by the rate.
+    /// When that is over, whoever comes first takes it up again.
     pub waits: bool,
 }
 
@@ -104,13 +104,6 @@ impl ReplayStep {
         outdated: false,
         waits: false,
     };
-}
-
-/// How far fan-out has come.
-#[derive(Clone, Copy)]
-struct FannedOut {
-    number: i64,
-    at: i64,
 }
 
 /// What is known of a replay, with its cursor's time.
@@ -218,11 +211,8 @@ impl Store {
         if job.fence != fence || job.replay.state != ReplayState::Running {
             return Ok(ReplayStep { state: job.replay.state, ..stale });
         }
-        let most = events_most.min(ROWS_MAX);
-        let (events, fanned_out) = self.page(&job, most).await?;
-        let read = events.len();
-        let planned = planned(events, &plan);
-        let is_end = planned.len() == read && u32::try_from(read).is_ok_and(|events| events < most);
+        let place = self.fanned_out(&job.replay.request.tenant).await?;
+        let page = self.replay_page(&job, place, &plan, events_most.clamp(1, ROWS_MAX)).await?;
         let done = self.db.write(0, move |connection| {
             Box::pin(async move {
                 if let Some(revision) = revision
@@ -231,25 +221,34 @@ impl Store {
                     return Ok(ReplayStep { outdated: true, ..ReplayStep::NONE });
                 }
                 let until = job.replay.request.until.as_microsecond();
-                let is_last = is_end && is_over(connection, until, fanned_out).await?;
-                let waits = planned.is_empty() && !is_last;
-                let span = micros(if waits { WAIT } else { span });
-                let last = planned.last().map(|(event, _)| event);
+                let is_last = page.is_last && is_over(connection, until, place).await?;
+                let is_short = page.events.is_empty() && !is_last;
+                let last = page.events.last().map(|(event, _)| event);
                 let moved = MOVE
                     .query(connection)
                     .bind(job.replay.id.clone())
                     .bind(stored(fence))
                     .bind(stored(last.map_or(job.replay.cursor, |event| event.number)))
                     .bind(last.map_or(job.cursor_at, |event| event.accepted_at.as_microsecond()))
-                    .bind(span)
+                    .bind(micros(span))
                     .bind(i64::from(is_last))
                     .bind(stored(job.replay.cursor));
                 if moved.execute(&mut *connection).await?.rows_affected() == 0 {
                     return Ok(stale);
                 }
-                let (queued, skipped) = queue(connection, &job.replay, planned).await?;
+                let (queued, skipped) = queue(connection, &job.replay, page.events).await?;
                 let count = sqlx::query(COUNT).bind(job.replay.id.clone());
-                count.bind(stored(queued)).bind(stored(skipped)).execute(connection).await?;
+                count.bind(stored(queued)).bind(stored(skipped)).execute(&mut *connection).await?;
+                // Longer than it would be held: nobody has it meanwhile, so that the rate holds whoever comes and goes.
+                let taking = job.replay.request.time_of(queued);
+                let rest =
+                    if is_short { Some(WAIT) } else { Some(taking).filter(|it| *it > span / 2) };
+                if let Some(rest) = rest {
+                    let rest =
+                        REST.query(connection).bind(job.replay.id.clone()).bind(micros(rest));
+                    rest.execute(&mut *connection).await?;
+                }
+                let waits = rest.is_some();
                 let state = if is_last { ReplayState::Done } else { ReplayState::Running };
                 Ok(ReplayStep { queued, skipped, state, waits, ..ReplayStep::NONE })
             })
@@ -271,26 +270,32 @@ impl Store {
         read.await?.first().map(read_job).transpose()
     }
 
-    /// The next events of a replay's window, as far as fan-out has come.
-    async fn page(
+    /// How far the events of a tenant were fanned out.
+    async fn fanned_out(&self, tenant: &TenantId) -> Result<Place, StoreError> {
+        let find = sqlx::query(PLACE).bind(text(tenant.as_str()));
+        let read = self.db.read(|connection| {
+            Box::pin(async move { aside::place(&find.fetch_one(connection).await?) })
+        });
+        read.await
+    }
+
+    /// Plans the next events of a replay's window, as far as they were fanned out.
+    async fn replay_page(
         &self,
         job: &Job,
+        fanned_out: Place,
+        plan: &Plan,
         most: u32,
-    ) -> Result<(Vec<StoredEvent>, FannedOut), StoreError> {
+    ) -> Result<Page, StoreError> {
         let request = &job.replay.request;
-        let cursor = sqlx::query(FANNED_OUT);
-        let cursor = self.db.read(|connection| Box::pin(cursor.fetch_one(connection))).await?;
-        let fanned_out = FannedOut { number: cursor.of("number")?, at: cursor.of("at")? };
-        let find = sqlx::query(WINDOW)
-            .bind(text(request.tenant.as_str()))
-            .bind(request.since.as_microsecond().max(job.cursor_at))
-            .bind(request.until.as_microsecond())
-            .bind(stored(job.replay.cursor))
-            .bind(fanned_out.number)
-            .bind(i64::from(most));
-        let rows = self.db.read(|connection| Box::pin(find.fetch_all(connection))).await?;
-        let events = rows.iter().map(reading::event).collect::<Result<_, _>>()?;
-        Ok((events, fanned_out))
+        let window = Window {
+            tenant: request.tenant.clone(),
+            since: request.since.as_microsecond().max(job.cursor_at),
+            until: request.until.as_microsecond(),
+            after: stored(job.replay.cursor),
+            to: fanned_out.number,
+        };
+        self.plan_window(window, plan, most as usize, MADE_MAX).await
     }
 }
 
@@ -298,7 +303,7 @@ impl Store {
 async fn is_over(
     connection: &mut AnyConnection,
     until: i64,
-    fanned_out: FannedOut,
+    fanned_out: Place,
 ) -> Result<bool, sqlx::Error> {
     if fanned_out.at >= until {
         return Ok(true);
@@ -314,7 +319,7 @@ async fn is_over(
 async fn queue(
     connection: &mut AnyConnection,
     replay: &Replay,
-    page: Vec<(StoredEvent, Vec<Planned>)>,
+    page: Vec<Placed>,
 ) -> Result<(u64, u64), sqlx::Error> {
     let asked: Vec<_> =
         page.iter().map(|(event, _)| OfEvent { event: stored(event.number) }).collect();
@@ -359,7 +364,8 @@ async fn queue(
             waiting.add(row.try_get("tenant")?, 1);
         }
         let keys = rows.iter().filter_map(|row| order_key(row).transpose());
-        released(connection, keys.collect::<Result<BTreeSet<_>, _>>()?).await?;
+        let keys = keys.collect::<Result<BTreeSet<_>, _>>()?;
+        released(connection, keys, &mut waiting).await?;
         queued += rows.len() as u64;
         skipped += (again.len() - rows.len()) as u64;
     }

@@ -1,17 +1,18 @@
 //! Retention: whole days (UTC) of events go, with their deliveries and attempts; on PostgreSQL as partitions, which are made
 //! ahead.
 //!
-//! Invariant: no event goes that was not fanned out yet, and its deliveries go before it does.
+//! Invariant: no event goes that was not fanned out yet, and its deliveries go before it does, those that others are about
+//! included. What goes undelivered is [told](super::expired).
 
+use super::expired::{self, Expired};
 use super::hold::micros;
 use super::lost::now;
 use super::sql::Sql;
-use super::waiting::Waiting;
 use crate::Store;
 use crate::db::{Db, is_postgres};
 use crate::rows::Columns as _;
 use model::port::StoreError;
-use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
+use sqlx::{AnyConnection, AssertSqlSafe};
 use std::time::Duration;
 
 /// A day, in microseconds.
@@ -27,17 +28,21 @@ const REPLAYS: &str = "DELETE FROM webhook_replays WHERE ended_at < $1";
 const OLDEST: &str =
     "SELECT number, accepted_at FROM webhook_events WHERE number > $1 ORDER BY number LIMIT $2";
 
-const FANNED_OUT: &str = "SELECT number FROM webhook_numbers WHERE name = 'fan_out'";
+// Of every tenant.
+const FANNED_OUT: &str = "SELECT MIN(number) AS number FROM (SELECT number FROM webhook_numbers WHERE name = 'fan_out' \
+     UNION ALL SELECT number FROM webhook_aside) planned";
 
 pub(super) static DELIVERIES: Sql = Sql::new(
     "DELETE FROM webhook_deliveries WHERE number IN \
          (SELECT number FROM webhook_deliveries WHERE event <= $1 ORDER BY event LIMIT $2 {skip}) \
-     RETURNING number, tenant, state",
+     RETURNING number, tenant, endpoint, state, reason, accepted_at",
 );
 
-pub(super) static ATTEMPTS: Sql = Sql::of_rows(
-    "number BIGINT",
-    "DELETE FROM webhook_attempts WHERE delivery IN (SELECT number FROM {rows} AS gone)",
+// One that somebody is about: waits for them.
+pub(super) static DELIVERY: Sql = Sql::new(
+    "DELETE FROM webhook_deliveries WHERE number IN \
+         (SELECT number FROM webhook_deliveries WHERE event <= $1 ORDER BY event LIMIT $2 {lock}) \
+     RETURNING number, tenant, endpoint, state, reason, accepted_at",
 );
 
 pub(super) const IDS: &str = "DELETE FROM webhook_ids WHERE webhook_id IN \
@@ -58,17 +63,26 @@ const WAIT: &str = "SET LOCAL lock_timeout = '500ms'";
 const DAYS: &str = "SELECT CAST(c.relname AS TEXT) AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
      WHERE i.inhparent = to_regclass($1) ORDER BY 1";
 
+/// What retention did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// How many events went.
+    pub events: u64,
+    /// What of deliveries went that were neither delivered nor given up, as their tenants are told.
+    pub expired: Vec<Expired>,
+}
+
 impl Store {
     /// Deletes events that were accepted on days (UTC) before that of so long ago, by the store's clock, with their
-    /// deliveries, whatever became of them; says how many events. In PostgreSQL it makes the next days as well: to be called
-    /// at the start and every hour.
-    pub async fn purge_webhooks(&self, retention: Duration) -> Result<u64, StoreError> {
+    /// deliveries, whatever became of them; tells tenants what of theirs came to nothing. In PostgreSQL it makes the next
+    /// days as well: to be called at the start and every hour.
+    pub async fn purge_webhooks(&self, retention: Duration) -> Result<Purged, StoreError> {
         let now = self.db.read(|connection| Box::pin(now(connection)));
         self.purge_until(now.await?.saturating_sub(micros(retention))).await
     }
 
     /// The same, of days before this time's.
-    pub(crate) async fn purge_until(&self, before: i64) -> Result<u64, StoreError> {
+    pub(crate) async fn purge_until(&self, before: i64) -> Result<Purged, StoreError> {
         let before = before.div_euclid(DAY) * DAY;
         if let Db::Postgres(_) = self.db {
             self.make_days().await?;
@@ -76,7 +90,7 @@ impl Store {
         let fanned_out = sqlx::query(FANNED_OUT);
         let fanned_out = self.db.read(|connection| Box::pin(fanned_out.fetch_one(connection)));
         let fanned_out: i64 = fanned_out.await?.of("number")?;
-        let (mut last, mut purged, mut undelivered) = (0, 0, 0);
+        let (mut last, mut events) = (0, 0);
         loop {
             let find = sqlx::query(OLDEST).bind(last).bind(ROWS);
             let page = self.db.read(|connection| Box::pin(find.fetch_all(connection))).await?;
@@ -91,12 +105,9 @@ impl Store {
             if to == last {
                 break;
             }
-            undelivered += self.purge_deliveries(to).await?;
-            purged += self.purge_events(last, to).await?;
+            self.purge_deliveries(to).await?;
+            events += self.purge_events(last, to).await?;
             last = to;
-        }
-        if undelivered > 0 {
-            tracing::warn!(undelivered, "deliveries went by age that were not delivered");
         }
         if let Db::Postgres(_) = self.db {
             self.drop_days(before, last).await?;
@@ -109,22 +120,32 @@ impl Store {
             })
         });
         done.await?;
-        Ok(purged)
+        Ok(Purged { events, expired: self.tell_expired().await? })
     }
 
-    /// Deletes the deliveries of events up to this one; says how many of them were neither delivered nor dead.
-    async fn purge_deliveries(&self, last: i64) -> Result<u64, StoreError> {
-        let mut undelivered = 0;
-        loop {
-            let done = self.db.write(0, move |connection| {
-                Box::pin(async move { purge_some(connection, last).await })
-            });
-            let (rows, open) = done.await?;
-            undelivered += open;
-            if rows < ROWS {
-                return Ok(undelivered);
-            }
-        }
+    /// Deletes the deliveries of events up to this one: many at a time, then one by one those that others are about.
+    async fn purge_deliveries(&self, last: i64) -> Result<(), StoreError> {
+        while self.purge_some(&DELIVERIES, last, ROWS).await? > 0
+            || self.purge_some(&DELIVERY, last, 1).await? > 0
+        {}
+        Ok(())
+    }
+
+    async fn purge_some(
+        &self,
+        delete: &'static Sql,
+        last: i64,
+        rows: i64,
+    ) -> Result<usize, StoreError> {
+        let done = self.db.write(0, move |connection| {
+            Box::pin(async move {
+                let delete = delete.query(connection).bind(last).bind(rows);
+                let rows = delete.fetch_all(&mut *connection).await?;
+                expired::deleted(connection, &rows).await?;
+                Ok(rows.len())
+            })
+        });
+        done.await
     }
 
     /// Forgets these events, so that none is a repeat of them; in SQLite they are deleted, too. Says how many.
@@ -199,33 +220,6 @@ impl Store {
         }
         Ok(())
     }
-}
-
-async fn purge_some(connection: &mut AnyConnection, last: i64) -> Result<(i64, u64), sqlx::Error> {
-    #[derive(serde::Serialize)]
-    struct Gone {
-        number: i64,
-    }
-    let rows = DELIVERIES.query(connection).bind(last).bind(ROWS);
-    let rows = rows.fetch_all(&mut *connection).await?;
-    let (mut waiting, mut gone, mut open) = (Waiting::default(), Vec::new(), 0);
-    for row in &rows {
-        gone.push(Gone { number: row.try_get("number")? });
-        match row.try_get::<&str, _>("state")? {
-            "pending" | "held" => {
-                waiting.add(row.try_get("tenant")?, -1);
-                open += 1;
-            }
-            "parked" => open += 1,
-            _ => {}
-        }
-    }
-    // In PostgreSQL attempts go with their days.
-    if !gone.is_empty() && !is_postgres(connection) {
-        ATTEMPTS.with(connection, &gone)?.execute(&mut *connection).await?;
-    }
-    waiting.count(connection).await?;
-    Ok((i64::try_from(rows.len()).unwrap_or(i64::MAX), open))
 }
 
 async fn make_day(

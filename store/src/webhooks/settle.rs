@@ -3,7 +3,8 @@
 //! Invariant: who no longer holds a delivery changes nothing of it, and leaves no attempt in the ledger. With a delivery that
 //! is done with, the next one of its key becomes due in the same transaction.
 
-use super::lost::LOST;
+use super::hold::micros;
+use super::lost::{LOST, now};
 use super::order::{OrderKey, released};
 use super::sql::Sql;
 use super::waiting::Waiting;
@@ -15,15 +16,30 @@ use model::webhook::{Attempt, DeliveryState, Next, Outcome, Settlement};
 use serde::Serialize;
 use sqlx::{AnyConnection, Row as _};
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 /// How many bytes of an excerpt are kept.
 const EXCERPT_BYTES_MAX: usize = 2_048;
+/// For how long nothing is parked at an endpoint that was enabled: until all know that it is.
+const SURE_AGAIN: Duration = Duration::from_secs(10);
+/// How long what is not parked for that waits.
+const SURE_PAUSE: Duration = Duration::from_secs(1);
 
 // Everyone who waits for several rows waits for them in this order.
 pub(super) static LOCK: Sql = Sql::of_rows(
     COLUMNS,
     "SELECT d.number FROM {rows} AS given JOIN webhook_deliveries d ON d.number = given.delivery \
      ORDER BY d.endpoint, d.order_key, d.number FOR UPDATE OF d",
+);
+
+// It stays so until the commit: of an endpoint that is being enabled what is held is parked before, and taken up with the
+// rest, or is known here to be enabled.
+pub(super) static ENABLED: Sql = Sql::of_rows(
+    COLUMNS,
+    "SELECT given.delivery, CASE WHEN s.disabled_since IS NULL AND s.enabled_at >= {now} - $2 THEN 1 ELSE 0 END AS is_enabled \
+     FROM {rows} AS given JOIN webhook_deliveries d ON d.number = given.delivery \
+     JOIN webhook_standings s ON s.endpoint = d.endpoint AND s.tenant = d.tenant \
+     ORDER BY s.endpoint {share}",
 );
 
 pub(super) static SETTLE: Sql = Sql::of_rows(
@@ -149,7 +165,8 @@ pub(super) async fn settle(
     connection: &mut AnyConnection,
     settlements: &[Settlement],
 ) -> Result<Settled, sqlx::Error> {
-    let rows: Vec<_> = settlements.iter().map(Row::of).collect();
+    let mut rows: Vec<_> = settlements.iter().map(Row::of).collect();
+    not_parked(connection, &mut rows).await?;
     if crate::db::is_postgres(connection) && rows.len() > 1 {
         LOCK.with(connection, &rows)?.execute(&mut *connection).await?;
     }
@@ -179,9 +196,36 @@ pub(super) async fn settle(
         }
     }
     keep(connection, &attempts).await?;
-    settled.now_due = released(connection, keys).await?;
+    settled.now_due = released(connection, keys, &mut waiting).await?;
     waiting.count(connection).await?;
     Ok(settled)
+}
+
+/// What was to be parked at an endpoint that was enabled just now is due again soon: who said so may not have known it yet,
+/// and nobody would take it up.
+async fn not_parked(connection: &mut AnyConnection, rows: &mut [Row]) -> Result<(), sqlx::Error> {
+    let is_parked = |row: &&mut Row| row.becomes == DeliveryState::Parked.as_str();
+    let mut parked: Vec<_> = rows.iter_mut().filter(is_parked).collect();
+    if parked.is_empty() {
+        return Ok(());
+    }
+    let find = ENABLED.with(connection, &parked)?.bind(micros(SURE_AGAIN));
+    let found = find.fetch_all(&mut *connection).await?;
+    let mut enabled = BTreeSet::new();
+    for row in &found {
+        if row.try_get::<i64, _>("is_enabled")? == 1 {
+            enabled.insert(row.try_get::<i64, _>("delivery")?);
+        }
+    }
+    if enabled.is_empty() {
+        return Ok(());
+    }
+    let due = now(connection).await?.saturating_add(micros(SURE_PAUSE));
+    for row in parked.iter_mut().filter(|row| enabled.contains(&row.delivery)) {
+        (row.becomes, row.because) = (DeliveryState::Pending.as_str(), None);
+        (row.due, row.ends) = (Some(due), 0);
+    }
+    Ok(())
 }
 
 /// Writes attempts into the ledger.

@@ -3,8 +3,8 @@
 //!
 //! In a text `{rows}` is a table of the columns that the text is made with, read from the JSON array that is bound as `$1`;
 //! `{now}` is the time in microseconds: the server's, and in SQLite the process'. `{lock}` and `{skip}` follow a query that
-//! takes rows: with `{lock}` it waits for those that others have, with `{skip}` it leaves them. `{part}` is where a
-//! connection counts.
+//! takes rows: with `{lock}` it waits for those that others have, with `{skip}` it leaves them. With `{share}` those of the
+//! table `s` stay as they are until the commit. `{part}` is where a connection counts.
 
 use crate::db::is_postgres;
 use serde::Serialize;
@@ -70,6 +70,7 @@ impl Sql {
             .replace("{now}", "CAST(unixepoch('subsec') * 1000000 AS INTEGER)")
             .replace("{lock}", "")
             .replace("{skip}", "")
+            .replace("{share}", "")
             .replace("{part}", "0")
     }
 
@@ -81,6 +82,7 @@ impl Sql {
             .replace("{now}", "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000000 AS BIGINT)")
             .replace("{lock}", "FOR UPDATE")
             .replace("{skip}", "FOR UPDATE SKIP LOCKED")
+            .replace("{share}", "FOR SHARE OF s")
             .replace("{part}", "pg_backend_pid() % 8")
     }
 }

@@ -45,6 +45,11 @@ const DISABLE: &str = "INSERT INTO webhook_standings AS kept \
          at = CASE WHEN kept.at > excluded.at THEN kept.at ELSE excluded.at END \
      WHERE kept.disabled_since IS NULL OR kept.tenant <> excluded.tenant";
 
+// It stays so until the commit. Whoever enables it comes before, and nothing is parked, or after, and takes that up.
+pub(super) static STAYS_DISABLED: Sql = Sql::new(
+    "SELECT s.disabled_since FROM webhook_standings s WHERE s.endpoint = $1 AND s.tenant = $2 {share}",
+);
+
 pub(super) static PARK: Sql = Sql::new(
     "UPDATE webhook_deliveries SET state = 'parked', reason = $3, due_at = NULL, settled_at = {now} \
      WHERE number IN (SELECT number FROM webhook_deliveries WHERE endpoint = $1 AND tenant = $2 AND state = 'pending' \
@@ -84,7 +89,8 @@ impl Store {
     }
 
     /// Disables an endpoint, tells so in the outbox, and parks what is due for it; says whether it was not disabled before.
-    /// Those that wait behind others stay pending behind parked ones.
+    /// Nothing more once somebody enabled it again. Those that wait behind others are parked by
+    /// [`mend_order`](Self::mend_order).
     pub async fn disable_endpoint(
         &self,
         standing: Standing,
@@ -122,6 +128,13 @@ impl Store {
     ) -> Result<u64, StoreError> {
         let done = self.db.write(0, move |connection| {
             Box::pin(async move {
+                let stands = STAYS_DISABLED.query(connection);
+                let stands = stands.bind(endpoint.clone()).bind(tenant.clone());
+                let stands = stands.fetch_optional(&mut *connection).await?;
+                let since = stands.map(|row| row.try_get::<Option<i64>, _>("disabled_since"));
+                if since.transpose()?.flatten().is_none() {
+                    return Ok(0);
+                }
                 let park = PARK.query(connection).bind(endpoint).bind(tenant);
                 let park = park.bind(reason.as_str()).bind(PARKED);
                 let rows = park.fetch_all(&mut *connection).await?;

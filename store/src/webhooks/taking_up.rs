@@ -26,26 +26,28 @@ pub(super) static NEXT: Sql = Sql::new(
 
 const OPEN: &str = "SELECT endpoint FROM webhook_standings WHERE recovery IS NOT NULL LIMIT 1";
 
-// The id of an endpoint may have changed hands: what was its former tenant's stays where it is.
+// The id of an endpoint may have changed hands: what was its former tenant's stays where it is. What waits behind others is
+// made pending by whoever is done with those.
 macro_rules! take {
     ($rows:literal) => {
         Sql::new(concat!(
             "UPDATE webhook_deliveries SET state = 'pending', reason = NULL, attempts = 0, settled_at = NULL, \
                  due_at = CASE WHEN order_key IS NULL OR blocks = 0 THEN {now} END \
              WHERE number IN (SELECT number FROM webhook_deliveries WHERE endpoint = $1 AND tenant = $2 \
-                 AND state = 'parked' AND number <= $3 ORDER BY endpoint, number ",
+                 AND state = 'parked' AND reason <> 'blocked' AND number <= $3 ORDER BY endpoint, number ",
             $rows,
             ") RETURNING tenant, endpoint, order_key"
         ))
     };
 }
 
+// Also what waits behind others: what came is left, all of it.
 macro_rules! let_go {
     ($rows:literal) => {
         Sql::new(concat!(
-            "UPDATE webhook_deliveries SET blocks = 0 \
+            "UPDATE webhook_deliveries SET blocks = 0, reason = CASE reason WHEN 'blocked' THEN 'disabled' ELSE reason END \
              WHERE number IN (SELECT number FROM webhook_deliveries WHERE endpoint = $1 AND tenant = $2 \
-                 AND state = 'parked' AND number <= $3 AND blocks = 1 ORDER BY endpoint, number ",
+                 AND state = 'parked' AND number <= $3 AND blocks = 1 ORDER BY endpoint, order_key, number ",
             $rows,
             ") RETURNING tenant, endpoint, order_key"
         ))
@@ -63,10 +65,10 @@ const DONE: &str =
     "UPDATE webhook_standings SET recovery = NULL, recover_to = NULL WHERE endpoint = $1";
 
 impl Store {
-    /// Goes on until nothing is to be taken up any more; says how many were.
-    pub(crate) async fn take_up(&self) -> Result<u64, StoreError> {
+    /// Goes on until nothing is to be taken up any more, in at most so many transactions; says how many were.
+    pub(crate) async fn take_up(&self, steps: usize) -> Result<u64, StoreError> {
         let mut taken = 0;
-        loop {
+        for _ in 0..steps {
             let find = sqlx::query(OPEN);
             let open = self.db.read(|connection| Box::pin(find.fetch_optional(connection))).await?;
             if open.is_none() {
@@ -79,6 +81,7 @@ impl Store {
                 None => return Ok(taken),
             }
         }
+        Ok(taken)
     }
 }
 
@@ -145,15 +148,18 @@ impl Recovery {
         rows: Vec<AnyRow>,
     ) -> Result<u64, sqlx::Error> {
         let keys = rows.iter().filter_map(|row| order_key(row).transpose());
-        let keys = keys.collect::<Result<BTreeSet<_>, _>>()?;
-        released(connection, keys).await?;
-        if !self.takes_up {
-            return Ok(0);
+        let mut keys = keys.collect::<Result<BTreeSet<_>, _>>()?;
+        if !self.takes_up && i64::try_from(rows.len()).is_ok_and(|rows| rows >= TAKEN_UP) {
+            // More of the last key may be left by the next step.
+            keys.pop_last();
         }
         let mut waiting = Waiting::default();
-        waiting.add(&self.tenant, i64::try_from(rows.len()).unwrap_or(i64::MAX));
+        if self.takes_up {
+            waiting.add(&self.tenant, i64::try_from(rows.len()).unwrap_or(i64::MAX));
+        }
+        released(connection, keys, &mut waiting).await?;
         waiting.count(connection).await?;
-        Ok(rows.len() as u64)
+        Ok(if self.takes_up { rows.len() as u64 } else { 0 })
     }
 }
 

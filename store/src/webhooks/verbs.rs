@@ -10,7 +10,7 @@ use super::waiting::Waiting;
 use crate::control::{Undone, WriteError};
 use crate::rows::{stored, text};
 use model::id::{EndpointId, TenantId};
-use model::webhook::{Acceptance, NewEvent, Planned};
+use model::webhook::{Acceptance, NewEvent, Planned, Reason};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
 use std::collections::BTreeSet;
@@ -32,10 +32,16 @@ pub(super) static DISCARD: Sql = Sql::new(
      WHERE number = $1",
 );
 
-const ENABLE: &str = "INSERT INTO webhook_standings AS kept (endpoint, tenant, opened, at, recovery, recover_to) \
-     SELECT $1, $2, 0, {now}, $3, number FROM webhook_numbers WHERE name = 'deliveries' \
+// Before anything is read: whoever parks what the endpoint has holds it until that is done.
+pub(super) static LOCK: Sql =
+    Sql::new("SELECT endpoint FROM webhook_standings WHERE endpoint = $1 {lock}");
+
+const ENABLE: &str = "INSERT INTO webhook_standings AS kept \
+         (endpoint, tenant, opened, at, recovery, recover_to, enabled_at) \
+     SELECT $1, $2, 0, {now}, $3, number, {now} FROM webhook_numbers WHERE name = 'deliveries' \
      ON CONFLICT (endpoint) DO UPDATE SET tenant = excluded.tenant, failing_since = NULL, open_until = NULL, opened = 0, \
          disabled_reason = NULL, disabled_since = NULL, recovery = excluded.recovery, recover_to = excluded.recover_to, \
+         enabled_at = excluded.enabled_at, \
          at = CASE WHEN kept.at >= excluded.at THEN kept.at + 1 ELSE excluded.at END \
      RETURNING recover_to";
 
@@ -57,22 +63,26 @@ pub enum Recover {
 pub(crate) async fn retry(connection: &mut AnyConnection, number: u64) -> Result<(), Undone> {
     let number = stored(number);
     let row = find(connection, number).await?;
-    let state: &str = row.try_get("state")?;
+    let (state, reason): (&str, Option<&str>) = (row.try_get("state")?, row.try_get("reason")?);
     let due_at: Option<i64> = row.try_get("due_at")?;
     match (state, due_at) {
         ("pending", Some(_)) => {
             DUE.query(connection).bind(number).execute(connection).await?;
             return Ok(());
         }
+        // It goes in its turn.
+        ("parked", _) if reason == Some(Reason::Blocked.as_str()) => {
+            return Err(WriteError::Stale.into());
+        }
         ("dead" | "parked", _) => {}
         _ => return Err(WriteError::Stale.into()),
     }
     RETRY.query(connection).bind(number).execute(&mut *connection).await?;
-    let order_key = taking_up::order_key(&row)?;
-    // Where it has a key it stands in its row again, and is due if it is the first.
-    released(connection, order_key.into_iter().collect()).await?;
     let mut waiting = Waiting::default();
     waiting.add(row.try_get("tenant")?, 1);
+    let order_key = taking_up::order_key(&row)?;
+    // Where it has a key it stands in its row again, and is due if it is the first.
+    released(connection, order_key.into_iter().collect(), &mut waiting).await?;
     Ok(waiting.count(connection).await?)
 }
 
@@ -88,11 +98,11 @@ pub(crate) async fn discard(connection: &mut AnyConnection, number: u64) -> Resu
     }
     DISCARD.query(connection).bind(number).execute(&mut *connection).await?;
     let keys: BTreeSet<OrderKey> = taking_up::order_key(&row)?.into_iter().collect();
-    released(connection, keys).await?;
     let mut waiting = Waiting::default();
     if state == "pending" {
         waiting.add(row.try_get("tenant")?, -1);
     }
+    released(connection, keys, &mut waiting).await?;
     Ok(waiting.count(connection).await?)
 }
 
@@ -117,6 +127,8 @@ pub(crate) async fn enable(
         // There is nothing to clear.
         return Ok(0);
     }
+    let lock = LOCK.query(connection).bind(endpoint.clone());
+    lock.fetch_optional(&mut *connection).await?;
     let recovery = match recover {
         Recover::Parked => TAKE_UP,
         Recover::Nothing => LEAVE,

@@ -121,6 +121,7 @@ pub(crate) async fn gateway(
         store: Store::open(&url).await?,
         keys: MasterKeys::default(),
         reach: model::webhook::Reach::default(),
+        events_kept: model::units::Duration(Duration::from_secs(30 * 86_400)),
         records: record::Settings::default(),
     })?)
 }

@@ -11,7 +11,8 @@ use serde_json::json;
 async fn send(client: &Client, target: &Target) -> Outcome {
     let id = WebhookId::known("evt_1");
     let content = Bytes::from_static(b"{}");
-    client.send(target, &Message { webhook_id: &id, attempt: 1, content: &content }).await.outcome
+    let message = Message { webhook_id: &id, attempt: 1, content: &content };
+    client.send(target, &message, &|| true).await.unwrap().outcome
 }
 
 fn count(client: &Client) -> usize {

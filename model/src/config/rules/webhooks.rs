@@ -4,10 +4,10 @@
 //! where the document is compiled, and again at each connection.
 
 use super::{Errors, check_scopes, check_secret};
-use crate::config::event_schema;
+use crate::config::{ConfigError, event_schema};
 use crate::document::{
-    AuthorizationHeader, ClientCredentials, Endpoint, EndpointAuthorization, EventCaps, EventType,
-    Ordering, Poll, PollCursor, PollWait, Schedule, Source,
+    AuthorizationHeader, ClientCredentials, Document, Endpoint, EndpointAuthorization, EventCaps,
+    EventType, Ordering, Poll, PollCursor, PollWait, Schedule, Source,
 };
 use crate::exchange::HOP_BY_HOP;
 use crate::id::TenantId;
@@ -234,6 +234,23 @@ fn check_authorization(at: &str, given: &EndpointAuthorization, errors: &mut Err
         check_secret(&format!("{at}/oauth2/client_secret"), client_secret, errors);
         check_scopes(&format!("{at}/oauth2/scopes"), scopes, errors);
     }
+}
+
+/// Endpoints whose deliveries may be tried for longer than events are kept for: those would be gone before they are dead. How
+/// long that is, the process says, not the document.
+pub(in crate::config) fn beyond(document: &Document, kept: Duration) -> Vec<ConfigError> {
+    let endpoints = document.endpoints.iter().enumerate();
+    let longer = endpoints.filter_map(|(index, endpoint)| {
+        let longest = Duration(endpoint.schedule.longest());
+        (longest > kept).then(|| {
+            let message = format!(
+                "may last for {longest}, with its spread and what an endpoint may ask for, and events are kept for {kept}: \
+                 shorten it, or raise `webhooks.retention` in the settings"
+            );
+            ConfigError::new(format!("/endpoints/{index}/schedule"), message)
+        })
+    });
+    longer.collect()
 }
 
 pub(super) fn check_event_type(at: &str, kind: &EventType, errors: &mut Errors<'_>) {

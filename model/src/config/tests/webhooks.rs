@@ -322,3 +322,30 @@ fn a_tenant_has_at_most_256_endpoints() {
     let pointers: Vec<String> = with(258).into_iter().map(|error| error.pointer).collect();
     assert_eq!(pointers, ["/endpoints/256", "/endpoints/257"]);
 }
+
+#[test]
+fn schedules_that_outlast_the_events_are_told_where_they_stand() {
+    let endpoint = |id: &str, schedule: &str| {
+        format!(
+            "  - {{ id: {id}, tenant: acme, url: \"https://hooks.example/\", events: [\"*\"], secret: {{ env: TOLLGATE_SECRET_A }}, schedule: {schedule} }}\n"
+        )
+    };
+    let schedules = [("a", "standard"), ("b", "[100h, 100h]"), ("c", "[1s]")];
+    let endpoints: String = schedules.map(|(id, schedule)| endpoint(id, schedule)).concat();
+    let config = read(&format!("{SOUND}\nendpoints:\n{endpoints}")).unwrap();
+    for (kept, expected) in [
+        ("720h", &[][..]),
+        // With its spread, 240h.
+        ("240h", &[]),
+        ("239h", &["/endpoints/1/schedule"]),
+        ("80h", &["/endpoints/0/schedule", "/endpoints/1/schedule"]),
+    ] {
+        let errors = config.schedules_beyond(kept.parse().unwrap());
+        let pointers: Vec<_> = errors.iter().map(|error| error.pointer.as_str()).collect();
+        assert_eq!(pointers, expected, "{kept}");
+    }
+    let errors = config.schedules_beyond("239h".parse().unwrap());
+    let message = "/endpoints/1/schedule: may last for 240h, with its spread and what an endpoint may ask for, and events are \
+        kept for 239h: shorten it, or raise `webhooks.retention` in the settings";
+    assert_eq!(errors[0].to_string(), message);
+}

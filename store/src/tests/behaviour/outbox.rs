@@ -1,7 +1,8 @@
 //! The outbox: with the write that it tells of, or not at all; in the order of commits.
 
 use crate::Store;
-use crate::control::{Effect, ToldOnce, Write, WriteError};
+use crate::control::{Effect, OUTBOX_READER, OutboxRead, ToldOnce, Write, WriteError};
+use crate::tests::behaviour::SPAN;
 use crate::tests::samples::{at, done, id, published, write};
 use model::event::Event;
 use serde_json::json;
@@ -52,6 +53,26 @@ pub(in crate::tests) async fn events_are_told_with_the_revision_that_they_tell_o
     done(store.write(telling("four", 3, vec![event(1)])).await);
     let left: Vec<_> = store.outbox(0, 10).await.unwrap().iter().map(|told| told.number).collect();
     assert_eq!(left, [4]);
+}
+
+pub(in crate::tests) async fn what_waits_for_who_reads_the_outbox_is_kept_for_longer(
+    store: &Store,
+) {
+    const DAY: i64 = 24 * 3_600;
+    let left = async |days: i64| {
+        store.purge(at(days * DAY).as_microsecond()).await.unwrap();
+        let left = store.outbox(0, 10).await.unwrap();
+        left.into_iter().map(|told| told.number).collect::<Vec<_>>()
+    };
+    done(store.write(telling("one", 0, vec![event(1), event(2), event(3)])).await);
+    let reader = store.hold_reader(OUTBOX_READER, "d1", SPAN).await.unwrap().unwrap();
+    assert_eq!(left(8).await, [1, 2, 3], "it has read nothing yet");
+    let read = serde_json::to_string(&OutboxRead { number: 2 }).unwrap();
+    assert!(store.keep_reader(OUTBOX_READER, reader.fence, SPAN, Some(read)).await.unwrap());
+    assert_eq!(left(6).await, [1, 2, 3]);
+    assert_eq!(left(8).await, [3]);
+    assert_eq!(left(89).await, [3]);
+    assert_eq!(left(90).await, [0; 0], "should it never come back");
 }
 
 /// Many publish and tell, while somebody reads on from the last event that they saw.

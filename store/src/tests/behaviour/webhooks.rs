@@ -77,6 +77,20 @@ pub(in crate::tests) fn to_many(endpoints: u32) -> Plan {
     })
 }
 
+/// A plan to so many endpoints, by the event's tenant; to one endpoint of others.
+pub(in crate::tests) fn by_tenant(wide: &'static [(&'static str, u32)]) -> Plan {
+    Arc::new(move |event: &StoredEvent| {
+        let tenant = event.tenant.as_str();
+        let known = wide.iter().find(|(wide, _)| *wide == tenant);
+        let planned = |number: u32| Planned {
+            endpoint: format!("{tenant}-{number}").as_str().into(),
+            order_key: None,
+            parked: None,
+        };
+        (0..known.map_or(1, |(_, count)| *count)).map(planned).collect()
+    })
+}
+
 /// A plan to one endpoint, ordered by what stands before `-` in an event's id.
 pub(in crate::tests) fn by_key(endpoint: &'static str) -> Plan {
     Arc::new(move |event: &StoredEvent| {
@@ -173,12 +187,13 @@ pub(in crate::tests) async fn number(store: &Store, sql: &str) -> i64 {
 /// Whether what is counted is what is there, and nothing waits behind nothing.
 pub(in crate::tests) async fn sound(store: &Store) {
     let counted = "SELECT CAST(COALESCE(SUM(waiting), 0) AS BIGINT) FROM webhook_waiting";
-    let events = "SELECT count(*) FROM webhook_events WHERE number > \
-        (SELECT number FROM webhook_numbers WHERE name = 'fan_out')";
+    let events = "SELECT count(*) FROM webhook_events e WHERE number > \
+        COALESCE((SELECT a.number FROM webhook_aside a WHERE a.tenant = e.tenant), \
+            (SELECT number FROM webhook_numbers WHERE name = 'fan_out'))";
     let open = "SELECT count(*) FROM webhook_deliveries WHERE state IN ('pending', 'held')";
     let there = number(store, events).await + number(store, open).await;
     assert_eq!(number(store, counted).await, there, "what waits is counted");
-    let stuck = "SELECT count(*) FROM webhook_deliveries d WHERE state = 'pending' AND due_at IS NULL AND NOT EXISTS \
+    let stuck = "SELECT count(*) FROM webhook_deliveries d WHERE due_at IS NULL AND (state = 'pending' OR reason = 'blocked') AND NOT EXISTS \
         (SELECT 1 FROM webhook_deliveries e WHERE e.blocks = 1 AND e.endpoint = d.endpoint \
             AND e.order_key = d.order_key AND e.number < d.number)";
     assert_eq!(number(store, stuck).await, 0, "something waits behind nothing");

@@ -23,6 +23,24 @@ pub(in crate::tests) async fn what_is_due_is_held_once_and_in_its_order(store: &
     sound(store).await;
 }
 
+pub(in crate::tests) async fn lanes_are_read_on_behind_the_last_one(store: &Store) {
+    accept(store, "acme", &["a", "b"]).await;
+    fan_out(store, &to(&["e1", "e2", "e3"])).await;
+    let mut seen = Vec::new();
+    let mut after = None;
+    loop {
+        let lanes = store.due_lanes(after.as_ref(), 2).await.unwrap();
+        let mut ids: Vec<_> = lanes.into_iter().map(|lane| lane.endpoint).collect();
+        ids.sort();
+        after = ids.last().cloned();
+        seen.push(ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, ["e1 e2", "e3", ""]);
+}
+
 pub(in crate::tests) async fn what_is_due_later_waits_and_low_water_is_kept(store: &Store) {
     accept(store, "acme", &["a", "b"]).await;
     fan_out(store, &to(&["e1"])).await;
@@ -30,7 +48,7 @@ pub(in crate::tests) async fn what_is_due_later_waits_and_low_water_is_kept(stor
     let soon = later(Duration::from_secs(600));
     settle(store, &held[..1], Next::Due(soon)).await;
     settle(store, &held[1..], Next::Due(now())).await;
-    let lanes = store.due_lanes(10).await.unwrap();
+    let lanes = store.due_lanes(None, 10).await.unwrap();
     assert_eq!(lanes.len(), 1);
     assert!(lanes[0].due_at < soon);
     assert_eq!(store.backlog().await.unwrap().oldest_due, Some(lanes[0].due_at));
@@ -40,7 +58,7 @@ pub(in crate::tests) async fn what_is_due_later_waits_and_low_water_is_kept(stor
     let again = hold(store, "e1", 9).await;
     assert_eq!(ids(&again), ["b"]);
     assert_eq!((again[0].attempt, again[0].fence > held[1].fence), (2, true));
-    let lanes = store.due_lanes(10).await.unwrap();
+    let lanes = store.due_lanes(None, 10).await.unwrap();
     assert_eq!((lanes.len(), lanes[0].due_at), (1, soon));
     // Given back untried, it counts as none.
     let untried = Settlement { attempt: None, ..settlement(&again[0], Next::Due(now())) };

@@ -276,3 +276,94 @@ pub(in crate::tests) async fn what_was_given_up_is_no_dead_letter(store: &Store)
     }
     sound(store).await;
 }
+
+pub(in crate::tests) async fn what_waited_goes_in_its_turn_once_its_endpoint_is_enabled(
+    store: &Store,
+) {
+    accept(store, "acme", &["a-1", "a-2", "b-1"]).await;
+    fan_out(store, &by_key("e1")).await;
+    store.disable_endpoint(disabled("e1", 0, Reason::Gone), told(1)).await.unwrap();
+    assert_eq!(store.mend_order().await.unwrap(), 1);
+    accept(store, "acme", &["a-3"]).await;
+    fan_out(store, &by_key("e1")).await;
+    let (gone, blocked) = (Some(Reason::Gone), Some(Reason::Blocked));
+    let parked = [(1, gone), (2, blocked), (3, gone), (4, blocked)];
+    assert_eq!(in_state(store, DeliveryState::Parked).await, parked);
+    assert_eq!(store.backlog().await.unwrap().waiting, 0, "it shuts nobody's door");
+    sound(store).await;
+    assert_eq!(done(store.write(enable("e1", Recover::Parked)).await).rows, 2);
+    assert_eq!(store.backlog().await.unwrap().waiting, 2);
+    let mut sent = Vec::new();
+    loop {
+        let held = hold(store, "e1", 9).await;
+        if held.is_empty() {
+            break;
+        }
+        sent.extend(ids(&held));
+        settle(store, &held, Next::Delivered).await;
+        sound(store).await;
+    }
+    assert_eq!(sent, ["a-1", "b-1", "a-2", "a-3"]);
+}
+
+/// More of a key than one transaction takes.
+pub(in crate::tests) async fn what_waited_is_left_with_the_rest_where_nothing_is_recovered(
+    store: &Store,
+) {
+    const BEHIND: usize = 1_500;
+    accept(store, "acme", &["a-1"]).await;
+    fan_out(store, &by_key("e1")).await;
+    store.disable_endpoint(disabled("e1", 0, Reason::Gone), told(1)).await.unwrap();
+    let behind = (0..BEHIND).map(|count| event("acme", &format!("a-behind-{count}"))).collect();
+    store.accept_events(vec![arriving(behind)]).await.unwrap();
+    while store.fan_out(by_key("e1"), None, 2_000).await.unwrap().events > 0 {}
+    done(store.write(enable("e1", Recover::Nothing)).await);
+    assert_eq!(hold(store, "e1", 9).await, []);
+    sound(store).await;
+    accept(store, "acme", &["a-2"]).await;
+    fan_out(store, &by_key("e1")).await;
+    assert_eq!(ids(&hold(store, "e1", 9).await), ["a-2"], "it goes on with what comes");
+    // Whoever thinks better of it gets it all.
+    assert_eq!(done(store.write(enable("e1", Recover::Parked)).await).rows, BEHIND as u64 + 1);
+    assert_eq!(hold(store, "e1", 2_000).await.len(), BEHIND + 1);
+    sound(store).await;
+}
+
+pub(in crate::tests) async fn what_is_said_of_an_endpoint_before_it_was_enabled_parks_nothing(
+    store: &Store,
+) {
+    accept(store, "acme", &["a", "b"]).await;
+    fan_out(store, &to(&["e1"])).await;
+    let held = hold(store, "e1", 9).await;
+    store.disable_endpoint(disabled("e1", 0, Reason::Gone), told(1)).await.unwrap();
+    settle(store, &held[..1], Next::Parked(Reason::Gone)).await;
+    assert_eq!(done(store.write(enable("e1", Recover::Parked)).await).rows, 1);
+    // A dispatcher that did not hear of it yet.
+    settle(store, &held[1..], Next::Parked(Reason::Gone)).await;
+    assert_eq!(in_state(store, DeliveryState::Parked).await, []);
+    sound(store).await;
+    let query = DeliveryQuery { limit: 9, ..DeliveryQuery::default() };
+    let [last, _] = store.deliveries(&query).await.unwrap().try_into().unwrap();
+    assert!(last.due_at.unwrap() <= later(Duration::from_secs(2)), "{last:?}");
+    // Once it is disabled anew, that is what counts.
+    store.disable_endpoint(disabled("e1", 1, Reason::Gone), told(2)).await.unwrap();
+    assert_eq!(in_state(store, DeliveryState::Parked).await.len(), 2);
+    sound(store).await;
+}
+
+/// While it is still being disabled.
+pub(in crate::tests) async fn whoever_enables_an_endpoint_ends_its_parking(store: &Store) {
+    const ALL: u64 = 20_000;
+    let events = (0..ALL).map(|count| event("acme", &count.to_string())).collect();
+    store.accept_events(vec![arriving(events)]).await.unwrap();
+    while store.fan_out(to(&["e1"]), None, 2_000).await.unwrap().events > 0 {}
+    let disables = store.disable_endpoint(disabled("e1", 0, Reason::Gone), told(1));
+    let enables = async {
+        while store.standings().await.unwrap().is_empty() {}
+        done(store.write(enable("e1", Recover::Parked)).await)
+    };
+    let (is_new, _) = tokio::join!(disables, enables);
+    assert!(is_new.unwrap());
+    assert_eq!(in_state(store, DeliveryState::Parked).await, []);
+    sound(store).await;
+}

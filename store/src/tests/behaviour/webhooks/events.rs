@@ -161,9 +161,7 @@ pub(in crate::tests) async fn many_fan_out(store: Store) {
         let store = store.clone();
         tasks.spawn(async move {
             let begun = std::time::Instant::now();
-            while number(&store, "SELECT number FROM webhook_numbers WHERE name = 'fan_out'").await
-                < EVENTS as i64
-            {
+            while store.newest_delivery().await.unwrap() < 3 * EVENTS as u64 {
                 assert!(begun.elapsed() < Duration::from_secs(60));
                 if store.fan_out(to(&["e1", "e2", "e3"]), None, 7).await.unwrap().events == 0 {
                     rest().await;
@@ -212,10 +210,11 @@ pub(in crate::tests) async fn what_there_is_to_do_ends_the_wait(store: &Store) {
 
 pub(in crate::tests) async fn a_transaction_makes_a_bounded_number_of_deliveries(store: &Store) {
     accept(store, "acme", &["a", "b", "c", "d", "e"]).await;
-    for (events, more) in [(2, true), (2, true), (1, false), (0, false)] {
+    for (events, more) in [(1, true), (2, true), (2, false), (0, false)] {
         let told = store.fan_out(to_many(700), None, 100).await.unwrap();
         assert_eq!((told.events, told.more), (events, more));
         assert_eq!(told.lanes.len(), if events > 0 { 700 } else { 0 });
+        sound(store).await;
     }
     // One event is done with, however many want it.
     accept(store, "acme", &["f", "g"]).await;
@@ -228,6 +227,111 @@ pub(in crate::tests) async fn a_transaction_makes_a_bounded_number_of_deliveries
     accept(store, "acme", &["h", "i"]).await;
     assert!(store.fan_out(to(&["e1"]), None, 2).await.unwrap().more);
     sound(store).await;
+}
+
+/// Accepts so many events of a tenant, in few requests.
+async fn accept_many(store: &Store, tenant: &str, prefix: &str, count: usize) {
+    let events = (0..count).map(|id| event(tenant, &format!("{prefix}{id}"))).collect();
+    store.accept_events(vec![arriving(events)]).await.unwrap();
+}
+
+/// The ids of the events that an endpoint has deliveries of, in the order of these.
+async fn polled(store: &Store, tenant: &str, endpoint: &str) -> Vec<WebhookId> {
+    let (tenant, endpoint) = (tenant.into(), endpoint.into());
+    let polled = store.endpoint_events(&tenant, &endpoint, 0, 2_000).await.unwrap();
+    polled.into_iter().map(|polled| polled.webhook_id).collect()
+}
+
+/// The ids of so many events.
+fn named(tenant: &str, prefix: &str, count: usize) -> Vec<WebhookId> {
+    (0..count).map(|id| event(tenant, &format!("{prefix}{id}")).webhook_id).collect()
+}
+
+pub(in crate::tests) async fn nobody_waits_for_who_is_wide_or_sends_much(store: &Store) {
+    const WIDE: &[(&str, u32)] = &[("acme", 200)];
+    for (round, wide, events, all) in [("w", WIDE, 120, 3), ("m", &[], 900, 6)] {
+        accept_many(store, "acme", round, events).await;
+        accept_many(store, "globex", round, 3).await;
+        let before = store.newest_delivery().await.unwrap();
+        for _ in 0..2 {
+            assert!(store.fan_out(by_tenant(wide), None, 100).await.unwrap().more);
+            sound(store).await;
+        }
+        assert_eq!(polled(store, "globex", "globex-0").await.len(), all, "{round}");
+        let made = store.newest_delivery().await.unwrap() - before;
+        assert!(made < 3_000, "{round}: {made} deliveries were made before");
+        let backlog = store.backlog().await.unwrap();
+        assert_eq!(backlog.aside, 1, "{round}");
+        let (next, _) = backlog.next_event.unwrap();
+        let next = store.events_after(next - 1, 1).await.unwrap();
+        assert_eq!(next[0].tenant.as_str(), "acme", "its next event is the oldest that waits");
+        // What comes meanwhile stays behind it.
+        accept_many(store, "acme", &format!("{round}-later"), 2).await;
+        while store.fan_out(by_tenant(wide), None, 100).await.unwrap().more {}
+        sound(store).await;
+        let backlog = store.backlog().await.unwrap();
+        assert_eq!((backlog.aside, backlog.next_event), (0, None));
+    }
+    let wide = [named("acme", "w", 120), named("acme", "w-later", 2)].concat();
+    assert_eq!(polled(store, "acme", "acme-199").await, wide, "each once, in order");
+    let all = [wide, named("acme", "m", 900), named("acme", "m-later", 2)].concat();
+    assert_eq!(polled(store, "acme", "acme-0").await, all);
+}
+
+pub(in crate::tests) async fn those_aside_take_turns(store: &Store) {
+    const WIDE: &[(&str, u32)] = &[("acme", 400), ("beta", 400), ("gamma", 400), ("delta", 400)];
+    for (tenant, _) in WIDE {
+        accept_many(store, tenant, "x", 20).await;
+    }
+    let mut seen = Vec::new();
+    while store.fan_out(by_tenant(WIDE), None, 100).await.unwrap().more {
+        let mut counts = Vec::new();
+        for (tenant, _) in WIDE {
+            counts.push(polled(store, tenant, &format!("{tenant}-0")).await.len());
+        }
+        seen.push(counts);
+    }
+    for counts in &seen {
+        let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+        assert!(most - least <= 2, "{seen:?}");
+    }
+    assert!(seen.len() < 22, "all of them in each turn: {seen:?}");
+    for (tenant, _) in WIDE {
+        assert_eq!(polled(store, tenant, &format!("{tenant}-399")).await, named(tenant, "x", 20));
+    }
+    sound(store).await;
+}
+
+/// Several fan out at once what is wide and what is not, while events arrive.
+pub(in crate::tests) async fn many_fan_out_what_is_wide(store: Store) {
+    const EVENTS: usize = 60;
+    let plan = || by_tenant(&[("acme", 60), ("beta", 30)]);
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let store = store.clone();
+        tasks.spawn(async move {
+            let begun = std::time::Instant::now();
+            while store.newest_delivery().await.unwrap() < EVENTS as u64 * (60 + 30 + 1) {
+                assert!(begun.elapsed() < Duration::from_secs(60));
+                if store.fan_out(plan(), None, 7).await.unwrap().events == 0 {
+                    rest().await;
+                }
+            }
+        });
+    }
+    for count in 0..EVENTS {
+        for tenant in ["acme", "beta", "globex"] {
+            accept(&store, tenant, &[&format!("x{count}")]).await;
+        }
+    }
+    tasks.join_all().await;
+    for (tenant, last) in [("acme", 59), ("beta", 29), ("globex", 0)] {
+        for endpoint in [0, last] {
+            let polled = polled(&store, tenant, &format!("{tenant}-{endpoint}")).await;
+            assert_eq!(polled, named(tenant, "x", EVENTS), "each once, in the order of events");
+        }
+    }
+    sound(&store).await;
 }
 
 pub(in crate::tests) async fn a_plan_of_an_older_document_does_nothing(store: &Store) {
@@ -243,10 +347,10 @@ pub(in crate::tests) async fn a_plan_of_an_older_document_does_nothing(store: &S
     fan_out(Some(3), false).await;
     published(store, "one", 0).await;
     fan_out(Some(1), false).await;
-    // One that is on some nodes only is not everybody's: they may be ahead, and others need not follow.
+    // One that is on some nodes only is not everybody's: nobody plans by it, and the others need not follow.
     done(store.write(staged("two", 1, &["n1"])).await);
     fan_out(Some(1), false).await;
-    fan_out(Some(2), false).await;
+    fan_out(Some(2), true).await;
     done(store.write(write(Effect::Release(2))).await);
     fan_out(Some(1), true).await;
     fan_out(Some(2), false).await;

@@ -1,9 +1,10 @@
 //! Order: what waits for what, and what it comes to when several work at once.
 
 use super::*;
-use crate::control::Effect;
+use crate::control::{Effect, WriteError};
 use crate::tests::samples::{done, write};
-use model::webhook::Reason;
+use crate::webhooks::DeliveryQuery;
+use model::webhook::{DeliveryState, Reason};
 
 const STOP: Next = Next::Dead { reason: Reason::Exhausted, blocks: true };
 const SKIP: Next = Next::Dead { reason: Reason::Exhausted, blocks: false };
@@ -149,4 +150,77 @@ pub(in crate::tests) async fn what_is_stuck_is_mended(store: &Store) {
     }
     assert_eq!(mended, 550);
     sound(store).await;
+}
+
+/// Each delivery with what a reader is told of it, and how many are counted.
+async fn seen(store: &Store) -> (Vec<(DeliveryState, Option<Reason>)>, u64) {
+    let query = DeliveryQuery { limit: 100, ..DeliveryQuery::default() };
+    let found = store.deliveries(&query).await.unwrap();
+    let seen = found.iter().rev().map(|found| (found.state, found.reason)).collect();
+    (seen, store.backlog().await.unwrap().waiting)
+}
+
+pub(in crate::tests) async fn what_waits_behind_one_that_nobody_works_at_takes_up_no_backlog(
+    store: &Store,
+) {
+    const PENDING: (DeliveryState, Option<Reason>) = (DeliveryState::Pending, None);
+    const BLOCKED: (DeliveryState, Option<Reason>) = (DeliveryState::Parked, Some(Reason::Blocked));
+    for (next, first) in [
+        (STOP, (DeliveryState::Dead, Some(Reason::Exhausted))),
+        (Next::Parked(Reason::Removed), (DeliveryState::Parked, Some(Reason::Removed))),
+    ] {
+        let before = seen(store).await.0.len() as u64;
+        accept(store, "acme", &[&format!("{before}a-1"), &format!("{before}a-2")]).await;
+        fan_out(store, &by_key("e1")).await;
+        settle(store, &hold(store, "e1", 9).await, next).await;
+        // What was there is parked by a sweep, what comes at once.
+        accept(store, "acme", &[&format!("{before}a-3"), &format!("{before}b-1")]).await;
+        fan_out(store, &by_key("e1")).await;
+        let of = async || {
+            let (seen, waiting) = seen(store).await;
+            (seen[usize::try_from(before).unwrap()..].to_vec(), waiting)
+        };
+        assert_eq!(of().await, (vec![first, PENDING, BLOCKED, PENDING], 2));
+        assert_eq!(store.mend_order().await.unwrap(), 1);
+        assert_eq!(of().await, (vec![first, BLOCKED, BLOCKED, PENDING], 1));
+        assert_eq!(store.mend_order().await.unwrap(), 0);
+        sound(store).await;
+        let held = hold(store, "e1", 9).await;
+        assert_eq!(ids(&held), [format!("{before}b-1")]);
+        settle(store, &held, Next::Delivered).await;
+        // Nobody makes it overtake.
+        let told = store.write(write(Effect::RetryDelivery { number: before + 2 })).await;
+        assert!(matches!(told, Err(WriteError::Stale)), "{told:?}");
+        // The first goes on, and each after it in its turn.
+        done(store.write(write(Effect::RetryDelivery { number: before + 1 })).await);
+        for (place, left) in [(1, 2), (2, 1)] {
+            let held = hold(store, "e1", 9).await;
+            assert_eq!(ids(&held), [format!("{before}a-{place}")]);
+            assert_eq!(of().await.1, 1, "it counts while it is its turn");
+            let (seen, _) = of().await;
+            assert_eq!(seen.iter().filter(|seen| **seen == BLOCKED).count(), left);
+            settle(store, &held, Next::Delivered).await;
+            sound(store).await;
+        }
+        // Or it is given up.
+        done(store.write(write(Effect::DiscardDelivery { number: before + 3 })).await);
+        assert_eq!(of().await.1, 0);
+        sound(store).await;
+    }
+}
+
+pub(in crate::tests) async fn what_waits_behind_many_is_parked_a_few_at_a_time(store: &Store) {
+    const BEHIND: usize = 5_000;
+    accept(store, "acme", &["a-first"]).await;
+    let events = (0..BEHIND).map(|count| event("acme", &format!("a-{count}"))).collect();
+    store.accept_events(vec![arriving(events)]).await.unwrap();
+    while store.fan_out(by_key("e1"), None, 2_000).await.unwrap().events > 0 {}
+    settle(store, &hold(store, "e1", 9).await, STOP).await;
+    let mut swept = Vec::new();
+    while swept.last() != Some(&0) {
+        swept.push(store.mend_order().await.unwrap());
+        sound(store).await;
+    }
+    assert_eq!(swept, [4_000, 1_000, 0], "no sweep does it all");
+    assert_eq!(store.backlog().await.unwrap().waiting, 0);
 }

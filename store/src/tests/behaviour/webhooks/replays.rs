@@ -125,10 +125,10 @@ pub(in crate::tests) async fn a_page_is_queued_by_who_holds_the_replay(store: &S
     let stale = ReplayStep { stale: true, ..ReplayStep::NONE };
     let step = store.replay_step(&first.id, fence, to(&["e1"]), None, 2, SPAN).await.unwrap();
     assert_eq!(step, stale);
-    // Of two at once, one moves on.
+    // Of two at once, one moves on, or one after the other: even then something is left.
     let (one, two) = tokio::join!(
-        store.replay_step(&first.id, newer, to(&["e1"]), None, 2, SPAN),
-        store.replay_step(&first.id, newer, to(&["e1"]), None, 2, SPAN),
+        store.replay_step(&first.id, newer, to(&["e1"]), None, 1, SPAN),
+        store.replay_step(&first.id, newer, to(&["e1"]), None, 1, SPAN),
     );
     let queued = one.unwrap().queued + two.unwrap().queued;
     let made = number(store, "SELECT count(*) FROM webhook_deliveries").await;
@@ -175,6 +175,51 @@ pub(in crate::tests) async fn a_reader_that_was_taken_over_keeps_nothing(store: 
     // Who held it already goes on under a new fence.
     let third = store.hold_reader("outbox", "d2", SPAN).await.unwrap().unwrap();
     assert!(third.fence > second.fence);
+}
+
+pub(in crate::tests) async fn what_somebody_leaves_is_held_by_others_at_once(store: &Store) {
+    accept(store, "acme", &["a"]).await;
+    let (replay, _) = begun(store, replay(1, Dedupe::Force)).await;
+    for (name, holder) in [("outbox", "d1"), ("poll/crm", "d1"), ("poll/erp", "d2")] {
+        store.hold_reader(name, holder, SPAN).await.unwrap().unwrap();
+    }
+    store.leave("d1").await.unwrap();
+    for (name, is_free) in [("outbox", true), ("poll/crm", true), ("poll/erp", false)] {
+        let held = store.hold_reader(name, "d3", SPAN).await.unwrap();
+        assert_eq!(held.is_some(), is_free, "{name}");
+    }
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let (again, _) = store.hold_replay("d3", SPAN).await.unwrap().unwrap();
+    assert_eq!(again.id, replay);
+    store.leave("d1").await.unwrap();
+    assert_eq!(store.hold_replay("d1", SPAN).await.unwrap(), None, "it is another one's by now");
+}
+
+pub(in crate::tests) async fn a_replay_rests_for_as_long_as_what_it_queued_takes_at_its_rate(
+    store: &Store,
+) {
+    accept(store, "acme", &["a", "b"]).await;
+    fan_out(store, &to(&[])).await;
+    let slow = replay(1, Dedupe::Force);
+    let slow = Replay { request: ReplayRequest { rate: 1, ..slow.request }, ..slow };
+    let (id, fence) = begun(store, slow).await;
+    let left = async || {
+        number(store, "SELECT hold_until FROM webhook_replays").await - now().as_microsecond()
+    };
+    let queued = |queued| ReplayStep { queued, ..ReplayStep::NONE };
+    // As long as it is held: whoever holds it waits.
+    let step = store.replay_step(&id, fence, to_many(40), None, 1, SPAN).await.unwrap();
+    assert_eq!(step, queued(40));
+    // For longer, nobody holds it, and whoever ends does not shorten that.
+    let step = store.replay_step(&id, fence, to_many(300), None, 1, SPAN).await.unwrap();
+    assert_eq!(step, ReplayStep { waits: true, ..queued(300) });
+    store.leave("d1").await.unwrap();
+    assert!((290_000_000..=300_000_000).contains(&left().await), "{} µs", left().await);
+    assert_eq!(store.hold_replay("d2", SPAN).await.unwrap(), None);
+    execute(store, "UPDATE webhook_replays SET hold_until = hold_until - 301000000").await;
+    let (_, fence) = store.hold_replay("d2", SPAN).await.unwrap().unwrap();
+    let step = store.replay_step(&id, fence, to_many(1), None, 1, SPAN).await.unwrap();
+    assert_eq!(step, ReplayStep { state: ReplayState::Done, ..ReplayStep::NONE });
 }
 
 /// Creates a replay, and holds it.
@@ -249,5 +294,27 @@ pub(in crate::tests) async fn a_page_of_an_older_document_is_not_queued(store: &
         let step = store.replay_step(&id, fence, to(&["e1"]), revision, 9, SPAN).await.unwrap();
         assert_eq!(step, expected, "{revision:?}");
     }
+    sound(store).await;
+}
+
+/// Events of a tenant that is aside are planned behind the cursor.
+pub(in crate::tests) async fn a_replay_goes_no_further_than_its_tenants_own_place(store: &Store) {
+    const WIDE: &[(&str, u32)] = &[("acme", 600)];
+    accept(store, "acme", &["a", "b", "c"]).await;
+    accept(store, "globex", &["a"]).await;
+    let fanned_out = store.fan_out(by_tenant(WIDE), None, 9).await.unwrap();
+    assert_eq!(fanned_out.events, 2, "one of each");
+    let count = store.replay_count(&request(Dedupe::SkipDelivered)).await.unwrap();
+    assert_eq!(count, ReplayCount { events: 1, queue: 0, skip: 600 });
+    let (id, fence) = begun(store, replay(1, Dedupe::SkipDelivered)).await;
+    let step = async |fence| store.replay_step(&id, fence, by_tenant(WIDE), None, 9, SPAN).await;
+    assert_eq!(step(fence).await.unwrap().skipped, 600);
+    assert!(step(fence).await.unwrap().waits, "for what is planned in its tenant's turns");
+    while store.fan_out(by_tenant(WIDE), None, 9).await.unwrap().more {}
+    execute(store, "UPDATE webhook_replays SET hold_until = hold_until - 1000000").await;
+    let (_, fence) = store.hold_replay("d2", SPAN).await.unwrap().unwrap();
+    let told = step(fence).await.unwrap();
+    assert_eq!((told.queued, told.skipped, told.state), (0, 1_200, ReplayState::Done));
+    assert_eq!(number(store, "SELECT count(*) FROM webhook_deliveries").await, 3 * 600 + 1);
     sound(store).await;
 }
