@@ -90,7 +90,7 @@ chaos: setup-test build ## Kill processes that hold idempotency records, ROUNDS 
 	  $(CARGO) test --locked -q -p tests --test it process_was_killed || exit 1; \
 	done
 	TOLLGATE_TEST_LONG=1 scripts/services with \
-	  $(CARGO) test --locked -p tests --test it -- keys_under_kills keys_arrive_once quotas_ webhooks_accepted webhooks_under_kills webhooks_replayed webhooks_neighbour \
+	  $(CARGO) test --locked -p tests --test it -- keys_under_kills keys_arrive_once quotas_ webhooks_accepted webhooks_under_kills webhooks_in_order webhooks_replayed webhooks_neighbour \
 	    --nocapture --test-threads 1
 
 .PHONY: fuzz

@@ -119,7 +119,8 @@ impl Node {
         #[cfg(any(feature = "nats", feature = "kafka"))]
         if let (Some(ingest), Some(dispatcher)) = (&ingest, &dispatcher) {
             let (store, ingest) = (parts.store.clone(), ingest.clone());
-            let holder = dispatcher.holder().to_owned();
+            // Not the dispatcher's own: which of both ends first gives back its places alone.
+            let holder = format!("{}/streams", dispatcher.holder());
             let streams = streams::Parts { store, ingest, holder };
             servers.spawn(streams::run(settings.streams.clone(), streams, stopped.clone()));
         }

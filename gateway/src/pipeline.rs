@@ -298,11 +298,11 @@ async fn clear_again<B: BodySource>(
     // An exchange that is cut off meanwhile leaves nothing held.
     let unsent = Unsent::of(cx.gateway, claim, &cx.trace.request_id);
     let cleared = clear(cx, facts, caller, version).await;
-    unsent.goes_on();
     if cleared.is_err() {
         let (free, request_id) = (Ending::Unsent.disposition(&[]), &cx.trace.request_id);
         facts.settled = settling::settle(cx.gateway, claim, free, || None, request_id).await;
     }
+    unsent.goes_on();
     cleared
 }
 

@@ -49,8 +49,12 @@ CREATE INDEX webhook_deliveries_held ON webhook_deliveries (holder) WHERE state 
 CREATE INDEX webhook_deliveries_order ON webhook_deliveries (endpoint, order_key, number) WHERE blocks = 1;
 CREATE INDEX webhook_deliveries_waiting ON webhook_deliveries (endpoint, order_key, number)
     WHERE state = 'pending' AND due_at IS NULL;
-CREATE INDEX webhook_deliveries_parked ON webhook_deliveries (endpoint, number)
+-- What is taken up or left; and what is looked for, by endpoint or not.
+CREATE INDEX webhook_deliveries_taken_up ON webhook_deliveries (state, endpoint, blocks, number)
     WHERE state = 'parked' AND reason <> 'blocked';
+CREATE INDEX webhook_deliveries_parked ON webhook_deliveries (state, number) WHERE state = 'parked';
+CREATE INDEX webhook_deliveries_parked_endpoint ON webhook_deliveries (state, endpoint, number)
+    WHERE state = 'parked';
 CREATE INDEX webhook_deliveries_dead ON webhook_deliveries (number) WHERE state = 'dead';
 CREATE INDEX webhook_deliveries_dead_letters ON webhook_deliveries (number)
     WHERE state = 'dead' AND reason <> 'discarded';
@@ -68,7 +72,8 @@ CREATE TABLE webhook_waiting (
 );
 
 -- What is known of endpoints beside the document. `recovery`: what is still to be done with those that were parked up to
--- the number `recover_to`. `enabled_at`: when somebody enabled it last.
+-- the number `recover_to`. `enabled_at`: when somebody enabled it last. `named_at`: when a document was known to name it,
+-- an hour late at most.
 CREATE TABLE webhook_standings (
     endpoint        TEXT   NOT NULL PRIMARY KEY,
     tenant          TEXT   NOT NULL,
@@ -80,7 +85,8 @@ CREATE TABLE webhook_standings (
     at              BIGINT NOT NULL,
     recovery        TEXT,
     recover_to      BIGINT,
-    enabled_at      BIGINT
+    enabled_at      BIGINT,
+    named_at        BIGINT NOT NULL DEFAULT 0
 );
 
 CREATE TABLE webhook_dispatchers (

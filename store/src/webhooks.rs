@@ -15,6 +15,7 @@ mod expired;
 mod fan_out;
 mod gone;
 mod hold;
+mod leaving;
 mod lost;
 mod order;
 mod planning;
@@ -69,9 +70,11 @@ pub(crate) fn texts(is_postgres: bool) -> std::collections::BTreeMap<&'static st
         ("give_back", &lost::GIVE_BACK),
         ("park", &standings::PARK),
         ("take", &taking_up::TAKE),
-        ("let_go", &taking_up::LET_GO),
         ("take_one", &taking_up::TAKE_ONE),
-        ("let_one_go", &taking_up::LET_ONE_GO),
+        ("stopping", &leaving::STOPPING),
+        ("behind", &leaving::BEHIND),
+        ("left_parked", &leaving::PARKED),
+        ("let_go", &leaving::LET_GO),
         ("made", &replays::MADE),
         ("again", &replays::AGAIN),
         ("deliveries_to_purge", &retention::DELIVERIES),
@@ -87,6 +90,8 @@ pub(crate) fn texts(is_postgres: bool) -> std::collections::BTreeMap<&'static st
         ("dead", reading::DEAD),
         ("window", planning::WINDOW),
         ("page", turn::PAGE),
+        ("sizes_of_page", turn::SIZES),
+        ("sizes_of_window", planning::SIZES),
         ("next", reading::NEXT),
         ("aside", reading::ASIDE),
         ("counted", replay_count::COUNTED),
@@ -98,4 +103,11 @@ pub(crate) fn texts(is_postgres: bool) -> std::collections::BTreeMap<&'static st
     texts.remove(if is_postgres { "hold_lane" } else { "hold_lanes" });
     texts.extend(plain);
     texts
+}
+
+/// The search for deliveries in a state, with one more condition.
+#[cfg(test)]
+pub(crate) fn search_in(state: model::webhook::DeliveryState, also: &str) -> String {
+    let (list, state) = (reading::LIST, reading::in_state(state));
+    format!("{list} WHERE {state}{also} ORDER BY d.number DESC LIMIT 20")
 }

@@ -12,7 +12,7 @@ use crate::control::{Effect, Recover};
 use crate::webhooks::{self, Plan};
 use jiff::Timestamp;
 use model::Clock;
-use model::webhook::{Dedupe, Next, Reason, Replay, ReplayRequest, ReplayState};
+use model::webhook::{Dedupe, DeliveryState, Next, Reason, Replay, ReplayRequest, ReplayState};
 use sqlx::Row as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,9 +60,16 @@ async fn sqlite_reads_no_table_from_end_to_end_and_sorts_nothing_large() {
         }
     }
     assert_eq!(slow, [""; 0]);
-    let plan = sqlite_plan(&store, webhooks::texts(false)["hold_lane"]).await;
     let due = "webhook_deliveries_due (endpoint=? AND due_at>? AND due_at<?)";
-    assert!(plan.iter().any(|step| step.contains(due)), "{plan:#?}");
+    // Without what is blocked.
+    let taken_up = "webhook_deliveries_taken_up (state=? AND endpoint=?";
+    for (name, index) in
+        [("hold_lane", due), ("take", taken_up), ("take_one", taken_up), ("stopping", taken_up)]
+    {
+        let plan = sqlite_plan(&store, webhooks::texts(false)[name]).await;
+        assert!(plan.iter().any(|step| step.contains(index)), "{name}: {plan:#?}");
+        assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{name}: {plan:#?}");
+    }
 }
 
 /// How many blocks PostgreSQL looks at to hold 50 deliveries of a lane. Undone.
@@ -332,7 +339,7 @@ async fn had(store: &Store, database: &Database, sql: &str) -> tokio::task::Join
 
 #[tokio::test]
 async fn what_fan_out_has_while_an_endpoint_is_enabled_is_taken_up() {
-    for (recover, next) in [(Recover::Parked, "a-1"), (Recover::Nothing, "a-2")] {
+    for (recover, next) in [(Recover::Parked, "a-1"), (Recover::Nothing, "a-3")] {
         let (store, database) = postgres().await;
         accept(&store, "acme", &["a-1", "a-2"]).await;
         fan_out(&store, &by_key("e1")).await;
@@ -341,10 +348,32 @@ async fn what_fan_out_has_while_an_endpoint_is_enabled_is_taken_up() {
         let has = had(&store, &database, head).await;
         let (endpoint, tenant) = ("e1".into(), "acme".into());
         done(store.write(write(Effect::EnableEndpoint { endpoint, tenant, recover })).await);
+        accept(&store, "acme", &["a-3"]).await;
+        fan_out(&store, &by_key("e1")).await;
         assert_eq!(ids(&hold(&store, "e1", 9).await), [next]);
         has.await.unwrap();
         sound(&store).await;
     }
+}
+
+#[tokio::test]
+async fn what_somebody_has_while_it_is_being_left_is_not_sent() {
+    let (store, database) = postgres().await;
+    accept(&store, "acme", &["a-1", "a-2", "a-3"]).await;
+    fan_out(&store, &by_key("e1")).await;
+    settle(&store, &hold(&store, "e1", 1).await, Next::Parked(Reason::Gone)).await;
+    assert_eq!(store.mend_order().await.unwrap(), 2);
+    let second = "SELECT 1 FROM webhook_deliveries WHERE number = 2 FOR UPDATE";
+    let has = had(&store, &database, second).await;
+    let (endpoint, tenant) = ("e1".into(), "acme".into());
+    let recover = Recover::Nothing;
+    done(store.write(write(Effect::EnableEndpoint { endpoint, tenant, recover })).await);
+    has.await.unwrap();
+    store.mend_order().await.unwrap();
+    assert_eq!(hold(&store, "e1", 9).await, []);
+    let left = "SELECT count(*) FROM webhook_deliveries WHERE state = 'parked' AND blocks = 0";
+    assert_eq!(number(&store, left).await, 3);
+    sound(&store).await;
 }
 
 /// Whoever makes deliveries sees those of the one before.
@@ -405,6 +434,11 @@ async fn postgres_reads_nothing_of_what_is_blocked() {
         execute(&store, analyze).await;
         for (name, given) in [
             ("take", ["'e1'", "'acme'", "1000000", "1000"].as_slice()),
+            ("stopping", &["'e1'", "'acme'", "1000000", "1000"]),
+            (
+                "behind",
+                &[r#"'[{"number":1,"endpoint":"e1","order_key":"acme b"}]'"#, "1000000", "1000"],
+            ),
             ("sweep", &["''", "''", "1000"]),
             ("block", &[r#"'[{"number":1}]'"#, "1000"]),
             ("release", &[r#"'[{"endpoint":"e1","order_key":"acme a"}]'"#]),
@@ -415,6 +449,46 @@ async fn postgres_reads_nothing_of_what_is_blocked() {
             }
             let blocks = blocks_of(&store, &sql).await;
             assert!(blocks < 500, "{name} looks at {blocks} blocks after {analyze}");
+        }
+    }
+}
+
+/// What else was asked for of what is parked.
+const ALSO: [&str; 4] =
+    ["", " AND d.endpoint = 'e2'", " AND d.tenant = 'acme'", " AND d.number < 19990"];
+
+#[tokio::test]
+async fn sqlite_finds_what_is_parked_by_an_index_of_it() {
+    let (store, _keep) = sqlite().await;
+    // It prefers to go by the tenant where one is given.
+    for also in ALSO.into_iter().filter(|also| !also.contains("tenant")) {
+        let sql = webhooks::search_in(DeliveryState::Parked, also);
+        let plan = sqlite_plan(&store, Box::leak(sql.into_boxed_str())).await;
+        assert!(plan.iter().any(|step| step.contains("webhook_deliveries_parked")), "{plan:#?}");
+        assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:#?}");
+    }
+}
+
+/// However much was delivered since, or is parked of other endpoints.
+#[tokio::test]
+async fn postgres_finds_what_is_parked_among_what_is_not() {
+    let (store, _database) = postgres().await;
+    fill(&store, "e2", "few", 3).await;
+    fill(&store, "e1", "much", 20_000).await;
+    let parked = "UPDATE webhook_deliveries SET state = 'parked', reason = 'blocked', due_at = NULL WHERE number <= 3";
+    execute(&store, parked).await;
+    let others =
+        "UPDATE webhook_deliveries SET state = 'delivered', due_at = NULL WHERE number > 3";
+    execute(&store, others).await;
+    for are_many in [false, true] {
+        if are_many {
+            let many = "UPDATE webhook_deliveries SET state = 'parked', reason = 'gone' WHERE number BETWEEN 4 AND 10000";
+            execute(&store, many).await;
+        }
+        execute(&store, "ANALYZE webhook_deliveries, webhook_events").await;
+        for also in ALSO {
+            let blocks = blocks_of(&store, &webhooks::search_in(DeliveryState::Parked, also)).await;
+            assert!(blocks < 200, "{blocks} blocks to find those that are parked{also}");
         }
     }
 }

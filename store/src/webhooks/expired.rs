@@ -2,7 +2,8 @@
 //! given up.
 //!
 //! Invariant: what went so is counted in the transaction that deletes it, and told to its tenant in the one that takes the
-//! count away: once, whoever is killed in between.
+//! count away: once, whoever is killed in between. What tells of such is not counted when it goes undelivered itself: who
+//! takes nothing would be told of it for ever.
 
 use super::lost::now;
 use super::sql::Sql;
@@ -25,6 +26,20 @@ use uuid::Uuid;
 
 /// How many endpoints one transaction tells of.
 const TOLD: i64 = 256;
+
+/// What a statement that deletes deliveries says of each, for [`deleted`]. `notices`: 1 where it was to tell of such itself.
+macro_rules! deletes {
+    ($delete:literal) => {
+        concat!(
+            $delete,
+            " RETURNING number, tenant, endpoint, state, reason, accepted_at, \
+                 (SELECT count(*) FROM webhook_events e WHERE e.number = webhook_deliveries.event \
+                      AND e.accepted_at = webhook_deliveries.accepted_at AND e.source = '/tollgate' \
+                      AND e.type = 'tollgate.deliveries.expired') AS notices"
+        )
+    };
+}
+pub(super) use deletes;
 
 pub(super) static ATTEMPTS: Sql = Sql::of_rows(
     "number BIGINT",
@@ -85,8 +100,7 @@ struct Row {
 }
 
 /// Ends the deletion of these deliveries: their attempts go, they no longer wait, and those that came to nothing are counted.
-/// To be called once in a transaction, at its end, with `number`, `tenant`, `endpoint`, `state`, `reason` and `accepted_at`
-/// of each.
+/// To be called once in a transaction, at its end, with what [`deletes`] says of each.
 pub(super) async fn deleted(
     connection: &mut AnyConnection,
     rows: &[AnyRow],
@@ -106,6 +120,9 @@ pub(super) async fn deleted(
             "dead" if reason != Some(Reason::Discarded.as_str()) => (0, 0, 1),
             _ => continue,
         };
+        if row.try_get::<i64, _>("notices")? > 0 {
+            continue;
+        }
         let at: i64 = row.try_get("accepted_at")?;
         let name = (tenant.to_owned(), row.try_get::<String, _>("endpoint")?);
         let count = counts.entry(name).or_insert_with_key(|(tenant, endpoint)| Row {

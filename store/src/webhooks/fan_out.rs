@@ -6,17 +6,17 @@
 
 use super::aside;
 use super::order::{self, Behind, OrderKey};
-use super::planning::Plan;
+use super::planning::{Place, Placed, Plan};
 use super::sql::Sql;
 use super::turn::Turn;
 use super::waiting::Waiting;
 use crate::Store;
 use crate::control::is_outdated;
-use crate::rows::{searched, stored};
+use crate::rows::searched;
 use crate::search::ROWS_MAX;
 use model::id::{EndpointId, TenantId};
 use model::port::StoreError;
-use model::webhook::{Planned, Reason, StoredEvent};
+use model::webhook::{Planned, Reason};
 use serde::Serialize;
 use sqlx::AnyConnection;
 use std::collections::BTreeSet;
@@ -60,11 +60,16 @@ pub(super) struct New {
 }
 
 impl New {
-    pub(super) fn of(event: &StoredEvent, planned: Planned, replay: Option<&str>) -> Self {
+    pub(super) fn of(
+        event: Place,
+        tenant: &TenantId,
+        planned: Planned,
+        replay: Option<&str>,
+    ) -> Self {
         Self {
-            event: stored(event.number),
-            accepted_at: event.accepted_at.as_microsecond(),
-            tenant: event.tenant.clone(),
+            event: event.number,
+            accepted_at: event.at,
+            tenant: tenant.clone(),
             planned,
             replay: replay.map(str::to_owned),
         }
@@ -103,8 +108,8 @@ impl fmt::Debug for New {
 }
 
 impl Store {
-    /// Plans the deliveries of the next events: of at most so many of all tenants, and of each that is aside. `revision`: the
-    /// one that the plan was made from; none where the document is not kept in the store.
+    /// Plans the deliveries of the next events: of at most so many of all tenants, and some of those that are aside.
+    /// `revision`: the one that the plan was made from; none where the document is not kept in the store.
     pub async fn fan_out(
         &self,
         plan: Plan,
@@ -115,9 +120,9 @@ impl Store {
         let turn = self.turn(start, &plan, limit.clamp(1, ROWS_MAX)).await?;
         let count = u32::try_from(turn.events.len()).unwrap_or(u32::MAX);
         let (mut planned_for, mut new) = (Waiting::default(), Vec::new());
-        for (event, planned) in turn.events {
-            planned_for.add(event.tenant.as_str(), -1);
-            new.extend(planned.into_iter().map(|planned| New::of(&event, planned, None)));
+        for Placed { place, tenant, planned } in turn.events {
+            planned_for.add(tenant.as_str(), -1);
+            new.extend(planned.into_iter().map(|planned| New::of(place, &tenant, planned, None)));
         }
         let Turn { number, cursor, aside, back, more, .. } = turn;
         let done = self.db.write(0, move |connection| {

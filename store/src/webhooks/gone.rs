@@ -17,12 +17,21 @@ use std::time::Duration;
 
 /// How many tenants one transaction looks at.
 const TENANTS: i64 = 500;
+/// For how long it is not written down again that an endpoint is named.
+const NAMED_TIME: Duration = Duration::from_secs(3_600);
+
+// What others are at is left for the next time.
+static NAMED: Sql = Sql::of_rows(
+    "endpoint TEXT",
+    "UPDATE webhook_standings SET named_at = {now} WHERE endpoint IN (SELECT endpoint FROM webhook_standings \
+         WHERE named_at < {now} - $2 AND endpoint IN (SELECT endpoint FROM {rows} AS known) {skip})",
+);
 
 // While what was parked is taken up, it is needed. What others are at is left for the next time.
 pub(super) static STANDINGS: Sql = Sql::of_rows(
     "endpoint TEXT",
     "DELETE FROM webhook_standings WHERE endpoint IN (SELECT endpoint FROM webhook_standings \
-         WHERE at < {now} - $2 AND recovery IS NULL \
+         WHERE at < {now} - $2 AND named_at < {now} - $2 AND recovery IS NULL \
              AND endpoint NOT IN (SELECT endpoint FROM {rows} AS known) {skip})",
 );
 
@@ -70,9 +79,9 @@ struct Part {
 }
 
 impl Store {
-    /// Forgets how endpoints stood and how far sources were read that are not known, once nothing was written of them for so
-    /// long, and counts of tenants of which nothing waits; says how many rows that were. To be called now and then, with what
-    /// the newest document of everybody's names.
+    /// Forgets how endpoints stood and how far sources were read that are not known, once they were not for so long and
+    /// nothing was written of them, and counts of tenants of which nothing waits; says how many rows that were. To be called
+    /// every hour, with what the newest document of everybody's names.
     pub async fn forget_gone(&self, known: Known, after: Duration) -> Result<u64, StoreError> {
         let endpoint = |id: EndpointId| Endpoint { endpoint: text(id.as_str()) };
         let endpoints: Vec<_> = known.endpoints.into_iter().map(endpoint).collect();
@@ -81,6 +90,8 @@ impl Store {
         let after = micros(after);
         let done = self.db.write(0, move |connection| {
             Box::pin(async move {
+                let named = NAMED.with(connection, &endpoints)?.bind(micros(NAMED_TIME));
+                named.execute(&mut *connection).await?;
                 let standings = STANDINGS.with(connection, &endpoints)?.bind(after);
                 let standings = standings.execute(&mut *connection).await?.rows_affected();
                 let readers = READERS.with(connection, &readers)?.bind(after);

@@ -71,8 +71,9 @@ pub(super) static EVENTS: Sql = Sql::of_rows(
 // Only who was about to make it or had it when its event went leaves one.
 pub(super) static FORGET: Sql = Sql::of_rows(
     "number BIGINT",
-    "DELETE FROM webhook_deliveries WHERE number IN (SELECT number FROM {rows} AS gone) \
-     RETURNING number, tenant, endpoint, state, reason, accepted_at",
+    expired::deletes!(
+        "DELETE FROM webhook_deliveries WHERE number IN (SELECT number FROM {rows} AS gone)"
+    ),
 );
 
 #[derive(Serialize)]

@@ -4,7 +4,8 @@
 //! key before it puts another behind it, so that neither misses the other; what leaves rows to others is mended by a sweep.
 //!
 //! What waits behind one that nobody works at, as it is parked or dead, is parked as well, and not counted: it takes up none
-//! of its tenant's backlog, however long that lasts. It stays so until its own turn comes.
+//! of its tenant's backlog, however long that lasts. It stays so until its own turn comes, or until it is
+//! [left](super::leaving) with that one.
 
 use super::sql::Sql;
 use super::waiting::Waiting;

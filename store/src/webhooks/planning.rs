@@ -1,14 +1,16 @@
 //! Planning: where events go, of as many as one transaction makes the deliveries of.
 //!
 //! Invariant: of each tenant events are planned in the order of their numbers, with none left out; of a tenant that has had
-//! its share of a page the rest waits, and nobody else's does.
+//! its share of a page the rest waits, and nobody else's does. What an event says is let go of once it is planned, and no more
+//! than [`BYTES_MAX`] of it are in memory, or one event.
 
 use super::reading;
 use crate::Store;
-use crate::rows::{stored, text};
+use crate::rows::{Columns as _, stored, text};
 use model::id::TenantId;
 use model::port::StoreError;
 use model::webhook::{Planned, StoredEvent};
+use sqlx::any::AnyRow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -21,10 +23,17 @@ pub(super) const MADE_MAX: usize = 2_000;
 const PAGE_MAX: usize = MADE_MAX / 2;
 /// How many deliveries of a page one tenant has at most. An event with more counts as so many.
 pub(super) const SHARE: usize = PAGE_MAX / 2;
+/// How many bytes of events one read yields at most; one event in any case.
+pub(super) const BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How many events are read first, to see how many deliveries they have.
 const FIRST: usize = 4;
 
 pub(super) const WINDOW: &str = "SELECT number, accepted_at, webhook_id, tenant, source, id, type, content FROM webhook_events \
+     WHERE tenant = $1 AND accepted_at >= $2 AND accepted_at < $3 AND number > $4 AND number <= $5 \
+     ORDER BY accepted_at, number LIMIT $6";
+
+/// How long each of them is, which is known without reading them.
+pub(super) const SIZES: &str = "SELECT length(content) AS bytes FROM webhook_events \
      WHERE tenant = $1 AND accepted_at >= $2 AND accepted_at < $3 AND number > $4 AND number <= $5 \
      ORDER BY accepted_at, number LIMIT $6";
 
@@ -41,8 +50,59 @@ impl Place {
     }
 }
 
-/// An event with where it goes.
-pub(super) type Placed = (StoredEvent, Vec<Planned>);
+/// Where an event goes, without what it says.
+pub(super) struct Placed {
+    pub(super) place: Place,
+    pub(super) tenant: TenantId,
+    pub(super) planned: Vec<Planned>,
+}
+
+impl Placed {
+    fn of(event: StoredEvent, planned: Vec<Planned>) -> Self {
+        Self { place: Place::of(&event), tenant: event.tenant, planned }
+    }
+}
+
+/// How much is planned at most; one event in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) events: usize,
+    pub(super) deliveries: usize,
+    pub(super) bytes: usize,
+}
+
+impl Room {
+    pub(super) const fn is_none(self) -> bool {
+        self.events == 0 || self.deliveries == 0 || self.bytes == 0
+    }
+
+    /// What there is in both.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            events: self.events.min(other.events),
+            deliveries: self.deliveries.min(other.deliveries),
+            bytes: self.bytes.min(other.bytes),
+        }
+    }
+
+    /// What is left when this much is planned.
+    pub(super) const fn without(self, page: &Page) -> Self {
+        Self {
+            events: self.events.saturating_sub(page.events.len()),
+            deliveries: self.deliveries.saturating_sub(page.deliveries),
+            bytes: self.bytes.saturating_sub(page.bytes),
+        }
+    }
+}
+
+/// How many of these sizes have room, in their order; the first in any case.
+pub(super) fn fitting(sizes: &[usize], bytes: usize) -> usize {
+    let sums = sizes.iter().scan(0_usize, |sum, size| {
+        *sum = sum.saturating_add(*size);
+        Some(*sum)
+    });
+    sums.take_while(|sum| *sum <= bytes).count().max(1).min(sizes.len())
+}
 
 /// What is planned of a page of all tenants.
 #[derive(Default)]
@@ -78,7 +138,7 @@ pub(super) fn shared(
         if is_within && has_room {
             shares.insert(tenant, (events + 1, counted + counts));
             page.counted += counts;
-            page.events.push((event, planned));
+            page.events.push(Placed::of(event, planned));
         } else {
             page.aside.insert(tenant, before);
         }
@@ -101,62 +161,89 @@ pub(super) struct Window {
 pub(super) struct Page {
     pub(super) events: Vec<Placed>,
     pub(super) deliveries: usize,
+    pub(super) bytes: usize,
     /// Whether the window has no more.
     pub(super) is_last: bool,
 }
 
 impl Page {
-    /// How many more events have room among so many deliveries, if they are like those that are here.
-    fn fit(&self, deliveries_most: usize) -> usize {
-        let room = deliveries_most.saturating_sub(self.deliveries);
-        room.saturating_mul(self.events.len()) / self.deliveries.max(1)
+    /// How many more events have room, if they are like those that are here.
+    fn fit(&self, room: Room) -> usize {
+        let left = room.without(self);
+        let like =
+            |left: usize, so_far: usize| left.saturating_mul(self.events.len()) / so_far.max(1);
+        left.events.min(like(left.deliveries, self.deliveries)).min(like(left.bytes, self.bytes))
     }
 }
 
 impl Store {
-    /// Plans the first events of a window, until it has so many of them or of deliveries; one event in any case. Reads
-    /// hardly more than it plans.
+    /// Plans the first events of a window, as many as there is room for; one event in any case. Reads hardly more than it
+    /// plans.
     pub(super) async fn plan_window(
         &self,
         mut window: Window,
         plan: &Plan,
-        events_most: usize,
-        deliveries_most: usize,
+        room: Room,
     ) -> Result<Page, StoreError> {
         let mut page = Page::default();
-        let mut next = FIRST.min(events_most);
+        let mut next = FIRST.min(room.events);
         loop {
-            let events = self.window(&window, next).await?;
-            page.is_last = events.len() < next;
+            let bytes = room.without(&page).bytes.min(BYTES_MAX);
+            let (events, is_last) = self.window(&window, next, bytes).await?;
+            page.is_last = is_last;
             for event in events {
                 let planned = plan(&event);
-                let sum = page.deliveries + planned.len();
-                if sum > deliveries_most && !page.events.is_empty() {
+                let deliveries = page.deliveries + planned.len();
+                let bytes = page.bytes.saturating_add(event.content.len());
+                let is_within = deliveries <= room.deliveries && bytes <= room.bytes;
+                if !is_within && !page.events.is_empty() {
                     page.is_last = false;
                     return Ok(page);
                 }
                 Place { number: window.after, at: window.since } = Place::of(&event);
-                page.deliveries = sum;
-                page.events.push((event, planned));
+                (page.deliveries, page.bytes) = (deliveries, bytes);
+                page.events.push(Placed::of(event, planned));
             }
-            next = page.fit(deliveries_most).min(events_most.saturating_sub(page.events.len()));
+            next = page.fit(room);
             if page.is_last || next == 0 {
                 return Ok(page);
             }
         }
     }
 
-    async fn window(&self, window: &Window, most: usize) -> Result<Vec<StoredEvent>, StoreError> {
-        let find = sqlx::query(WINDOW)
-            .bind(text(window.tenant.as_str()))
-            .bind(window.since)
-            .bind(window.until)
-            .bind(window.after)
-            .bind(window.to)
-            .bind(i64::try_from(most).unwrap_or(i64::MAX));
+    /// The first events of a window, at most so many and of so many bytes; and whether there are no more.
+    async fn window(
+        &self,
+        window: &Window,
+        most: usize,
+        bytes: usize,
+    ) -> Result<(Vec<StoredEvent>, bool), StoreError> {
+        let of = |sql: &'static str, most: usize| {
+            sqlx::query(sql)
+                .bind(text(window.tenant.as_str()))
+                .bind(window.since)
+                .bind(window.until)
+                .bind(window.after)
+                .bind(window.to)
+                .bind(i64::try_from(most).unwrap_or(i64::MAX))
+        };
+        let sizes = of(SIZES, most);
+        let sizes = self.db.read(|connection| Box::pin(sizes.fetch_all(connection))).await?;
+        let sizes = sizes.iter().map(size).collect::<Result<Vec<_>, _>>()?;
+        let count = fitting(&sizes, bytes);
+        if count == 0 {
+            return Ok((Vec::new(), true));
+        }
+        let find = of(WINDOW, count);
         let rows = self.db.read(|connection| Box::pin(find.fetch_all(connection))).await?;
-        rows.iter().map(reading::event).collect()
+        let events = rows.iter().map(reading::event).collect::<Result<_, _>>()?;
+        Ok((events, sizes.len() < most && count == sizes.len()))
     }
+}
+
+/// How many bytes an event is long.
+pub(super) fn size(row: &AnyRow) -> Result<usize, StoreError> {
+    Ok(usize::try_from(row.number("bytes")?).unwrap_or(usize::MAX))
 }
 
 #[cfg(test)]
@@ -193,17 +280,35 @@ mod tests {
 
     #[test]
     fn no_more_is_read_than_is_likely_to_fit() {
-        for (events, deliveries, most, expected) in [
-            (4, 4, 2_000, 1_996),
-            (4, 0, 2_000, 8_000),
-            (4, 400, 2_000, 16),
-            (2, 1_800, 2_000, 0),
-            (1, 5_000, 2_000, 0),
-            (3, 1_000, 2_000, 3),
+        const ROOM: Room = Room { events: 3_000, deliveries: 2_000, bytes: 1_000_000 };
+        for (events, deliveries, bytes, expected) in [
+            (4, 4, 400, 1_996),
+            (4, 0, 400, 2_996),
+            (4, 400, 400, 16),
+            (2, 1_800, 400, 0),
+            (1, 5_000, 400, 0),
+            (3, 1_000, 400, 3),
+            (4, 4, 400_000, 6),
+            (4, 0, 2_000_000, 0),
         ] {
-            let events = (1..=events).map(|number| (event(number, "a", 1), Vec::new())).collect();
-            let page = Page { events, deliveries, is_last: false };
-            assert_eq!(page.fit(most), expected, "{deliveries} of {most}");
+            let placed = |number| Placed::of(event(number, "a", 1), Vec::new());
+            let events = (1..=events).map(placed).collect();
+            let page = Page { events, deliveries, bytes, is_last: false };
+            assert_eq!(page.fit(ROOM), expected, "{deliveries}, {bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn what_is_read_has_room_or_is_one_event() {
+        for (sizes, bytes, expected) in [
+            (&[][..], 9, 0),
+            (&[1, 2, 3], 6, 3),
+            (&[1, 2, 3], 5, 2),
+            (&[9, 1], 5, 1),
+            (&[0, 9], 0, 1),
+            (&[usize::MAX, usize::MAX], 9, 1),
+        ] {
+            assert_eq!(fitting(sizes, bytes), expected, "{sizes:?} {bytes}");
         }
     }
 
@@ -241,7 +346,7 @@ mod tests {
             ),
         ] {
             let page = page(events, most);
-            let numbers: Vec<_> = page.events.iter().map(|(event, _)| event.number).collect();
+            let numbers: Vec<_> = page.events.iter().map(|placed| placed.place.number).collect();
             assert_eq!(numbers, planned, "{what}");
             let expected: BTreeMap<_, _> = aside
                 .iter()

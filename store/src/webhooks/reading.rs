@@ -27,7 +27,7 @@ pub(super) const EVENT: &str = "SELECT e.number, e.accepted_at, e.webhook_id, e.
 
 pub(super) const ID: &str = "SELECT event, at FROM webhook_ids WHERE webhook_id = $1";
 
-const LIST: &str = "SELECT d.number, d.state, d.reason, d.tenant, d.endpoint, d.accepted_at, d.attempts, d.due_at, \
+pub(super) const LIST: &str = "SELECT d.number, d.state, d.reason, d.tenant, d.endpoint, d.accepted_at, d.attempts, d.due_at, \
          d.settled_at, d.replay, e.webhook_id, e.type, e.source, e.id \
      FROM webhook_deliveries d JOIN webhook_events e ON e.number = d.event AND e.accepted_at = d.accepted_at";
 
@@ -264,7 +264,7 @@ fn next_of(row: &AnyRow) -> Result<Option<(u64, Timestamp)>, StoreError> {
 }
 
 /// With the state's name in the text: else no index of a state is found fit.
-const fn in_state(state: DeliveryState) -> &'static str {
+pub(super) const fn in_state(state: DeliveryState) -> &'static str {
     match state {
         DeliveryState::Pending => "d.state = 'pending'",
         DeliveryState::Held => "d.state = 'held'",

@@ -8,7 +8,7 @@ use super::aside::{self, PLACE};
 use super::fan_out::{New, insert};
 use super::hold::micros;
 use super::order::released;
-use super::planning::{MADE_MAX, Page, Place, Placed, Plan, Window};
+use super::planning::{BYTES_MAX, MADE_MAX, Page, Place, Placed, Plan, Room, Window};
 use super::sql::Sql;
 use super::taking_up::order_key;
 use super::waiting::Waiting;
@@ -223,13 +223,14 @@ impl Store {
                 let until = job.replay.request.until.as_microsecond();
                 let is_last = page.is_last && is_over(connection, until, place).await?;
                 let is_short = page.events.is_empty() && !is_last;
-                let last = page.events.last().map(|(event, _)| event);
+                let cursor = Place { number: stored(job.replay.cursor), at: job.cursor_at };
+                let next = page.events.last().map_or(cursor, |last| last.place);
                 let moved = MOVE
                     .query(connection)
                     .bind(job.replay.id.clone())
                     .bind(stored(fence))
-                    .bind(stored(last.map_or(job.replay.cursor, |event| event.number)))
-                    .bind(last.map_or(job.cursor_at, |event| event.accepted_at.as_microsecond()))
+                    .bind(next.number)
+                    .bind(next.at)
                     .bind(micros(span))
                     .bind(i64::from(is_last))
                     .bind(stored(job.replay.cursor));
@@ -295,7 +296,8 @@ impl Store {
             after: stored(job.replay.cursor),
             to: fanned_out.number,
         };
-        self.plan_window(window, plan, most as usize, MADE_MAX).await
+        let room = Room { events: most as usize, deliveries: MADE_MAX, bytes: BYTES_MAX };
+        self.plan_window(window, plan, room).await
     }
 }
 
@@ -321,8 +323,7 @@ async fn queue(
     replay: &Replay,
     page: Vec<Placed>,
 ) -> Result<(u64, u64), sqlx::Error> {
-    let asked: Vec<_> =
-        page.iter().map(|(event, _)| OfEvent { event: stored(event.number) }).collect();
+    let asked: Vec<_> = page.iter().map(|placed| OfEvent { event: placed.place.number }).collect();
     let made = if asked.is_empty() {
         Vec::new()
     } else {
@@ -339,12 +340,12 @@ async fn queue(
         }
     }
     let (mut new, mut again, mut skipped) = (Vec::new(), Vec::new(), 0);
-    for (event, planned) in page {
+    for Placed { place, tenant, planned } in page {
         for planned in planned {
-            let state = states.get(&(stored(event.number), planned.endpoint.as_str()));
+            let state = states.get(&(place.number, planned.endpoint.as_str()));
             match (state, replay.request.dedupe) {
                 (None, _) | (Some((_, "delivered")), Dedupe::Force) => {
-                    new.push(New::of(&event, planned, Some(&replay.id)));
+                    new.push(New::of(place, &tenant, planned, Some(&replay.id)));
                 }
                 (Some((number, "dead" | "parked")), _) if planned.parked.is_none() => {
                     again.push(Number { number: *number });

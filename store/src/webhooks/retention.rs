@@ -4,7 +4,7 @@
 //! Invariant: no event goes that was not fanned out yet, and its deliveries go before it does, those that others are about
 //! included. What goes undelivered is [told](super::expired).
 
-use super::expired::{self, Expired};
+use super::expired::{self, Expired, deletes};
 use super::hold::micros;
 use super::lost::now;
 use super::sql::Sql;
@@ -32,18 +32,16 @@ const OLDEST: &str =
 const FANNED_OUT: &str = "SELECT MIN(number) AS number FROM (SELECT number FROM webhook_numbers WHERE name = 'fan_out' \
      UNION ALL SELECT number FROM webhook_aside) planned";
 
-pub(super) static DELIVERIES: Sql = Sql::new(
+pub(super) static DELIVERIES: Sql = Sql::new(deletes!(
     "DELETE FROM webhook_deliveries WHERE number IN \
-         (SELECT number FROM webhook_deliveries WHERE event <= $1 ORDER BY event LIMIT $2 {skip}) \
-     RETURNING number, tenant, endpoint, state, reason, accepted_at",
-);
+         (SELECT number FROM webhook_deliveries WHERE event <= $1 ORDER BY event LIMIT $2 {skip})"
+));
 
 // One that somebody is about: waits for them.
-pub(super) static DELIVERY: Sql = Sql::new(
+pub(super) static DELIVERY: Sql = Sql::new(deletes!(
     "DELETE FROM webhook_deliveries WHERE number IN \
-         (SELECT number FROM webhook_deliveries WHERE event <= $1 ORDER BY event LIMIT $2 {lock}) \
-     RETURNING number, tenant, endpoint, state, reason, accepted_at",
-);
+         (SELECT number FROM webhook_deliveries WHERE event <= $1 ORDER BY event LIMIT $2 {lock})"
+));
 
 pub(super) const IDS: &str = "DELETE FROM webhook_ids WHERE webhook_id IN \
      (SELECT webhook_id FROM webhook_events WHERE number > $1 AND number <= $2)";

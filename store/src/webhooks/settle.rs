@@ -36,7 +36,8 @@ pub(super) static LOCK: Sql = Sql::of_rows(
 // rest, or is known here to be enabled.
 pub(super) static ENABLED: Sql = Sql::of_rows(
     COLUMNS,
-    "SELECT given.delivery, CASE WHEN s.disabled_since IS NULL AND s.enabled_at >= {now} - $2 THEN 1 ELSE 0 END AS is_enabled \
+    "SELECT given.delivery, CASE WHEN s.disabled_since IS NULL AND (s.enabled_at >= {now} - $2 OR s.enabled_at >= d.held_at) \
+         THEN 1 ELSE 0 END AS is_enabled \
      FROM {rows} AS given JOIN webhook_deliveries d ON d.number = given.delivery \
      JOIN webhook_standings s ON s.endpoint = d.endpoint AND s.tenant = d.tenant \
      ORDER BY s.endpoint {share}",
@@ -201,8 +202,8 @@ pub(super) async fn settle(
     Ok(settled)
 }
 
-/// What was to be parked at an endpoint that was enabled just now is due again soon: who said so may not have known it yet,
-/// and nobody would take it up.
+/// What was to be parked at an endpoint that was enabled just now, or since it was held, is due again soon: who said so may
+/// not have known it yet, and nobody would take it up.
 async fn not_parked(connection: &mut AnyConnection, rows: &mut [Row]) -> Result<(), sqlx::Error> {
     let is_parked = |row: &&mut Row| row.becomes == DeliveryState::Parked.as_str();
     let mut parked: Vec<_> = rows.iter_mut().filter(is_parked).collect();

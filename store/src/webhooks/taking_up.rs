@@ -1,6 +1,8 @@
-//! What becomes of parked deliveries once their endpoint is enabled again: taken up, or left for good. In transactions of a
-//! bounded number of rows; what is still to be done stands with the endpoint, so that whoever comes after goes on.
+//! What becomes of parked deliveries once their endpoint is enabled again: taken up, or [left](super::leaving) for good. In
+//! transactions of a bounded number of rows; what is still to be done stands with the endpoint, so that whoever comes after
+//! goes on.
 
+use super::leaving::leave;
 use super::order::{OrderKey, released};
 use super::sql::Sql;
 use super::waiting::Waiting;
@@ -9,10 +11,9 @@ use model::port::StoreError;
 use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::query::Query;
 use sqlx::{Any, AnyConnection, Row as _};
-use std::collections::BTreeSet;
 
-/// How many deliveries one transaction takes up.
-const TAKEN_UP: i64 = 1_000;
+/// How many deliveries one transaction takes up, or leaves.
+pub(super) const TAKEN_UP: i64 = 1_000;
 
 /// They are sent.
 pub(super) const TAKE_UP: &str = "take_up";
@@ -27,27 +28,14 @@ pub(super) static NEXT: Sql = Sql::new(
 const OPEN: &str = "SELECT endpoint FROM webhook_standings WHERE recovery IS NOT NULL LIMIT 1";
 
 // The id of an endpoint may have changed hands: what was its former tenant's stays where it is. What waits behind others is
-// made pending by whoever is done with those.
+// made pending by whoever is done with those. `+ 0`: else SQLite goes by an index that has what is blocked, too.
 macro_rules! take {
     ($rows:literal) => {
         Sql::new(concat!(
             "UPDATE webhook_deliveries SET state = 'pending', reason = NULL, attempts = 0, settled_at = NULL, \
                  due_at = CASE WHEN order_key IS NULL OR blocks = 0 THEN {now} END \
              WHERE number IN (SELECT number FROM webhook_deliveries WHERE endpoint = $1 AND tenant = $2 \
-                 AND state = 'parked' AND reason <> 'blocked' AND number <= $3 ORDER BY endpoint, number ",
-            $rows,
-            ") RETURNING tenant, endpoint, order_key"
-        ))
-    };
-}
-
-// Also what waits behind others: what came is left, all of it.
-macro_rules! let_go {
-    ($rows:literal) => {
-        Sql::new(concat!(
-            "UPDATE webhook_deliveries SET blocks = 0, reason = CASE reason WHEN 'blocked' THEN 'disabled' ELSE reason END \
-             WHERE number IN (SELECT number FROM webhook_deliveries WHERE endpoint = $1 AND tenant = $2 \
-                 AND state = 'parked' AND number <= $3 AND blocks = 1 ORDER BY endpoint, order_key, number ",
+                 AND state = 'parked' AND reason <> 'blocked' AND number + 0 <= $3 ORDER BY endpoint, blocks, number ",
             $rows,
             ") RETURNING tenant, endpoint, order_key"
         ))
@@ -55,11 +43,9 @@ macro_rules! let_go {
 }
 
 pub(super) static TAKE: Sql = take!("LIMIT $4 {skip}");
-pub(super) static LET_GO: Sql = let_go!("LIMIT $4 {skip}");
 
 // What others have is waited for one by one: who waits for it holds no other.
 pub(super) static TAKE_ONE: Sql = take!("LIMIT 1 {lock}");
-pub(super) static LET_ONE_GO: Sql = let_go!("LIMIT 1 {lock}");
 
 const DONE: &str =
     "UPDATE webhook_standings SET recovery = NULL, recover_to = NULL WHERE endpoint = $1";
@@ -96,18 +82,15 @@ async fn step(connection: &mut AnyConnection) -> Result<Option<u64>, sqlx::Error
         takes_up: next.try_get::<&str, _>("recovery")? == TAKE_UP,
         to: next.try_get("recover_to")?,
     };
-    let free = recovery.free(connection).await?;
-    if !free.is_empty() {
-        return recovery.changed(connection, free).await.map(Some);
-    }
-    // Those that are left are in others' hands, for as long as a transaction takes.
-    let change = if recovery.takes_up { &TAKE_ONE } else { &LET_ONE_GO };
-    let one = recovery.of(change, connection).fetch_all(&mut *connection).await?;
-    if one.is_empty() {
+    let taken_up = if recovery.takes_up {
+        recovery.take(connection).await?
+    } else {
+        leave(connection, &recovery).await?.then_some(0)
+    };
+    if taken_up.is_none() {
         sqlx::query(DONE).bind(recovery.endpoint).execute(connection).await?;
-        return Ok(Some(0));
     }
-    recovery.changed(connection, one).await.map(Some)
+    Ok(Some(taken_up.unwrap_or(0)))
 }
 
 /// What is still to be done with the parked deliveries of an endpoint.
@@ -122,44 +105,51 @@ pub(super) struct Recovery {
 }
 
 impl Recovery {
-    /// Those that nobody else has, as many as one transaction takes; says how many became pending.
-    pub(super) async fn begin(&self, connection: &mut AnyConnection) -> Result<u64, sqlx::Error> {
-        let rows = self.free(connection).await?;
-        self.changed(connection, rows).await
+    /// The next rows, once nobody else has them; none when there are none left.
+    async fn take(&self, connection: &mut AnyConnection) -> Result<Option<u64>, sqlx::Error> {
+        let free = self.take_free(connection).await?;
+        if free > 0 {
+            return Ok(Some(free));
+        }
+        // Those that are left are in others' hands, for as long as a transaction takes.
+        let one = self.of(&TAKE_ONE, connection).fetch_all(&mut *connection).await?;
+        let one = self.taken(connection, one).await?;
+        Ok(Some(one).filter(|one| *one > 0))
     }
 
-    async fn free(&self, connection: &mut AnyConnection) -> Result<Vec<AnyRow>, sqlx::Error> {
-        let change = if self.takes_up { &TAKE } else { &LET_GO };
-        self.of(change, connection).bind(TAKEN_UP).fetch_all(connection).await
-    }
-
-    fn of(
+    /// Takes up those that nobody else has, as many as one transaction takes; says how many.
+    pub(super) async fn take_free(
         &self,
-        change: &'static Sql,
+        connection: &mut AnyConnection,
+    ) -> Result<u64, sqlx::Error> {
+        let take = self.of(&TAKE, connection).bind(TAKEN_UP);
+        let rows = take.fetch_all(&mut *connection).await?;
+        self.taken(connection, rows).await
+    }
+
+    /// A statement on what is parked of the endpoint.
+    pub(super) fn of(
+        &self,
+        statement: &'static Sql,
         connection: &AnyConnection,
     ) -> Query<'static, Any, AnyArguments> {
-        change.query(connection).bind(self.endpoint.clone()).bind(self.tenant.clone()).bind(self.to)
+        let query = statement.query(connection);
+        query.bind(self.endpoint.clone()).bind(self.tenant.clone()).bind(self.to)
     }
 
-    /// Goes on with rows that were changed; says how many became pending.
-    async fn changed(
+    /// Goes on with rows that were taken up; says how many.
+    async fn taken(
         &self,
         connection: &mut AnyConnection,
         rows: Vec<AnyRow>,
     ) -> Result<u64, sqlx::Error> {
         let keys = rows.iter().filter_map(|row| order_key(row).transpose());
-        let mut keys = keys.collect::<Result<BTreeSet<_>, _>>()?;
-        if !self.takes_up && i64::try_from(rows.len()).is_ok_and(|rows| rows >= TAKEN_UP) {
-            // More of the last key may be left by the next step.
-            keys.pop_last();
-        }
+        let keys = keys.collect::<Result<_, _>>()?;
         let mut waiting = Waiting::default();
-        if self.takes_up {
-            waiting.add(&self.tenant, i64::try_from(rows.len()).unwrap_or(i64::MAX));
-        }
+        waiting.add(&self.tenant, i64::try_from(rows.len()).unwrap_or(i64::MAX));
         released(connection, keys, &mut waiting).await?;
         waiting.count(connection).await?;
-        Ok(if self.takes_up { rows.len() as u64 } else { 0 })
+        Ok(rows.len() as u64)
     }
 }
 

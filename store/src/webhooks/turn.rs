@@ -1,10 +1,13 @@
 //! Turns of fan-out: each plans a page behind the cursor, and some of each tenant that is [aside](super::aside). Who had more
 //! than its share of a page waits for turns of its own alone: the cursor passes its events.
 //!
-//! Invariant: of each tenant, all is planned up to the cursor, or up to its own place where it is aside.
+//! Invariant: of each tenant, all is planned up to the cursor, or up to its own place where it is aside. However many are
+//! aside, a turn has bounds: in events and their bytes one for the page and one for all of those, in deliveries one.
 
 use super::aside::{self, Aside};
-use super::planning::{MADE_MAX, Place, Placed, Plan, SHARE, Window, shared};
+use super::planning::{
+    BYTES_MAX, MADE_MAX, Place, Placed, Plan, Room, SHARE, Window, fitting, shared, size,
+};
 use super::reading;
 use crate::Store;
 use model::id::TenantId;
@@ -12,6 +15,8 @@ use model::port::StoreError;
 use model::webhook::StoredEvent;
 use sqlx::Row as _;
 
+/// How many events those that are aside have in one turn, all together: as many as so many pages.
+const PAGES: usize = 4;
 /// How many numbers the cursor passes at most in one turn, in search of events of those that are not aside.
 const PASSED_MAX: i64 = 50_000;
 
@@ -21,6 +26,11 @@ const NEXT: &str = "SELECT cursor.number AS number, cursor.at AS at, cursor.turn
          AND (newest.number > cursor.number OR EXISTS (SELECT 1 FROM webhook_aside))";
 
 pub(super) const PAGE: &str = "SELECT number, accepted_at, webhook_id, tenant, source, id, type, content FROM webhook_events \
+     WHERE number > $1 AND number <= $2 AND accepted_at >= $3 AND tenant NOT IN (SELECT tenant FROM webhook_aside) \
+     ORDER BY number LIMIT $4";
+
+/// How long each of them is, which is known without reading them.
+pub(super) const SIZES: &str = "SELECT length(content) AS bytes FROM webhook_events \
      WHERE number > $1 AND number <= $2 AND accepted_at >= $3 AND tenant NOT IN (SELECT tenant FROM webhook_aside) \
      ORDER BY number LIMIT $4";
 
@@ -69,7 +79,7 @@ impl Store {
         read.await
     }
 
-    /// Plans one turn.
+    /// Plans one turn: at most so many events of a page, and four times so many of those that are aside.
     pub(super) async fn turn(
         &self,
         start: Start,
@@ -78,16 +88,16 @@ impl Store {
     ) -> Result<Turn, StoreError> {
         let (limit, from) = (limit as usize, start.cursor);
         let to = start.newest.number.min(from.number.saturating_add(PASSED_MAX));
-        let events = self.page(from, to, limit).await?;
-        // More may be behind it: nobody takes more than half of it then.
-        let is_full = events.len() == limit;
+        let (events, is_full) = self.page(from, to, limit).await?;
         let last = events.last().map(Place::of);
         let cursor = match last {
             Some(last) if is_full => last,
             _ if to == start.newest.number => start.newest,
             last => Place { number: to, at: last.unwrap_or(from).at },
         };
-        let page = shared(events, from, plan, is_full.then_some(limit.div_ceil(2)));
+        // More may be behind it: nobody takes more than half of it then.
+        let half = events.len().div_ceil(2);
+        let page = shared(events, from, plan, is_full.then_some(half));
         let mut turn = Turn {
             number: start.turn,
             cursor,
@@ -96,11 +106,13 @@ impl Store {
             back: Vec::new(),
             more: is_full || to < start.newest.number,
         };
-        let mut left = MADE_MAX.saturating_sub(page.counted);
+        let deliveries = MADE_MAX.saturating_sub(page.counted);
+        let events = limit.saturating_mul(PAGES);
+        let mut left = Room { events, deliveries, bytes: BYTES_MAX };
         let mut others = start.aside.len();
-        let share = (left / others.max(1)).max(SHARE);
+        let share = share(left, others).and(Room { events: limit, ..left });
         for Aside { tenant, place } in start.aside {
-            if left == 0 {
+            if left.is_none() {
                 break;
             }
             let window = Window {
@@ -110,9 +122,9 @@ impl Store {
                 after: place.number,
                 to: cursor.number,
             };
-            let page = self.plan_window(window, plan, limit, share.min(left)).await?;
-            (left, others) = (left.saturating_sub(page.deliveries), others - 1);
-            let place = page.events.last().map_or(place, |(event, _)| Place::of(event));
+            let page = self.plan_window(window, plan, share.and(left)).await?;
+            (left, others) = (left.without(&page), others - 1);
+            let place = page.events.last().map_or(place, |last| last.place);
             turn.events.extend(page.events);
             if page.is_last {
                 turn.back.push(tenant);
@@ -125,19 +137,41 @@ impl Store {
         Ok(turn)
     }
 
-    /// The next events of those that are not aside.
+    /// The next events of those that are not aside, and whether it is as many as may be read: there may be more.
     async fn page(
         &self,
         from: Place,
         to: i64,
         limit: usize,
-    ) -> Result<Vec<StoredEvent>, StoreError> {
+    ) -> Result<(Vec<StoredEvent>, bool), StoreError> {
         if to == from.number {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), false));
         }
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let find = sqlx::query(PAGE).bind(from.number).bind(to).bind(from.at).bind(limit);
+        let of = |sql: &'static str, limit: usize| {
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            sqlx::query(sql).bind(from.number).bind(to).bind(from.at).bind(limit)
+        };
+        let sizes = of(SIZES, limit);
+        let sizes = self.db.read(|connection| Box::pin(sizes.fetch_all(connection))).await?;
+        let sizes = sizes.iter().map(size).collect::<Result<Vec<_>, _>>()?;
+        let count = fitting(&sizes, BYTES_MAX);
+        if count == 0 {
+            return Ok((Vec::new(), false));
+        }
+        let find = of(PAGE, count);
         let rows = self.db.read(|connection| Box::pin(find.fetch_all(connection))).await?;
-        rows.iter().map(reading::event).collect()
+        let events: Vec<_> = rows.iter().map(reading::event).collect::<Result<_, _>>()?;
+        let is_full = count == limit || count < sizes.len();
+        Ok((events, is_full))
+    }
+}
+
+/// What one of so many has. Of deliveries at least as many as of a page: who has wide events gets on.
+fn share(all: Room, among: usize) -> Room {
+    let among = among.max(1);
+    Room {
+        events: all.events.div_ceil(among),
+        deliveries: (all.deliveries / among).max(SHARE),
+        bytes: all.bytes.div_ceil(among),
     }
 }

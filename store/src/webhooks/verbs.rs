@@ -55,7 +55,7 @@ const KNOWN: &str = "SELECT 1 AS one FROM webhook_standings WHERE endpoint = $1 
 pub enum Recover {
     /// It is sent.
     Parked,
-    /// It stays parked, and nothing waits behind it.
+    /// It stays parked, with what waits behind it.
     Nothing,
 }
 
@@ -136,7 +136,8 @@ pub(crate) async fn enable(
     let enable = ENABLE_ENDPOINT.query(connection).bind(endpoint.clone()).bind(tenant.clone());
     let enabled = enable.bind(recovery).fetch_one(&mut *connection).await?;
     let (takes_up, to) = (recover == Recover::Parked, enabled.try_get("recover_to")?);
-    Ok(Recovery { endpoint, tenant, takes_up, to }.begin(connection).await?)
+    let recovery = Recovery { endpoint, tenant, takes_up, to };
+    Ok(if takes_up { recovery.take_free(connection).await? } else { 0 })
 }
 
 /// Accepts an event and makes its one delivery, without a plan; says the delivery's number.

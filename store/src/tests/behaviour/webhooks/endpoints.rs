@@ -103,13 +103,18 @@ pub(in crate::tests) async fn what_is_not_recovered_stays_parked_and_stops_nobod
     accept(store, "acme", &["a-1", "b-1", "a-2"]).await;
     fan_out(store, &by_key("e1")).await;
     store.disable_endpoint(disabled("e1", 0, Reason::Gone), told(1)).await.unwrap();
-    let gone = Some(Reason::Gone);
+    let (gone, left) = (Some(Reason::Gone), Some(Reason::Disabled));
     assert_eq!(in_state(store, DeliveryState::Parked).await, [(1, gone), (2, gone)]);
     assert_eq!(in_state(store, DeliveryState::Pending).await, [(3, None)], "it waits behind one");
     sound(store).await;
     assert_eq!(done(store.write(enable("e1", Recover::Nothing)).await).rows, 0);
-    assert_eq!(in_state(store, DeliveryState::Parked).await, [(1, gone), (2, gone)]);
-    assert_eq!(ids(&hold(store, "e1", 9).await), ["a-2"]);
+    // With what waits behind it, whether a sweep was there or not.
+    let parked = [(1, gone), (2, gone), (3, left)];
+    assert_eq!(in_state(store, DeliveryState::Parked).await, parked);
+    sound(store).await;
+    accept(store, "acme", &["a-3"]).await;
+    fan_out(store, &by_key("e1")).await;
+    assert_eq!(ids(&hold(store, "e1", 9).await), ["a-3"]);
     sound(store).await;
     // With recovery, in their order.
     accept(store, "acme", &["c-1", "c-2"]).await;
@@ -127,6 +132,22 @@ pub(in crate::tests) async fn what_is_not_recovered_stays_parked_and_stops_nobod
     sound(store).await;
 }
 
+/// Enables an endpoint, and is broken off after the first transaction.
+async fn begun(store: &Store, recover: Recover) -> u64 {
+    let first = store.db.write(0, move |connection| {
+        Box::pin(async move {
+            crate::control::whole(connection, |connection| {
+                Box::pin(async move {
+                    let (endpoint, tenant) = ("e1".into(), "acme".into());
+                    crate::webhooks::enable(connection, &endpoint, &tenant, recover).await
+                })
+            })
+            .await
+        })
+    });
+    first.await.unwrap().unwrap()
+}
+
 /// More than one transaction takes, and broken off after the first.
 pub(in crate::tests) async fn very_many_that_were_parked_are_taken_up(store: &Store) {
     const ALL: u64 = 2_500;
@@ -135,18 +156,7 @@ pub(in crate::tests) async fn very_many_that_were_parked_are_taken_up(store: &St
     fan_out(store, &to(&["e1"])).await;
     store.disable_endpoint(disabled("e1", 0, Reason::Gone), told(1)).await.unwrap();
     assert_eq!(store.backlog().await.unwrap(), Default::default());
-    let first = store.db.write(0, |connection| {
-        Box::pin(async move {
-            crate::control::whole(connection, |connection| {
-                Box::pin(async move {
-                    let (endpoint, tenant) = ("e1".into(), "acme".into());
-                    crate::webhooks::enable(connection, &endpoint, &tenant, Recover::Parked).await
-                })
-            })
-            .await
-        })
-    });
-    let first = first.await.unwrap().unwrap();
+    let first = begun(store, Recover::Parked).await;
     assert!(first > 0 && first < ALL, "{first}");
     sound(store).await;
     assert_eq!(store.mend_order().await.unwrap(), ALL - first, "the sweep goes on");
@@ -326,6 +336,81 @@ pub(in crate::tests) async fn what_waited_is_left_with_the_rest_where_nothing_is
     // Whoever thinks better of it gets it all.
     assert_eq!(done(store.write(enable("e1", Recover::Parked)).await).rows, BEHIND as u64 + 1);
     assert_eq!(hold(store, "e1", 2_000).await.len(), BEHIND + 1);
+    sound(store).await;
+}
+
+/// Nor what waits behind one that is on its way.
+pub(in crate::tests) async fn what_waits_behind_a_dead_one_is_not_left_with_what_is_parked(
+    store: &Store,
+) {
+    accept(store, "acme", &["a-1", "a-2", "b-1", "b-2", "c-1", "c-2"]).await;
+    fan_out(store, &by_key("e1")).await;
+    let held = hold(store, "e1", 9).await;
+    settle(store, &held[..1], Next::Dead { reason: Reason::Exhausted, blocks: true }).await;
+    settle(store, &held[1..2], Next::Parked(Reason::Gone)).await;
+    assert_eq!(store.mend_order().await.unwrap(), 2);
+    done(store.write(enable("e1", Recover::Nothing)).await);
+    let parked = [(2, Some(Reason::Blocked)), (3, Some(Reason::Gone)), (4, Some(Reason::Disabled))];
+    assert_eq!(in_state(store, DeliveryState::Parked).await, parked);
+    assert_eq!(hold(store, "e1", 9).await, []);
+    sound(store).await;
+    done(store.write(write(Effect::DiscardDelivery { number: 1 })).await);
+    assert_eq!(ids(&hold(store, "e1", 9).await), ["a-2"]);
+    settle(store, &held[2..], Next::Delivered).await;
+    assert_eq!(ids(&hold(store, "e1", 9).await), ["c-2"]);
+    sound(store).await;
+}
+
+/// Whoever began it is killed, and sweeps go on with it.
+pub(in crate::tests) async fn nothing_is_sent_of_what_is_being_left(store: &Store) {
+    const BEHIND: usize = 6_000;
+    accept(store, "acme", &["a-1"]).await;
+    fan_out(store, &by_key("e1")).await;
+    store.disable_endpoint(disabled("e1", 0, Reason::Gone), told(1)).await.unwrap();
+    let behind = (0..BEHIND).map(|count| event("acme", &format!("a-behind-{count}"))).collect();
+    store.accept_events(vec![arriving(behind)]).await.unwrap();
+    while store.fan_out(by_key("e1"), None, 2_000).await.unwrap().events > 0 {}
+    begun(store, Recover::Nothing).await;
+    accept(store, "acme", &["a-2"]).await;
+    fan_out(store, &by_key("e1")).await;
+    let open = "SELECT count(*) FROM webhook_standings WHERE recovery IS NOT NULL";
+    let mut sweeps = 0;
+    while number(store, open).await > 0 {
+        assert_eq!(hold(store, "e1", 9).await, [], "after {sweeps} sweeps");
+        store.mend_order().await.unwrap();
+        sound(store).await;
+        sweeps += 1;
+    }
+    assert_eq!(sweeps, 2, "no sweep does it all");
+    let held = hold(store, "e1", 9).await;
+    assert_eq!(ids(&held), ["a-2"], "what came meanwhile");
+    settle(store, &held, Next::Delivered).await;
+    assert_eq!(store.mend_order().await.unwrap(), 0);
+    assert_eq!(hold(store, "e1", 9).await, []);
+    sound(store).await;
+}
+
+/// However late the one that held it comes to its end.
+pub(in crate::tests) async fn what_was_held_before_its_endpoint_was_enabled_is_not_parked(
+    store: &Store,
+) {
+    accept(store, "acme", &["a", "b"]).await;
+    fan_out(store, &to(&["e1"])).await;
+    let before = hold(store, "e1", 1).await;
+    store.disable_endpoint(disabled("e1", 0, Reason::Gone), told(1)).await.unwrap();
+    done(store.write(enable("e1", Recover::Parked)).await);
+    // It was an hour ago.
+    for hour_ago in [
+        "UPDATE webhook_deliveries SET held_at = held_at - 3600000000 WHERE state = 'held'",
+        "UPDATE webhook_standings SET enabled_at = enabled_at - 3600000000",
+    ] {
+        execute(store, hour_ago).await;
+    }
+    let after = hold(store, "e1", 1).await;
+    settle(store, &before, Next::Parked(Reason::Gone)).await;
+    settle(store, &after, Next::Parked(Reason::Removed)).await;
+    let removed = [(after[0].number, Some(Reason::Removed))];
+    assert_eq!(in_state(store, DeliveryState::Parked).await, removed);
     sound(store).await;
 }
 

@@ -302,6 +302,80 @@ pub(in crate::tests) async fn those_aside_take_turns(store: &Store) {
     sound(store).await;
 }
 
+pub(in crate::tests) async fn a_turn_plans_a_bounded_number_of_events(store: &Store) {
+    const TENANTS: [&str; 8] = ["t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7"];
+    const WIDE: &[(&str, u32)] = &[
+        (TENANTS[0], 600),
+        (TENANTS[1], 600),
+        (TENANTS[2], 600),
+        (TENANTS[3], 600),
+        (TENANTS[4], 600),
+        (TENANTS[5], 600),
+        (TENANTS[6], 600),
+        (TENANTS[7], 600),
+    ];
+    for tenant in TENANTS {
+        accept_many(store, tenant, "x", 30).await;
+    }
+    while store.backlog().await.unwrap().aside < 8 {
+        store.fan_out(by_tenant(WIDE), None, 100).await.unwrap();
+    }
+    // However many are aside, and however few deliveries their events have.
+    let mut turns = 0;
+    loop {
+        let told = store.fan_out(to(&[]), None, 10).await.unwrap();
+        assert!(told.events <= 40, "{told:?}");
+        sound(store).await;
+        turns += 1;
+        if !told.more {
+            break;
+        }
+    }
+    assert!(turns >= 5, "{turns} turns");
+    let backlog = store.backlog().await.unwrap();
+    assert_eq!((backlog.aside, backlog.next_event), (0, None));
+}
+
+/// Accepts so many events of 1 MiB each.
+async fn accept_large(store: &Store, tenant: &str, count: usize) {
+    let content = bytes::Bytes::from(vec![b' '; 1 << 20]);
+    for id in 0..count {
+        let event = event(tenant, &format!("l{id}"));
+        let event = NewEvent { content: content.clone(), ..event };
+        store.accept_events(vec![arriving(vec![event])]).await.unwrap();
+    }
+}
+
+pub(in crate::tests) async fn a_turn_reads_a_bounded_number_of_bytes(store: &Store) {
+    const WIDE: &[(&str, u32)] = &[("acme", 600), ("beta", 600)];
+    // In a page of all, and of those that are aside.
+    for (wide, endpoint) in [(&[][..], "e1"), (WIDE, "e2")] {
+        let before = store.newest_delivery().await.unwrap();
+        accept_large(store, "globex", if wide.is_empty() { 40 } else { 0 }).await;
+        for (tenant, _) in wide {
+            accept_large(store, tenant, 20).await;
+        }
+        while store.backlog().await.unwrap().aside < wide.len() as u64 {
+            store.fan_out(by_tenant(WIDE), None, 100).await.unwrap();
+        }
+        let plan = if wide.is_empty() { to(&["e1"]) } else { to(&["e2"]) };
+        let mut turns = 0;
+        loop {
+            let told = store.fan_out(Arc::clone(&plan), None, 100).await.unwrap();
+            assert!(told.events <= 34, "{endpoint}: {told:?}");
+            sound(store).await;
+            turns += 1;
+            if !told.more {
+                break;
+            }
+        }
+        assert!(turns >= 2, "{endpoint}: {turns} turns");
+        assert!(store.newest_delivery().await.unwrap() >= before + 36, "{endpoint}");
+    }
+    let polled = polled(store, "globex", "e1").await;
+    assert_eq!(polled, named("globex", "l", 40), "each once, in the order of events");
+}
+
 /// Several fan out at once what is wide and what is not, while events arrive.
 pub(in crate::tests) async fn many_fan_out_what_is_wide(store: Store) {
     const EVENTS: usize = 60;

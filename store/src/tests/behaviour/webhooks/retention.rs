@@ -211,6 +211,56 @@ pub(in crate::tests) async fn what_the_document_no_longer_names_is_forgotten_in_
     sound(store).await;
 }
 
+/// A document that named it until a moment ago, and names it soon again, changes nothing.
+pub(in crate::tests) async fn how_an_endpoint_stood_is_kept_for_as_long_as_it_was_named(
+    store: &Store,
+) {
+    const AFTER: Duration = Duration::from_secs(4 * 3_600);
+    const AGED: &str = "UPDATE webhook_standings SET named_at = named_at - 32400000000";
+    let at = now().checked_sub(jiff::SignedDuration::from_hours(900)).unwrap();
+    let standing = |id: &str| {
+        let (failing_since, open_until, opened, disabled) = (None, None, 0, None);
+        let (endpoint, tenant) = (id.into(), "acme".into());
+        Standing { endpoint, tenant, failing_since, open_until, opened, disabled, at }
+    };
+    store.keep_standings(vec![standing("named"), standing("gone")]).await.unwrap();
+    let named = || Known { endpoints: vec!["named".into()], sources: vec![] };
+    assert_eq!(store.forget_gone(named(), AFTER).await.unwrap(), 1);
+    assert_eq!(store.forget_gone(Known::default(), AFTER).await.unwrap(), 0, "it was named");
+    // However long it was named.
+    execute(store, AGED).await;
+    assert_eq!(store.forget_gone(named(), AFTER).await.unwrap(), 0);
+    assert_eq!(store.forget_gone(Known::default(), AFTER).await.unwrap(), 0, "it was named");
+    assert_eq!(store.standings().await.unwrap(), [standing("named")]);
+    execute(store, AGED).await;
+    assert_eq!(store.forget_gone(Known::default(), AFTER).await.unwrap(), 1);
+    assert_eq!(store.standings().await.unwrap(), []);
+}
+
+/// Else who is sent such, and takes nothing, is told of them for ever.
+pub(in crate::tests) async fn what_was_told_of_what_went_is_not_told_of_again(store: &Store) {
+    let notice = || {
+        let (r#type, source) = (DELIVERIES_EXPIRED.to_owned(), "/tollgate".to_owned());
+        NewEvent { r#type, source, ..event("acme", "notice") }
+    };
+    // Somebody else's of that type is an event like others.
+    let alike = NewEvent { source: "/crm".to_owned(), ..notice() };
+    let alike = NewEvent { webhook_id: event("acme", "alike").webhook_id, ..alike };
+    store.accept_events(vec![arriving(vec![notice(), alike])]).await.unwrap();
+    accept(store, "acme", &["a"]).await;
+    fan_out(store, &to(&["e1"])).await;
+    age(store, 40).await;
+    let purged = store.purge_webhooks(RETENTION).await.unwrap();
+    assert_eq!(counts(&purged.expired), [("acme", "e1", [2, 0, 0])]);
+    sound(store).await;
+    store.accept_events(vec![arriving(vec![notice()])]).await.unwrap();
+    fan_out(store, &to(&["e1"])).await;
+    age(store, 40).await;
+    let purged = store.purge_webhooks(RETENTION).await.unwrap();
+    assert_eq!((purged.events, purged.expired), (1, vec![]));
+    sound(store).await;
+}
+
 pub(in crate::tests) async fn nothing_is_purged_of_who_is_aside(store: &Store) {
     const WIDE: &[(&str, u32)] = &[("acme", 600)];
     const RETENTION: Duration = Duration::from_secs(30 * 24 * 3_600);
