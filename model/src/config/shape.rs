@@ -9,6 +9,7 @@ use crate::units::{Duration, Size};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jsonschema::error::{TypeKind, ValidationErrorKind};
+use jsonschema::paths::Location;
 use jsonschema::{JsonType, ValidationError, Validator};
 use serde_json::Value;
 use std::sync::LazyLock;
@@ -251,7 +252,7 @@ fn explain(error: &ValidationError<'_>, found: &mut Vec<ConfigError>) {
         ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
             // What may be left out is a choice between its type and null: only the type is of interest.
             let branches: Vec<_> = context.iter().filter(|branch| !wants_null(branch)).collect();
-            match meant(&branches) {
+            match meant(&branches, error.instance_path()) {
                 Some(branch) => branch.iter().for_each(|error| explain(error, found)),
                 None => found.push(choice(error, context)),
             }
@@ -267,13 +268,16 @@ fn wants_null(branch: &[ValidationError<'_>]) -> bool {
 
 type Branch = Vec<ValidationError<'static>>;
 
-/// The branch of a choice whose errors are of interest: the only one, or the one whose tag the value has.
-fn meant<'a>(branches: &[&'a Branch]) -> Option<&'a Branch> {
+/// The branch of a choice whose errors are of interest: the only one, or the one whose tag or type the value has.
+fn meant<'a>(branches: &[&'a Branch], at: &Location) -> Option<&'a Branch> {
     if let [only] = branches {
         return Some(only);
     }
-    let mut tagged = branches.iter().filter(|branch| !branch.iter().any(is_wrong_constant));
-    match (tagged.next(), tagged.next()) {
+    let is_meant = |branch: &&&Branch| {
+        !branch.iter().any(|error| is_wrong_constant(error) || is_wrong_type(error, at))
+    };
+    let mut meant = branches.iter().filter(is_meant);
+    match (meant.next(), meant.next()) {
         (Some(only), None) => Some(only),
         _ => None,
     }
@@ -281,6 +285,13 @@ fn meant<'a>(branches: &[&'a Branch]) -> Option<&'a Branch> {
 
 fn is_wrong_constant(error: &ValidationError<'_>) -> bool {
     matches!(error.kind(), ValidationErrorKind::Constant { .. })
+}
+
+/// Whether the value there is another thing altogether than what was asked for.
+fn is_wrong_type(error: &ValidationError<'_>, at: &Location) -> bool {
+    let is_one =
+        matches!(error.kind(), ValidationErrorKind::Type { .. } | ValidationErrorKind::Enum { .. });
+    is_one && error.instance_path() == at
 }
 
 /// What a choice between named values offers, where its tag is when it has one.

@@ -152,23 +152,35 @@ pub(super) async fn deleted(
 }
 
 impl Store {
-    /// Tells tenants in the outbox what of theirs went, each endpoint once; says what that was.
+    /// Tells tenants in the outbox what of theirs went, each endpoint once; says what that was. Where the store fails in the
+    /// middle, the rest is told at the next purge.
     pub(super) async fn tell_expired(&self) -> Result<Vec<Expired>, StoreError> {
         let mut all = Vec::new();
         loop {
             let done = self.db.write(0, |connection| {
                 Box::pin(whole(connection, |connection| Box::pin(tell(connection))))
             });
-            let told = done.await?.map_err(|error| match error {
-                WriteError::Store(error) => error,
-                other => StoreError::Unavailable(other.to_string()),
-            })?;
+            let told = match done.await.and_then(|told| told.map_err(of_store)) {
+                Ok(told) => told,
+                Err(error) if all.is_empty() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "not all of what went undelivered is told yet");
+                    return Ok(all);
+                }
+            };
             let count = told.len();
             all.extend(told);
             if i64::try_from(count).unwrap_or(i64::MAX) < TOLD {
                 return Ok(all);
             }
         }
+    }
+}
+
+fn of_store(error: WriteError) -> StoreError {
+    match error {
+        WriteError::Store(error) => error,
+        other => StoreError::Unavailable(other.to_string()),
     }
 }
 

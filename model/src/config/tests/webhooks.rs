@@ -189,6 +189,7 @@ const OF_AN_ENDPOINT: &[(&str, &str, &str)] = &[
     ),
     ("[100ms, 5m]", "soon", "/endpoints/0/schedule: `soon` is not one of `standard`"),
     ("[100ms, 5m]", "[]", "/endpoints/0/schedule: "),
+    ("[100ms, 5m]", "[100ms, 5d]", "/endpoints/0/schedule/1: `5d` is not"),
     (", on_failure: stop", "", "/endpoints/0: is ordered, so it needs `on_failure`"),
     ("ordering: key", "ordering: none", "/endpoints/0/on_failure: is only used with an `ordering`"),
     (
